@@ -1,0 +1,52 @@
+# Every verb a user or contributor needs. `make demo` and `make test` work on a fresh clone with Python 3.10+ and a C++17 compiler.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+BASE_PYTHON ?= python3
+PIP := $(PYTHON) -m pip --disable-pip-version-check
+
+NATIVE_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
+
+.PHONY: help demo test style format sanitize bench clean
+help:  ## List the verbs.
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+# Dependencies first, so that a change of the C++ sources rebuilds nothing but the native module.
+$(VENV)/dependencies.stamp: pyproject.toml constraints.txt
+	test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt cmake ninja 'scikit-build-core>=0.11' 'pybind11>=2.13'
+	CROSSMEDIA_FAST_NATIVE=0 $(PIP) install --quiet -c constraints.txt '.[test,demo,info,bench]'
+	$(PIP) uninstall --quiet --yes crossmedia_fast
+	touch $@
+
+$(VENV)/installed.stamp: $(VENV)/dependencies.stamp CMakeLists.txt $(NATIVE_SOURCES)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(VENV)/style.stamp: $(VENV)/dependencies.stamp
+	$(PIP) install --quiet -c constraints.txt 'ruff==0.14.*' 'mypy==1.18.*' 'clang-format==18.1.8'
+	touch $@
+
+demo: $(VENV)/installed.stamp  ## Train the CNN and the GANs on real digits; fused beside reference. ARGS="--gan mlp" adds flags.
+	$(PYTHON) -m crossmedia_fast demo $(ARGS)
+
+test: $(VENV)/installed.stamp  ## Run the tests.
+	$(PYTHON) -m pytest $(ARGS)
+
+style: $(VENV)/style.stamp  ## Check formatting, lint and types.
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE_SOURCES)
+
+format: $(VENV)/style.stamp  ## Format everything.
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+	$(VENV)/bin/clang-format -i $(NATIVE_SOURCES)
+
+clean:  ## Remove the environment and every build.
+	rm -rf $(VENV) build dist crossmedia_fast/_native*
+
+-include csrc/native.mk
+-include benchmarks/bench.mk
