@@ -1,0 +1,23 @@
+"""Fused convolution + activation + pooling and GAN losses for PyTorch, compiled.
+
+The public names are those in ``__all__``. Importing works where nothing was compiled: then the
+reference runs, and :func:`backends` says why.
+"""
+
+from . import nn
+from .backends import backends, use_backend
+from .ops.conv_act_pool import conv_act_pool2d, conv_act_pool2d_reference
+from .precision import conv_precision, get_conv_precision, set_conv_precision
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "backends",
+    "conv_act_pool2d",
+    "conv_act_pool2d_reference",
+    "conv_precision",
+    "get_conv_precision",
+    "nn",
+    "set_conv_precision",
+    "use_backend",
+]

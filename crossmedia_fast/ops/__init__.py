@@ -1,0 +1,1 @@
+"""The fused operations: one folder an op, the same file names in each."""
