@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -95,28 +94,32 @@ def _from_environment() -> str | None:
     return check_name(name, "CROSSMEDIA_FAST_BACKEND") if name else None
 
 
-_requested: ContextVar[str | None] = ContextVar("crossmedia_fast_backend", default=None)
-_process_default: str | None = _from_environment()
+# One setting for the process, as torch.backends' own flags: torch.compile guards on a module global
+# and can't read a context variable.
+_requested: str | None = _from_environment()
 
 
 def requested() -> str | None:
     """The backend asked for by `use_backend` or the environment; None = choose."""
-    return _requested.get() or _process_default
+    return _requested
 
 
 @contextlib.contextmanager
 def use_backend(name: str | None) -> Iterator[None]:
-    """Run every op of the block (in this thread or task) on backend `name`; None = choose.
+    """Run every op of the block on backend `name`; None = choose.
 
-    A backend that can't run raises with the reason where an op is called: nothing falls back
-    silently. An op's own `backend=` argument comes before the block, the block before the
-    environment variable ``CROSSMEDIA_FAST_BACKEND``.
+    Like ``torch.backends.cudnn.flags`` it holds for the whole process while the block runs. A backend
+    that can't run raises with the reason where an op is called: nothing falls back silently. An op's
+    own ``backend=`` argument comes before the block, the block before the environment variable
+    ``CROSSMEDIA_FAST_BACKEND``.
     """
-    token = _requested.set(None if name is None else check_name(name, "name"))
+    global _requested
+    before = _requested
+    _requested = None if name is None else check_name(name, "name")
     try:
         yield
     finally:
-        _requested.reset(token)
+        _requested = before
 
 
 def resolve(backend: str | None, device: torch.device, dtype: torch.dtype) -> tuple[str, dict[str, str]]:
