@@ -1,0 +1,26 @@
+// Compiled once per instruction set: the table of its kernels.
+#include "cpu/kernel_table.h"
+
+#include "cpu/act_pool2d.h"
+#include "cpu/simd.h"
+
+#define CMF_TEXT(name) #name
+#define CMF_NAME(name) CMF_TEXT(name)
+#define CMF_JOIN(a, b) a##b
+#define CMF_TABLE(isa) CMF_JOIN(kernel_table_, isa)
+
+namespace cmf {
+
+const KernelTable& CMF_TABLE(CMF_ISA)();
+
+const KernelTable& CMF_TABLE(CMF_ISA)() {
+  static const KernelTable table = {
+      CMF_NAME(CMF_ISA),
+      CMF_VECTOR_BYTES,
+      CMF_ISA::act_pool2d_forward,
+      CMF_ISA::act_pool2d_backward,
+  };
+  return table;
+}
+
+}  // namespace cmf
