@@ -11,5 +11,6 @@ namespace cmf {
 const KernelTable& kernels();
 
 void bind_act_pool2d(pybind11::module_& module);
+void bind_gan_loss(pybind11::module_& module);
 
 }  // namespace cmf

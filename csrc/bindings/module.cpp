@@ -53,4 +53,5 @@ PYBIND11_MODULE(_native, module) {
 #endif
 
   cmf::bind_act_pool2d(module);
+  cmf::bind_gan_loss(module);
 }

@@ -2,6 +2,7 @@
 #include "cpu/kernel_table.h"
 
 #include "cpu/act_pool2d.h"
+#include "cpu/gan_loss.h"
 #include "cpu/simd.h"
 
 #define CMF_TEXT(name) #name
@@ -19,6 +20,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_VECTOR_BYTES,
       CMF_ISA::act_pool2d_forward,
       CMF_ISA::act_pool2d_backward,
+      CMF_ISA::gan_loss_forward,
+      CMF_ISA::gan_loss_backward,
   };
   return table;
 }

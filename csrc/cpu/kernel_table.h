@@ -32,6 +32,13 @@ struct KernelTable {
                               void* dbias,        // [K] or null
                               void* partial_sums, // problem.partial_sum_count() compute values
                               int threads);
+
+  // csrc/cpu/gan_loss.h says what these take and give
+  int (*gan_loss_forward)(const GanLossProblem& problem, const void* const* operands,
+                          void* const* gradients, void* loss, int threads);
+
+  void (*gan_loss_backward)(const GanLossProblem& problem, const void* grad,
+                            const void* const* operands, void* const* gradients, int threads);
 };
 
 }  // namespace cmf

@@ -1,0 +1,156 @@
+"""The CPU backend: allocates outputs and calls the native kernels of csrc/cpu/gan_loss.cpp.
+
+Pointers leave Python here and nowhere else. Whatever reaches `data_ptr()` in this file has been
+checked for dtype, shape, device and layout, or was allocated two lines above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import native
+from .arguments import OPERANDS, Problem
+from .formulas import ProbabilityError
+
+_DTYPE_NAMES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+}
+_MAX_CACHED = 4096
+
+
+class Launch:
+    """One problem on operands of one size, ready to call: the native struct and what goes with it."""
+
+    __slots__ = ("alike", "dtype", "native", "problem", "scalar", "unreduced")
+
+    def __init__(
+        self,
+        problem: Problem,
+        counts: tuple[int, ...],  # elements, a term each
+        operand_dtype: torch.dtype,
+        dtype: torch.dtype | None,  # of the loss, None = the operands'
+    ) -> None:
+        if native.module is None:
+            raise NotImplementedError(f"backend 'cpu' can't run here: {native.reason}")
+        self.problem = problem
+        self.dtype = dtype
+        self.unreduced = problem.reduction == "none"
+        # how many operands must lie alike in memory: a term's, or all where elements are added up
+        step = OPERANDS[problem.function]
+        self.alike = step * len(counts) if self.unreduced else step
+        # what a reduced loss looks like: empty_like costs less than empty with its keywords
+        self.scalar = torch.empty((), dtype=dtype or operand_dtype, device="cpu")
+        self.native: Any = native.module.GanLossProblem(
+            function=problem.function,
+            reduction=problem.reduction,
+            counts=list(counts),
+            parameters=list(problem.parameters),
+            scales=list(problem.scales),
+            dtype=_DTYPE_NAMES[operand_dtype],
+            loss_dtype=_DTYPE_NAMES[self.scalar.dtype],
+        )
+
+
+_launches: dict[Any, Launch] = {}
+
+
+def launch_for(
+    problem: Problem, operands: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> Launch:
+    """The cached `Launch` of a problem on operands of these sizes."""
+    counts = tuple(x.numel() for x in operands[:: OPERANDS[problem.function]])
+    key = (problem, counts, operands[0].dtype, dtype)
+    launch = _launches.get(key)
+    if launch is None:
+        if len(_launches) >= _MAX_CACHED:
+            _launches.clear()
+        launch = _launches[key] = Launch(problem, counts, operands[0].dtype, dtype)
+    return launch
+
+
+def _fills_its_memory(x: Tensor) -> bool:
+    """Whether `x` is a permutation of a contiguous tensor: each element once, no gaps."""
+    expected = 1
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def as_dense(operands: Sequence[Tensor], step: int) -> Sequence[Tensor]:
+    """The operands so that a term's lie alike in memory without gaps (themselves where they do)."""
+    for x in operands:
+        if not x.is_contiguous() or x.is_neg():
+            break
+    else:
+        return operands
+    result: list[Tensor] = []
+    for start in range(0, len(operands), step):
+        term = [x.resolve_neg() for x in operands[start : start + step]]
+        alike = all(x.stride() == term[0].stride() for x in term)
+        if not (alike and _fills_its_memory(term[0])):
+            term = [x.contiguous() for x in term]
+        result += term
+    return result
+
+
+def gan_loss_forward(
+    launch: Launch,
+    operands: Sequence[Tensor],
+    wanted: Sequence[bool],  # which operands' gradients to keep; all False with reduction "none"
+) -> tuple[Tensor, list[Tensor | None]]:
+    """The loss and, for an incoming gradient of 1, the gradients that are wanted."""
+    operands = as_dense(operands, launch.alike)
+    if launch.unreduced:
+        loss = torch.empty_like(operands[0], dtype=launch.scalar.dtype)
+    else:
+        loss = torch.empty_like(launch.scalar)
+    gradients = [
+        torch.empty_like(x) if want else None for x, want in zip(operands, wanted, strict=True)
+    ]
+    if native.module.gan_loss_forward(  # type: ignore[union-attr]
+        launch.native,
+        loss.data_ptr(),
+        tuple([x.data_ptr() for x in operands]),
+        tuple([0 if x is None else x.data_ptr() for x in gradients]),
+        native.thread_count(),
+    ):
+        raise ProbabilityError
+    return loss, gradients
+
+
+def gan_loss_backward(
+    launch: Launch,
+    grad: Tensor,  # [] or, with reduction "none", [*]
+    operands: Sequence[Tensor],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The wanted gradients for any incoming gradient, in one pass over the operands."""
+    dense = as_dense(operands, launch.alike)
+    if launch.unreduced:
+        # the gradient meets the operands' elements, so it must lie as they do
+        if any(x.stride() != dense[0].stride() for x in (*dense, grad)):
+            dense = [x.contiguous() for x in dense]
+            grad = grad.contiguous()
+        grad = grad.resolve_neg()
+    gradients = [
+        torch.empty_like(x) if want else None for x, want in zip(dense, wanted, strict=True)
+    ]
+    native.module.gan_loss_backward(  # type: ignore[union-attr]
+        launch.native,
+        grad.data_ptr(),
+        tuple([x.data_ptr() for x in dense]),
+        tuple([0 if x is None else x.data_ptr() for x in gradients]),
+        native.thread_count(),
+    )
+    return gradients

@@ -1,0 +1,266 @@
+"""The public functions gan_discriminator_loss, gan_generator_loss and log_loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from ...backends import requested
+from . import cpu
+from .arguments import Problem
+from .autograd import gan_loss as gan_loss_eager
+from .calls import Call, discriminator_call, generator_call, log_loss_call, loss_dtype
+from .plan import make_plan
+from .reference import run as run_reference
+from .registration import gan_loss as gan_loss_registered
+
+_PLAIN = (Tensor, Parameter)
+_MAX_CACHED = 4096
+
+# Calls on plain CPU tensors that were checked and planned before.
+_launches: dict[Any, cpu.Launch] = {}
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether nothing stands between this tensor and its memory: no subclass, no other device."""
+    return type(x) in _PLAIN and x.is_cpu
+
+
+def _modes_active() -> bool:
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def _run(problem: Problem, operands: list[Tensor], backend: str | None, key: Any) -> Tensor:
+    """One checked problem on the backend that the plan names."""
+    plan = make_plan(operands[0].dtype, operands[0].device, backend)
+    if plan.backend == "reference":
+        return run_reference(problem, operands)
+    dtype = loss_dtype(operands)
+    if torch.compiler.is_compiling() or _modes_active() or not all(map(_is_plain, operands)):
+        return gan_loss_registered(problem, operands, dtype)
+    launch = cpu.launch_for(problem, operands, dtype)
+    if key is not None:
+        if len(_launches) >= _MAX_CACHED:
+            _launches.clear()
+        _launches[key] = launch
+    return gan_loss_eager(launch, operands)
+
+
+def run(call: Call, backend: str | None, key: Any = None) -> Any:
+    """A checked call; `key` remembers it where it has one part whose operands are its arguments."""
+    return call.map(lambda problem, operands: _run(problem, operands, backend, key))
+
+
+def gan_discriminator_loss(
+    real: Tensor | Sequence[Tensor],  # [*]
+    fake: Tensor | Sequence[Tensor],  # [*]
+    *,
+    loss: str = "minimax",
+    from_logits: bool = True,
+    real_label: float = 1.0,
+    fake_label: float = 0.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:  # []; [*] with reduction "none"
+    r"""The discriminator's loss, to be minimised, as one operation.
+
+    Fused, in one pass that reads each output of the discriminator once:
+
+    1. the loss of ``real`` and of ``fake``, element by element;
+    2. their means or sums, added up in float64 in a fixed order: the same bits for any number of
+       threads;
+    3. where a gradient will be needed, the gradients with respect to both.
+
+    With D = sigmoid(s) of the scores s (D = the given probability with ``from_logits=False``), a
+    minimised by
+
+    ==================  ==========================================================================
+    ``minimax``         −E[log D(x)] − E[log(1 − D(G(z)))]; other labels: binary cross-entropy with
+                        them as soft targets
+    ``non_saturating``  as minimax
+    ``least_squares``   E[(s(x) − real_label)²]/2 + E[(s(G(z)) − fake_label)²]/2
+    ``hinge``           E[max(0, 1 − s(x))] + E[max(0, 1 + s(G(z)))]
+    ``wasserstein``     E[s(G(z))] − E[s(x)]
+    ``relativistic``    E[softplus(s(G(z)) − s(x))], paired
+    ==================  ==========================================================================
+
+    Equivalent to (minimax): ``F.binary_cross_entropy_with_logits(real, torch.ones_like(real)) +
+    F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))``; at infinite logits, where that
+    line is NaN, the formula's limit. :func:`gan_discriminator_loss_reference` is the definition.
+
+    Args:
+        real, fake: the discriminator's outputs, of any shape and strides; float32, float64, float16
+            or bfloat16. Lists of tensors for a multi-scale discriminator: the mean over the scales.
+            Two dtypes are promoted. Relativistic, or unreduced: of one shape.
+        loss: one of the table.
+        from_logits: whether minimax and non_saturating get logits or probabilities (whose logarithm
+            is clamped at −100, as in ``F.binary_cross_entropy``). The other losses are made of the
+            raw scores, whatever the discriminator's last layer is: no matter to them.
+        real_label, fake_label: the constant targets of minimax, non_saturating (smoothed labels) and
+            least_squares; the others have none.
+        reduction: ``"mean"``, ``"sum"`` (each per tensor, then over the scales the mean), or
+            ``"none"``: the sum of both losses an element, a list of them for lists.
+        backend: None = choose; or ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``.
+
+    Returns:
+        The loss, [] (with ``reduction="none"`` the inputs' shape), in the inputs' dtype, under
+        autocast in float32.
+
+    Raises:
+        TypeError, ValueError: an argument is wrong; the message names it, what was expected and what
+            came. Probabilities outside [0, 1] too (on the CPU).
+        NotImplementedError: the named backend can't run, or a tensor is sparse or nested.
+
+    Formulas: Goodfellow et al. 2014 (minimax, non-saturating), Mao et al. 2017 (least squares), Lim
+    and Ye 2017 (hinge), Arjovsky et al. 2017 (Wasserstein), Jolicoeur-Martineau 2019 (relativistic).
+    """
+    key = None
+    if type(real) in _PLAIN and type(fake) in _PLAIN and not torch.compiler.is_compiling():
+        try:
+            key = (
+                loss,
+                reduction,
+                from_logits,
+                type(from_logits),
+                real_label,
+                fake_label,
+                real.shape,
+                fake.shape,
+                real.dtype,
+                fake.dtype,
+                backend or requested(),
+                torch._C._is_any_autocast_enabled(),
+            )
+            launch = _launches.get(key)
+        except TypeError:  # an argument that has no hash, or no tensor: the checks below name it
+            launch = key = None
+        if launch is not None and real.is_cpu and fake.is_cpu and not _modes_active():
+            # a relativistic pair lies [fake, real]
+            operands = [fake, real] if loss == "relativistic" else [real, fake]
+            return gan_loss_eager(launch, operands)
+        if real.dtype != fake.dtype:
+            key = None
+    call = discriminator_call(real, fake, loss, from_logits, real_label, fake_label, reduction)
+    return run(call, backend, key)
+
+
+def gan_generator_loss(
+    fake: Tensor | Sequence[Tensor],  # [*]
+    real: Tensor | Sequence[Tensor] | None = None,  # [*]
+    *,
+    loss: str = "non_saturating",
+    from_logits: bool = True,
+    real_label: float = 1.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:  # []; [*] with reduction "none"
+    r"""The generator's loss, to be minimised, as one operation.
+
+    Fused, in one pass that reads each output of the discriminator once: the loss an element, its mean
+    or sum, and where it will be needed the gradient. See :func:`gan_discriminator_loss`.
+
+    ==================  ==========================================================================
+    ``minimax``         E[log(1 − D(G(z)))], the saturating loss
+    ``non_saturating``  −E[log D(G(z))]
+    ``least_squares``   E[(s(G(z)) − real_label)²]/2
+    ``hinge``           −E[s(G(z))]
+    ``wasserstein``     −E[s(G(z))]
+    ``relativistic``    E[softplus(s(x) − s(G(z)))], paired, needs ``real``
+    ==================  ==========================================================================
+
+    Equivalent to (non_saturating): ``F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))``.
+    :func:`gan_generator_loss_reference` is the definition.
+
+    Args:
+        fake: the discriminator's outputs for generated images; a list for a multi-scale one.
+        real: its outputs for real images; only relativistic looks at them.
+        loss, from_logits, reduction, backend: as :func:`gan_discriminator_loss`.
+        real_label: the label of least_squares; the others have none here (smoothed labels are the
+            discriminator's).
+
+    Returns and raises: as :func:`gan_discriminator_loss`.
+    """
+    key = None
+    if type(fake) in _PLAIN and not torch.compiler.is_compiling() and loss != "relativistic":
+        try:
+            key = (
+                loss,
+                reduction,
+                from_logits,
+                type(from_logits),
+                real_label,
+                fake.shape,
+                fake.dtype,
+                backend or requested(),
+                torch._C._is_any_autocast_enabled(),
+            )
+            launch = _launches.get(key)
+        except TypeError:
+            launch = key = None
+        if launch is not None and fake.is_cpu and not _modes_active():
+            return gan_loss_eager(launch, [fake])
+    call = generator_call(fake, real, loss, from_logits, real_label, reduction)
+    return run(call, backend, key)
+
+
+def log_loss(
+    input: Tensor,  # [*]
+    target: Tensor,  # [*]
+    *,
+    from_logits: bool = True,
+    weight: Tensor | None = None,  # broadcasts to [*]
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:  # []; [*] with reduction "none"
+    r"""Binary cross-entropy, −weight · [y log ŷ + (1 − y) log(1 − ŷ)], as one operation.
+
+    Fused, in one pass over input and target: the loss an element, its mean or sum, and where they
+    will be needed the gradients with respect to both.
+
+    Equivalent to: ``F.binary_cross_entropy_with_logits(input, target, weight, reduction=reduction)``,
+    with ``from_logits=False`` to ``F.binary_cross_entropy(…)``, for values, gradients of every order,
+    NaN and infinity. Two differences: logits and targets of two dtypes are promoted (PyTorch returns
+    the target's dtype), and probabilities are allowed under autocast (the loss is computed in float32
+    and the logarithm clamped, so nothing there is unsafe).
+
+    Args:
+        input: logits, or probabilities with ``from_logits=False``; any shape and strides.
+        target: of the input's shape, hard or soft.
+        from_logits: whether ``input`` holds logits.
+        weight: a weight an element, or None; broadcasts to the input's shape.
+        reduction, backend: as :func:`gan_discriminator_loss`.
+
+    Returns and raises: as :func:`gan_discriminator_loss`.
+    """
+    key = None
+    if (
+        weight is None
+        and type(input) in _PLAIN
+        and type(target) in _PLAIN
+        and not torch.compiler.is_compiling()
+    ):
+        try:
+            key = (
+                "log_loss",
+                reduction,
+                from_logits,
+                type(from_logits),
+                input.shape,
+                target.shape,
+                input.dtype,
+                target.dtype,
+                backend or requested(),
+                torch._C._is_any_autocast_enabled(),
+            )
+            launch = _launches.get(key)
+        except TypeError:
+            launch = key = None
+        if launch is not None and input.is_cpu and target.is_cpu and not _modes_active():
+            return gan_loss_eager(launch, [input, target])
+        if input.dtype != target.dtype:
+            key = None
+    return run(log_loss_call(input, target, from_logits, weight, reduction), backend, key)

@@ -1,0 +1,190 @@
+// The elementwise functions of the GAN losses with their gradients: one definition for every device.
+//
+// V is a vector of float or double (csrc/cpu/simd.h), or a scalar where a device has no vectors; the
+// functions exp, log, log1p and select are found by overload. Each `evaluate` gives
+//   value      the function of one element,
+//   dx, dy     grad * its derivative by the first and second operand,
+//   bad        where an operand is no probability,
+// and what the caller does not use costs nothing once inlined.
+#pragma once
+
+#include "common/dtype.h"
+#include "common/gan_loss_problem.h"
+#if !defined(__CUDACC__)
+// Vectors have no namespace to be looked up in: their functions must be declared before their use.
+#include "cpu/simd.h"
+#include "cpu/vector_math.h"
+#endif
+
+namespace cmf {
+namespace CMF_ISA {
+
+template <class V>
+using MaskOf = decltype(V{} < V{});
+
+template <class V>
+struct GanLossResult {
+  V value;
+  V dx;
+  V dy;
+  MaskOf<V> bad;
+};
+
+template <class V>
+CMF_HOST_DEVICE V absolute(V x) {
+  return select(x < V{}, -x, x);
+}
+
+// exp(-|x|) and 1 / (1 + exp(-|x|)): what every logistic function here is made of.
+template <class V>
+struct Logistic {
+  V e;
+  V reciprocal;
+  MaskOf<V> positive;
+
+  CMF_HOST_DEVICE explicit Logistic(V x)
+      : e(exp(select(x < V{}, x, -x))), reciprocal(V{} + 1), positive(x > V{}) {
+    reciprocal = reciprocal / (1 + e);
+  }
+  // sigmoid(-|x|), exact where it is tiny
+  CMF_HOST_DEVICE V small() const { return e * reciprocal; }
+  CMF_HOST_DEVICE V sigmoid() const { return select(positive, reciprocal, small()); }
+};
+
+// Binary cross-entropy of a logit: softplus(x) - t x, written so that nothing cancels or overflows:
+// c x + log(1 + exp(-|x|)) with c = 1 - t for x > 0 and -t otherwise. Derivative: sigmoid(x) - t,
+// which is c -+ sigmoid(-|x|).
+template <class V>
+CMF_HOST_DEVICE GanLossResult<V> log_loss_logits(V x, V c, V linear, V grad,
+                                                 const Logistic<V>& logistic) {
+  GanLossResult<V> result = {};
+  result.value = linear + log1p(logistic.e);
+  const V small = logistic.small();
+  result.dx = grad * (c + select(logistic.positive, -small, small));
+  result.dy = grad * -x;
+  return result;
+}
+
+struct LogLossLogits {
+  static constexpr int kOperands = 1;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V target, V grad) {
+    const Logistic<V> logistic(x);
+    const V c = select(logistic.positive, 1 - target, -target);
+    // D = 1 or 0 exactly at an infinite logit: no loss there, not 0 * inf
+    const V linear = select(c == V{}, V{}, c * x);
+    return log_loss_logits(x, c, linear, grad, logistic);
+  }
+};
+
+template <bool kWeighted>
+struct LogLossLogitsTarget {
+  static constexpr int kOperands = kWeighted ? 3 : 2;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V target, V weight, V, V grad) {
+    const Logistic<V> logistic(x);
+    const V c = select(logistic.positive, 1 - target, -target);
+    GanLossResult<V> result =
+        log_loss_logits(x, c, c * x, kWeighted ? grad * weight : grad, logistic);
+    // At infinite logits what PyTorch's own sequence of operations gives:
+    // (1 - t) x - log sigmoid(x), where log sigmoid is 0 or -inf.
+    const V infinite = (1 - target) * x - select(logistic.positive, V{}, x);
+    result.value = select(absolute(x) == V{} + __builtin_inff(), infinite, result.value);
+    if (kWeighted) result.value *= weight;
+    return result;
+  }
+};
+
+// Binary cross-entropy of a probability, with the guards of torch.nn.functional.binary_cross_entropy:
+// logarithms not below -100, derivative (p - t) / max(p (1 - p), 1e-12).
+template <class V>
+CMF_HOST_DEVICE GanLossResult<V> log_loss_probabilities(V p, V target, V grad) {
+  GanLossResult<V> result = {};
+  const V log_p = log(p);
+  const V log_q = log1p(-p);
+  const V floor = V{} - 100;
+  const V clamped_p = select(log_p < floor, floor, log_p);
+  const V clamped_q = select(log_q < floor, floor, log_q);
+  result.value = (target - 1) * clamped_q - target * clamped_p;
+  const V variance = (1 - p) * p;
+  const V least = V{} + 1e-12f;
+  result.dx = grad * (p - target) / select(variance < least, least, variance);
+  result.dy = grad * (log_q - log_p);
+  result.bad = ~((p >= V{}) & (p <= V{} + 1));
+  return result;
+}
+
+struct LogLossProbabilities {
+  static constexpr int kOperands = 1;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V, V, V target, V grad) {
+    return log_loss_probabilities(p, target, grad);
+  }
+};
+
+template <bool kWeighted>
+struct LogLossProbabilitiesTarget {
+  static constexpr int kOperands = kWeighted ? 3 : 2;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V target, V weight, V, V grad) {
+    GanLossResult<V> result =
+        log_loss_probabilities(p, target, kWeighted ? grad * weight : grad);
+    if (kWeighted) result.value *= weight;
+    result.bad |= ~((target >= V{}) & (target <= V{} + 1));
+    return result;
+  }
+};
+
+struct LeastSquares {
+  static constexpr int kOperands = 1;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V label, V grad) {
+    GanLossResult<V> result = {};
+    const V difference = x - label;
+    result.value = difference * difference * V(V{} + 0.5f);
+    result.dx = grad * difference;
+    return result;
+  }
+};
+
+// max(0, 1 + sign x). The flat side gives 0, not 0 * grad, and NaN is not on it: as relu.
+struct Hinge {
+  static constexpr int kOperands = 1;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V sign, V grad) {
+    GanLossResult<V> result = {};
+    const V margin = 1 + sign * x;
+    result.value = select(margin <= V{}, V{}, margin);
+    result.dx = select(margin <= V{}, V{}, grad * sign);
+    return result;
+  }
+};
+
+struct Linear {
+  static constexpr int kOperands = 1;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V, V grad) {
+    GanLossResult<V> result = {};
+    result.value = x;
+    result.dx = grad;
+    return result;
+  }
+};
+
+// softplus(x - y) = max(d, 0) + log(1 + exp(-|d|))
+struct Relativistic {
+  static constexpr int kOperands = 2;
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V y, V, V, V grad) {
+    GanLossResult<V> result = {};
+    const V difference = x - y;
+    const Logistic<V> logistic(difference);
+    result.value = select(logistic.positive, difference, V{}) + log1p(logistic.e);
+    result.dx = grad * logistic.sigmoid();
+    result.dy = -result.dx;
+    return result;
+  }
+};
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,383 @@
+// The GAN losses: one pass over the operands gives the sums and the gradients. Compiled once per
+// instruction set.
+//
+// The elements are cut into chunks whose borders depend on the problem alone. A thread takes whole
+// chunks and each chunk's sum has its own place, so the threads' number changes no bit of the result.
+// Within a chunk blocks of kBlock elements go through lanes of the compute type, then float64.
+#include "cpu/gan_loss.h"
+
+#include "common/gan_loss.h"
+#include "cpu/simd.h"
+#include "cpu/vector_math.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kBlock = 512;             // elements; what half types are converted through lies in L1
+constexpr int64_t kLeastChunk = 4096;   // elements, a multiple of kBlock
+constexpr int kMostChunks = 1024;       // beside one a term
+constexpr int kTermsAtOnce = 64;
+constexpr int64_t kWorthThreads = 32768;  // elements under which starting threads costs more
+
+enum Mode { kSum, kSumAndGradients, kGradients, kElements, kElementGradients, kModes };
+
+// A stretch of up to kBlock elements in the compute type.
+template <class C>
+struct Block {
+  const C* operand[3];  // those that the function takes
+  const C* grad;        // kElementGradients: the incoming gradient of each element
+  C* dx;                // or null
+  C* dy;                // or null
+  C* value;             // kElements: the loss of each element
+  int count;
+  bool add;      // kElements: to what `value` holds
+  C parameter;
+  C factor;      // of the gradients; kElements: of the value
+  double sum;    // kSum, kSumAndGradients: is added to
+  bool bad;      // is set
+};
+
+template <class C>
+Vec<C> load_some(const C* source, int count) {
+  return count == kLanes<C> ? load<C>(source) : load_partial<C>(source, count);
+}
+
+template <class C>
+void store_some(C* target, Vec<C> value, int count) {
+  if (count == kLanes<C>) {
+    store<C>(target, value);
+  } else {
+    store_partial<C>(target, value, count);
+  }
+}
+
+// One vector of elements; `count` is a constant kLanes<C> in all but the last.
+template <class C, class F, Mode kMode>
+CMF_HOST_DEVICE void run_vector(const Block<C>& block, int i, int count, Vec<C>* sum,
+                                Mask<C>* bad) {
+  typedef Vec<C> V;
+  const V x = load_some<C>(block.operand[0] + i, count);
+  const V y = F::kOperands > 1 ? load_some<C>(block.operand[1] + i, count) : V{};
+  const V weight = F::kOperands > 2 ? load_some<C>(block.operand[2] + i, count) : V{};
+  V grad = broadcast<C>(block.factor);
+  if (kMode == kElementGradients) grad *= load_some<C>(block.grad + i, count);
+  const GanLossResult<V> result = F::evaluate(x, y, weight, broadcast<C>(block.parameter), grad);
+  if (kMode == kSum || kMode == kSumAndGradients) {
+    *sum += count == kLanes<C> ? result.value
+                               : select(iota<C>(0, 1) < broadcast_integer<C>(count), result.value, V{});
+  }
+  if (kMode == kElements) {
+    V value = result.value * block.factor;
+    if (block.add) value += load_some<C>(block.value + i, count);
+    store_some<C>(block.value + i, value, count);
+  }
+  if (kMode == kSumAndGradients || kMode == kGradients || kMode == kElementGradients) {
+    if (block.dx) store_some<C>(block.dx + i, result.dx, count);
+    if (F::kOperands > 1 && block.dy) store_some<C>(block.dy + i, result.dy, count);
+  }
+  if (kMode != kGradients && kMode != kElementGradients) *bad |= result.bad;
+}
+
+template <class C, class F, Mode kMode>
+void run_block(Block<C>& given) {
+  constexpr int kLane = kLanes<C>;
+  const Block<C> block = given;  // a local one can't alias what is stored to
+  Vec<C> sums[2] = {};
+  Mask<C> bad = {};
+  int i = 0;
+  for (; i + 2 * kLane <= block.count; i += 2 * kLane) {
+    run_vector<C, F, kMode>(block, i, kLane, &sums[0], &bad);
+    run_vector<C, F, kMode>(block, i + kLane, kLane, &sums[1], &bad);
+  }
+  for (; i < block.count; i += kLane) {
+    const int left = block.count - i;
+    if (left >= kLane) {
+      run_vector<C, F, kMode>(block, i, kLane, &sums[0], &bad);
+    } else {
+      run_vector<C, F, kMode>(block, i, left, &sums[1], &bad);
+    }
+  }
+  for (int lane = 0; lane < kLane; ++lane) {
+    given.sum += static_cast<double>(sums[0][lane]) + static_cast<double>(sums[1][lane]);
+    given.bad = given.bad || bad[lane] != 0;
+  }
+}
+
+template <class C, class F>
+void run_mode(Mode mode, Block<C>& block) {
+  switch (mode) {
+    case kSum: return run_block<C, F, kSum>(block);
+    case kSumAndGradients: return run_block<C, F, kSumAndGradients>(block);
+    case kGradients: return run_block<C, F, kGradients>(block);
+    case kElements: return run_block<C, F, kElements>(block);
+    case kElementGradients: return run_block<C, F, kElementGradients>(block);
+    case kModes: return;
+  }
+}
+
+template <class C>
+void run_function(GanLossFunction function, Mode mode, Block<C>& block) {
+  switch (function) {
+    case GanLossFunction::kLogLossLogits:
+      return run_mode<C, LogLossLogits>(mode, block);
+    case GanLossFunction::kLogLossProbabilities:
+      return run_mode<C, LogLossProbabilities>(mode, block);
+    case GanLossFunction::kLeastSquares:
+      return run_mode<C, LeastSquares>(mode, block);
+    case GanLossFunction::kHinge:
+      return run_mode<C, Hinge>(mode, block);
+    case GanLossFunction::kLinear:
+      return run_mode<C, Linear>(mode, block);
+    case GanLossFunction::kRelativistic:
+      return run_mode<C, Relativistic>(mode, block);
+    case GanLossFunction::kLogLossLogitsTarget:
+      return run_mode<C, LogLossLogitsTarget<false>>(mode, block);
+    case GanLossFunction::kLogLossProbabilitiesTarget:
+      return run_mode<C, LogLossProbabilitiesTarget<false>>(mode, block);
+    case GanLossFunction::kLogLossLogitsTargetWeight:
+      return run_mode<C, LogLossLogitsTarget<true>>(mode, block);
+    case GanLossFunction::kLogLossProbabilitiesTargetWeight:
+      return run_mode<C, LogLossProbabilitiesTarget<true>>(mode, block);
+  }
+}
+
+// Half types pass through buffers of the compute type, a block at a time; the others are used where
+// they lie.
+template <class T, class C>
+struct Staged {
+  C buffer[kBlock];
+  const C* read(const T* source, int count) {
+    int i = 0;
+    for (; i + kLanes<C> <= count; i += kLanes<C>) store<C>(buffer + i, load<C>(source + i));
+    if (i < count) store<C>(buffer + i, load_partial<C>(source + i, count - i));
+    return buffer;
+  }
+  C* target(T* where) { return where ? buffer : nullptr; }
+  void write(T* where, int count) {
+    if (!where) return;
+    int i = 0;
+    for (; i + kLanes<C> <= count; i += kLanes<C>) store<C>(where + i, load<C>(buffer + i));
+    if (i < count) store_partial<C>(where + i, load<C>(buffer + i), count - i);
+  }
+};
+
+template <class C>
+struct Staged<C, C> {
+  const C* read(const C* source, int) { return source; }
+  C* target(C* where) { return where; }
+  void write(C*, int) {}
+};
+
+template <class T>
+const T* at(const void* base, int64_t index) {
+  return static_cast<const T*>(base) + index;
+}
+
+template <class T>
+T* at(void* base, int64_t index) {
+  return base ? static_cast<T*>(base) + index : nullptr;
+}
+
+// One pass over a problem: what every chunk needs to know.
+struct Pass {
+  const GanLossProblem* problem;
+  const void* const* operands;
+  void* const* gradients;  // null where no gradient is wanted
+  Mode mode;
+  double grad;              // kGradients: the incoming gradient
+  const void* grad_values;  // kElementGradients: [count]
+  void* values;             // kElements: [count]
+};
+
+double gradient_factor(const GanLossProblem& problem, const GanLossTerm& term) {
+  return problem.reduction == GanLossReduction::kMean
+             ? term.scale / static_cast<double>(term.count)
+             : term.scale;
+}
+
+// Elements [begin, end) of one term. T: operands and gradients; L: the unreduced loss and its gradient.
+template <class T, class L>
+double run_chunk(const Pass& pass, int index, int64_t begin, int64_t end, bool* bad) {
+  typedef ComputeType<T> C;
+  const GanLossProblem& problem = *pass.problem;
+  const GanLossTerm& term = problem.terms[index];
+  const void* const* operands = pass.operands + index * problem.operands;
+  void* const* gradients = pass.gradients ? pass.gradients + index * problem.operands : nullptr;
+  void* const dx_base = gradients ? gradients[0] : nullptr;
+  void* const dy_base = gradients && problem.operands > 1 ? gradients[1] : nullptr;
+
+  Staged<T, C> operand[3], dx, dy;
+  Staged<L, C> grad, value;
+  Block<C> block = {};
+  block.parameter = static_cast<C>(term.parameter);
+  block.factor = static_cast<C>(pass.mode == kElements ? term.scale
+                                                       : gradient_factor(problem, term) * pass.grad);
+  block.add = index > 0;
+  for (int64_t i = begin; i < end; i += kBlock) {
+    const int count = end - i < kBlock ? static_cast<int>(end - i) : kBlock;
+    block.count = count;
+    for (int k = 0; k < problem.operands; ++k) {
+      block.operand[k] = operand[k].read(at<T>(operands[k], i), count);
+    }
+    T* const dx_here = at<T>(dx_base, i);
+    T* const dy_here = at<T>(dy_base, i);
+    block.dx = dx.target(dx_here);
+    block.dy = dy.target(dy_here);
+    if (pass.mode == kElementGradients) {
+      block.grad = grad.read(at<L>(pass.grad_values, i), count);
+    }
+    L* const value_here = pass.mode == kElements ? at<L>(pass.values, i) : nullptr;
+    block.value = value.target(value_here);
+    if (pass.mode == kElements && block.add) value.read(value_here, count);
+    run_function<C>(problem.function, pass.mode, block);
+    dx.write(dx_here, count);
+    dy.write(dy_here, count);
+    value.write(value_here, count);
+  }
+  *bad = *bad || block.bad;
+  return block.sum;
+}
+
+typedef double (*ChunkRunner)(const Pass&, int, int64_t, int64_t, bool*);
+
+// The loss has the operands' dtype, or is float32 over half types (autocast).
+ChunkRunner chunk_runner(const GanLossProblem& problem) {
+  const bool wide = problem.loss_dtype == static_cast<int32_t>(DType::kFloat32);
+  switch (static_cast<DType>(problem.dtype)) {
+    case DType::kFloat64: return run_chunk<double, double>;
+    case DType::kFloat16: return wide ? run_chunk<Half, float> : run_chunk<Half, Half>;
+    case DType::kBFloat16: return wide ? run_chunk<BFloat16, float> : run_chunk<BFloat16, BFloat16>;
+    case DType::kFloat32: break;
+  }
+  return run_chunk<float, float>;
+}
+
+// Runs terms [first, first + terms) and gives each one's sum.
+void run_terms(const Pass& pass, int first, int terms, double* sums, bool* bad, int threads) {
+  const GanLossProblem& problem = *pass.problem;
+  int64_t elements = 0;
+  for (int term = 0; term < terms; ++term) elements += problem.terms[first + term].count;
+  const int64_t even = (elements / kMostChunks + kBlock) / kBlock * kBlock;
+  const int64_t chunk = even > kLeastChunk ? even : kLeastChunk;
+
+  int start[kTermsAtOnce + 1];  // the first chunk of each term
+  start[0] = 0;
+  for (int term = 0; term < terms; ++term) {
+    start[term + 1] =
+        start[term] + static_cast<int>((problem.terms[first + term].count + chunk - 1) / chunk);
+  }
+  const int chunks = start[terms];
+  double partial[kMostChunks + kTermsAtOnce];
+  bool bad_chunk[kMostChunks + kTermsAtOnce];
+  const ChunkRunner runner = chunk_runner(problem);
+  const auto run = [&](int index) {
+    int term = 0;
+    while (index >= start[term + 1]) ++term;
+    const int64_t begin = (index - start[term]) * chunk;
+    const int64_t count = problem.terms[first + term].count;
+    bad_chunk[index] = false;
+    partial[index] = runner(pass, first + term, begin, begin + chunk < count ? begin + chunk : count,
+                            &bad_chunk[index]);
+  };
+#if defined(_OPENMP)
+  if (threads > 1 && elements >= kWorthThreads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int index = 0; index < chunks; ++index) run(index);
+  } else
+#endif
+  {
+    for (int index = 0; index < chunks; ++index) run(index);
+  }
+  (void)threads;
+  for (int term = 0; term < terms; ++term) {
+    sums[term] = 0;
+    for (int index = start[term]; index < start[term + 1]; ++index) {
+      sums[term] += partial[index];
+      *bad = *bad || bad_chunk[index];
+    }
+  }
+}
+
+// All terms; the loss where they are reduced.
+double run_pass(const Pass& pass, bool* bad, int threads) {
+  const GanLossProblem& problem = *pass.problem;
+  // Unreduced terms add up in one place, one after the other.
+  const int at_once = pass.mode == kElements ? 1 : kTermsAtOnce;
+  double loss = 0;
+  for (int first = 0; first < problem.term_count; first += at_once) {
+    const int left = problem.term_count - first;
+    const int terms = left < at_once ? left : at_once;
+    double sums[kTermsAtOnce];
+    run_terms(pass, first, terms, sums, bad, threads);
+    for (int term = 0; term < terms; ++term) {
+      const GanLossTerm& here = problem.terms[first + term];
+      double reduced = sums[term];
+      // an empty mean is 0 / 0, as in PyTorch
+      if (problem.reduction == GanLossReduction::kMean) reduced /= static_cast<double>(here.count);
+      loss += here.scale * reduced;
+    }
+  }
+  return loss;
+}
+
+void store_scalar(int32_t dtype, void* target, double value) {
+  switch (static_cast<DType>(dtype)) {
+    case DType::kFloat32: *static_cast<float*>(target) = static_cast<float>(value); return;
+    case DType::kFloat64: *static_cast<double*>(target) = value; return;
+    case DType::kFloat16:
+      *static_cast<Half*>(target) = from_compute<Half>(static_cast<float>(value));
+      return;
+    case DType::kBFloat16:
+      *static_cast<BFloat16*>(target) = from_compute<BFloat16>(static_cast<float>(value));
+      return;
+  }
+}
+
+double load_scalar(int32_t dtype, const void* source) {
+  switch (static_cast<DType>(dtype)) {
+    case DType::kFloat32: return *static_cast<const float*>(source);
+    case DType::kFloat64: return *static_cast<const double*>(source);
+    case DType::kFloat16: return to_compute<float>(*static_cast<const Half*>(source));
+    case DType::kBFloat16: return to_compute<float>(*static_cast<const BFloat16*>(source));
+  }
+  return 0;
+}
+
+}  // namespace
+
+int gan_loss_forward(const GanLossProblem& problem, const void* const* operands,
+                     void* const* gradients, void* loss, int threads) {
+  Pass pass = {&problem, operands, nullptr, kSum, 1.0, nullptr, nullptr};
+  bool bad = false;
+  if (problem.reduction == GanLossReduction::kNone) {
+    pass.mode = kElements;
+    pass.values = loss;
+    run_pass(pass, &bad, threads);
+  } else {
+    for (int index = 0; index < problem.term_count * problem.operands; ++index) {
+      if (gradients[index]) {
+        pass.mode = kSumAndGradients;
+        pass.gradients = gradients;
+      }
+    }
+    store_scalar(problem.loss_dtype, loss, run_pass(pass, &bad, threads));
+  }
+  return bad ? kGanLossBadProbability : 0;
+}
+
+void gan_loss_backward(const GanLossProblem& problem, const void* grad,
+                       const void* const* operands, void* const* gradients, int threads) {
+  Pass pass = {&problem, operands, gradients, kGradients, 1.0, nullptr, nullptr};
+  bool bad = false;
+  if (problem.reduction == GanLossReduction::kNone) {
+    pass.mode = kElementGradients;
+    pass.grad_values = grad;
+  } else {
+    pass.grad = load_scalar(problem.loss_dtype, grad);
+  }
+  run_pass(pass, &bad, threads);
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
