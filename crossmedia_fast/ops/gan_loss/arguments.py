@@ -81,7 +81,7 @@ def check_label(name: str, label: Any, loss: str, from_logits: bool) -> float:
     if not isinstance(label, (int, float)):
         raise TypeError(f"{name} must be a number, got {_type_name(label)}")
     label = float(label)
-    if not math.isfinite(label):
+    if not -math.inf < label < math.inf:  # math.isfinite can't be traced with a symbolic number
         raise ValueError(f"{name} must be finite, got {label}")
     is_target = loss in ("minimax", "non_saturating") and not from_logits
     if is_target and not 0.0 <= label <= 1.0:
@@ -109,9 +109,7 @@ def as_scales(name: str, value: Any) -> list[Tensor]:
             check_tensor(f"{name}[{index}]", tensor)
         return list(value)
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor or a list of them, got {_type_name(value)}"
-        )
+        raise TypeError(f"{name} must be a torch.Tensor or a list of them, got {_type_name(value)}")
     check_tensor(name, value)
     return [value]
 
@@ -121,8 +119,7 @@ def check_same_device(name: str, tensors: list[Tensor], first: Tensor) -> None:
     for tensor in tensors:
         if tensor.device != first.device:
             raise ValueError(
-                f"{name} must be on the first argument's device {first.device}, "
-                f"got {tensor.device}"
+                f"{name} must be on the first argument's device {first.device}, got {tensor.device}"
             )
 
 
@@ -147,12 +144,12 @@ def discriminator_problem(
     real_label: float,
     fake_label: float,
     reduction: str,
-    scales: int,
+    shares: tuple[float, ...],  # a scale each: what its loss is multiplied by
 ) -> Problem:
-    """The discriminator's loss over `scales` scales; operands [real…, fake…] (or in pairs)."""
-    share = 1.0 / scales
-    if loss == "relativistic":  # softplus(fake - real), operands [fake, real] a scale
-        return Problem("relativistic", (0.0,) * scales, (share,) * scales, reduction)
+    """The discriminator's loss; operands [real…, fake…], relativistic [fake, real]… in pairs."""
+    scales = len(shares)
+    if loss == "relativistic":
+        return Problem("relativistic", (0.0,) * scales, shares, reduction)
     function, real, fake, sign = {
         "minimax": (_log_loss(from_logits), real_label, fake_label, 1.0),
         "non_saturating": (_log_loss(from_logits), real_label, fake_label, 1.0),
@@ -163,31 +160,36 @@ def discriminator_problem(
     return Problem(
         function,
         (real,) * scales + (fake,) * scales,
-        (sign * share,) * scales + (share,) * scales,
+        tuple(sign * share for share in shares) + shares,
         reduction,
     )
 
 
 def generator_problem(
-    loss: str, from_logits: bool, real_label: float, reduction: str, scales: int
+    loss: str, from_logits: bool, real_label: float, reduction: str, shares: tuple[float, ...]
 ) -> Problem:
-    """The generator's loss over `scales` scales; operands [fake…], relativistic [real, fake]…"""
-    share = 1.0 / scales
-    function, parameter, scale = {
-        "minimax": (_log_loss(from_logits), 0.0, -share),
-        "non_saturating": (_log_loss(from_logits), 1.0, share),
-        "least_squares": ("least_squares", real_label, share),
-        "hinge": ("linear", 0.0, -share),
-        "wasserstein": ("linear", 0.0, -share),
-        "relativistic": ("relativistic", 0.0, share),
+    """The generator's loss; operands [fake…], relativistic [real, fake]… in pairs."""
+    function, parameter, sign = {
+        "minimax": (_log_loss(from_logits), 0.0, -1.0),
+        "non_saturating": (_log_loss(from_logits), 1.0, 1.0),
+        "least_squares": ("least_squares", real_label, 1.0),
+        "hinge": ("linear", 0.0, -1.0),
+        "wasserstein": ("linear", 0.0, -1.0),
+        "relativistic": ("relativistic", 0.0, 1.0),
     }[loss]
-    return Problem(function, (parameter,) * scales, (scale,) * scales, reduction)
+    return _same_for_all(function, parameter, sign, reduction, shares)
 
 
 def target_problem(
-    loss: str, from_logits: bool, label: float, is_real: bool, reduction: str, scales: tuple[float, ...]
+    loss: str,
+    from_logits: bool,
+    label: float,
+    is_real: bool,
+    for_discriminator: bool,
+    reduction: str,
+    shares: tuple[float, ...],
 ) -> Problem:
-    """One side of a discriminator's loss, as ``criterion(prediction, target_is_real)`` means it.
+    """One prediction held against real or fake, as ``criterion(prediction, target_is_real)`` does.
 
     Least squares is the whole (x - label)² there: twice the function's half.
     """
@@ -198,9 +200,16 @@ def target_problem(
         "hinge": ("hinge", -1.0 if is_real else 1.0, 1.0),
         "wasserstein": ("linear", 0.0, -1.0 if is_real else 1.0),
     }[loss]
-    return Problem(
-        function, (parameter,) * len(scales), tuple(factor * scale for scale in scales), reduction
-    )
+    if loss == "hinge" and not for_discriminator:
+        function, parameter, factor = "linear", 0.0, -1.0
+    return _same_for_all(function, parameter, factor, reduction, shares)
+
+
+def _same_for_all(
+    function: str, parameter: float, factor: float, reduction: str, shares: tuple[float, ...]
+) -> Problem:
+    scales = tuple(factor * share for share in shares)
+    return Problem(function, (parameter,) * len(shares), scales, reduction)
 
 
 def log_loss_problem(from_logits: bool, weighted: bool, reduction: str) -> Problem:

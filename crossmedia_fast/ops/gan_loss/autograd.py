@@ -8,6 +8,8 @@ further derivative is PyTorch's own differentiation of the formulas in formulas.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,11 +21,8 @@ from .arguments import OPERANDS, Problem
 from .formulas import differentiable_backward, directional
 
 _unwrap_if_dead = torch._C._functorch.unwrap_if_dead
-
-
-def transforms_active() -> bool:
-    """Whether torch.func transforms or forward-mode AD look at what runs now."""
-    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+_functorch_active = torch._C._are_functorch_transforms_active
+_requires_grad = attrgetter("requires_grad")
 
 
 class GanLoss(torch.autograd.Function):
@@ -31,12 +30,9 @@ class GanLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, launch: cpu.Launch, *operands: Tensor) -> Tensor:
-        wanted = ctx.needs_input_grad[1:]
         ctx.save_for_backward(*operands)
         ctx.launch = launch
-        if launch.unreduced:
-            ctx.gradients = None
-            return cpu.gan_loss_forward(launch, operands, (False,) * len(operands))[0]
+        wanted = None if launch.unreduced else ctx.needs_input_grad[1:]
         loss, ctx.gradients = cpu.gan_loss_forward(launch, operands, wanted)
         return loss
 
@@ -48,15 +44,15 @@ class GanLoss(torch.autograd.Function):
             return None, *differentiable_backward(launch.problem, operands, grad, launch.dtype)
         gradients = ctx.gradients
         # Whoever gets the stored gradients may accumulate into them: they are handed out once.
-        ctx.gradients = None
+        ctx.gradients = ()
         try:
-            if gradients is not None and grad.item() == 1.0:
+            if gradients and grad.item() == 1.0:
                 return None, *gradients
             wanted = ctx.needs_input_grad[1:]
             return None, *cpu.gan_loss_backward(launch, grad, operands, wanted)
         except RuntimeError:
             # a gradient without memory of its own: torch.autograd.grad(is_grads_batched=True)
-            if not torch._C._functorch.is_batchedtensor(grad):
+            if not torch._C._functorch.is_legacy_batchedtensor(grad):
                 raise
             return None, *differentiable_backward(launch.problem, operands, grad, launch.dtype)
 
@@ -72,7 +68,7 @@ class GanLossTransformable(torch.autograd.Function):
     @staticmethod
     def forward(problem: Problem, dtype: torch.dtype | None, *operands: Tensor) -> Tensor:
         launch = cpu.launch_for(problem, operands, dtype)
-        return cpu.gan_loss_forward(launch, operands, (False,) * len(operands))[0]
+        return cpu.gan_loss_forward(launch, operands, None)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -131,13 +127,11 @@ def reduce_examples(elements: Tensor, reduction: str) -> Tensor:  # [B, *] -> [B
     return flat.mean(1) if reduction == "mean" else flat.sum(1)
 
 
-def gan_loss(launch: cpu.Launch, operands: list[Tensor]) -> Tensor:
+def gan_loss(launch: cpu.Launch, operands: Sequence[Tensor]) -> Tensor:
     """The loss of plain CPU tensors, differentiable where a gradient is asked for."""
-    if transforms_active():
+    if forward_ad._current_level >= 0 or _functorch_active():
         return GanLossTransformable.apply(launch.problem, launch.dtype, *operands)
-    operands = [_unwrap_if_dead(x) for x in operands]
-    if torch.is_grad_enabled():
-        for x in operands:
-            if x.requires_grad:
-                return _apply(launch, *operands)
-    return cpu.gan_loss_forward(launch, operands, (False,) * len(operands))[0]
+    operands = tuple(map(_unwrap_if_dead, operands))
+    if torch.is_grad_enabled() and any(map(_requires_grad, operands)):
+        return _apply(launch, *operands)
+    return cpu.gan_loss_forward(launch, operands, None)[0]

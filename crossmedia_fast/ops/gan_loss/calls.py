@@ -5,7 +5,7 @@ The reference and the fused functions both start here, so they accept and refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,12 @@ def _promoted(operands: list[Tensor]) -> list[Tensor]:
     return [operand if operand.dtype == dtype else operand.to(dtype) for operand in operands]
 
 
+def _shares(each: Sequence[Any], scales: str, factor: float) -> tuple[float, ...]:
+    """What each scale's loss is multiplied by; `scales` is "mean" or "sum"."""
+    share = factor / len(each) if scales == "mean" else factor
+    return (share,) * len(each)
+
+
 def discriminator_call(
     real: Any,
     fake: Any,
@@ -70,8 +76,10 @@ def discriminator_call(
     real_label: Any,
     fake_label: Any,
     reduction: Any,
+    scales: str = "mean",
+    factor: float = 1.0,
 ) -> Call:
-    """Checks the arguments of gan_discriminator_loss."""
+    """Checks the arguments of gan_discriminator_loss; see `_shares` for the last two."""
     check_choices(loss, from_logits, reduction)
     real_label = check_label("real_label", real_label, loss, from_logits)
     fake_label = check_label("fake_label", fake_label, loss, from_logits)
@@ -88,13 +96,11 @@ def discriminator_call(
     if paired:
         check_pairs("fake", fakes, "real", reals)
     elif len(fakes) != len(reals):
-        raise ValueError(
-            f"fake must have as many scales as real ({len(reals)}), got {len(fakes)}"
-        )
+        raise ValueError(f"fake must have as many scales as real ({len(reals)}), got {len(fakes)}")
 
     def part(reals: list[Tensor], fakes: list[Tensor]) -> tuple[Problem, list[Tensor]]:
         problem = discriminator_problem(
-            loss, from_logits, real_label, fake_label, reduction, len(reals)
+            loss, from_logits, real_label, fake_label, reduction, _shares(reals, scales, factor)
         )
         if loss == "relativistic":
             operands = [x for pair in zip(fakes, reals, strict=True) for x in pair]
@@ -108,9 +114,16 @@ def discriminator_call(
 
 
 def generator_call(
-    fake: Any, real: Any, loss: Any, from_logits: Any, real_label: Any, reduction: Any
+    fake: Any,
+    real: Any,
+    loss: Any,
+    from_logits: Any,
+    real_label: Any,
+    reduction: Any,
+    scales: str = "mean",
+    factor: float = 1.0,
 ) -> Call:
-    """Checks the arguments of gan_generator_loss."""
+    """Checks the arguments of gan_generator_loss; see `_shares` for the last two."""
     check_choices(loss, from_logits, reduction)
     real_label = check_label("real_label", real_label, loss, from_logits)
     fakes = as_scales("fake", fake)
@@ -122,17 +135,19 @@ def generator_call(
         reals = as_scales("real", real)
         check_same_device("real", reals, fakes[0])
         check_pairs("real", reals, "fake", fakes)
-        scales = [[r, f] for r, f in zip(reals, fakes, strict=True)]
+        each = [[r, f] for r, f in zip(reals, fakes, strict=True)]
     else:
-        scales = [[f] for f in fakes]
+        each = [[f] for f in fakes]
 
-    def part(scales: list[list[Tensor]]) -> tuple[Problem, list[Tensor]]:
-        problem = generator_problem(loss, from_logits, real_label, reduction, len(scales))
-        return problem, _promoted([x for scale in scales for x in scale])
+    def part(each: list[list[Tensor]]) -> tuple[Problem, list[Tensor]]:
+        problem = generator_problem(
+            loss, from_logits, real_label, reduction, _shares(each, scales, factor)
+        )
+        return problem, _promoted([x for scale in each for x in scale])
 
     if reduction == "none" and as_list:
-        return Call([part([scale]) for scale in scales], True)
-    return Call([part(scales)], False)
+        return Call([part([scale]) for scale in each], True)
+    return Call([part(each)], False)
 
 
 def target_call(
@@ -141,24 +156,30 @@ def target_call(
     from_logits: bool,
     label: float,
     is_real: bool,
+    for_discriminator: bool,
     reduction: str,
     scales: str,
     factor: float,
 ) -> Call:
-    """One side of a discriminator's loss over checked settings; `scales` "mean" or "sum"."""
+    """One prediction held against real or fake; all but `prediction` has been checked."""
     predictions = as_scales("prediction", prediction)
     check_same_device("prediction", predictions, predictions[0])
 
-    def part(predictions: list[Tensor], scale: float) -> tuple[Problem, list[Tensor]]:
+    def part(predictions: list[Tensor]) -> tuple[Problem, list[Tensor]]:
         problem = target_problem(
-            loss, from_logits, label, is_real, reduction, (scale,) * len(predictions)
+            loss,
+            from_logits,
+            label,
+            is_real,
+            for_discriminator,
+            reduction,
+            _shares(predictions, scales, factor),
         )
         return problem, _promoted(predictions)
 
     if reduction == "none" and isinstance(prediction, (list, tuple)):
-        return Call([part([x], factor) for x in predictions], True)
-    share = factor / len(predictions) if scales == "mean" else factor
-    return Call([part(predictions, share)], False)
+        return Call([part([x]) for x in predictions], True)
+    return Call([part(predictions)], False)
 
 
 def log_loss_call(input: Any, target: Any, from_logits: Any, weight: Any, reduction: Any) -> Call:

@@ -24,11 +24,26 @@ _DTYPE_NAMES = {
 }
 _MAX_CACHED = 4096
 
+# Mapped over the operands: on a small problem a Python line costs as much as the kernel.
+_data_ptr = Tensor.data_ptr
+_empty_like = torch.empty_like
+_is_contiguous = Tensor.is_contiguous
+_is_neg = Tensor.is_neg
+
 
 class Launch:
     """One problem on operands of one size, ready to call: the native struct and what goes with it."""
 
-    __slots__ = ("alike", "dtype", "native", "problem", "scalar", "unreduced")
+    __slots__ = (
+        "alike",
+        "dtype",
+        "native",
+        "no_gradients",
+        "problem",
+        "scalar",
+        "threads",
+        "unreduced",
+    )
 
     def __init__(
         self,
@@ -45,6 +60,9 @@ class Launch:
         # how many operands must lie alike in memory: a term's, or all where elements are added up
         step = OPERANDS[problem.function]
         self.alike = step * len(counts) if self.unreduced else step
+        # few elements run on one thread anyway: no need to ask for the setting
+        self.threads = 1 if sum(counts) < 32768 else 0
+        self.no_gradients = (0,) * (step * len(counts))
         # what a reduced loss looks like: empty_like costs less than empty with its keywords
         self.scalar = torch.empty((), dtype=dtype or operand_dtype, device="cpu")
         self.native: Any = native.module.GanLossProblem(
@@ -89,10 +107,7 @@ def _fills_its_memory(x: Tensor) -> bool:
 
 def as_dense(operands: Sequence[Tensor], step: int) -> Sequence[Tensor]:
     """The operands so that a term's lie alike in memory without gaps (themselves where they do)."""
-    for x in operands:
-        if not x.is_contiguous() or x.is_neg():
-            break
-    else:
+    if all(map(_is_contiguous, operands)) and not any(map(_is_neg, operands)):
         return operands
     result: list[Tensor] = []
     for start in range(0, len(operands), step):
@@ -107,34 +122,46 @@ def as_dense(operands: Sequence[Tensor], step: int) -> Sequence[Tensor]:
 def gan_loss_forward(
     launch: Launch,
     operands: Sequence[Tensor],
-    wanted: Sequence[bool],  # which operands' gradients to keep; all False with reduction "none"
-) -> tuple[Tensor, list[Tensor | None]]:
+    wanted: tuple[bool, ...] | None,  # which gradients to keep; None with reduction "none"
+) -> tuple[Tensor, Sequence[Tensor | None]]:
     """The loss and, for an incoming gradient of 1, the gradients that are wanted."""
     operands = as_dense(operands, launch.alike)
     if launch.unreduced:
         loss = torch.empty_like(operands[0], dtype=launch.scalar.dtype)
     else:
-        loss = torch.empty_like(launch.scalar)
-    gradients = [
-        torch.empty_like(x) if want else None for x, want in zip(operands, wanted, strict=True)
-    ]
+        loss = _empty_like(launch.scalar)
+    gradients: Sequence[Tensor | None] = ()
+    addresses = launch.no_gradients
+    if wanted is not None:
+        gradients, addresses = _gradients(operands, wanted)
     if native.module.gan_loss_forward(  # type: ignore[union-attr]
         launch.native,
         loss.data_ptr(),
-        tuple([x.data_ptr() for x in operands]),
-        tuple([0 if x is None else x.data_ptr() for x in gradients]),
-        native.thread_count(),
+        tuple(map(_data_ptr, operands)),
+        addresses,
+        launch.threads or native.thread_count(),
     ):
         raise ProbabilityError
     return loss, gradients
+
+
+def _gradients(
+    operands: Sequence[Tensor], wanted: tuple[bool, ...]
+) -> tuple[Sequence[Tensor | None], tuple[int, ...]]:
+    """Room for the wanted gradients, and its addresses (0 = not wanted)."""
+    if False not in wanted:
+        all_gradients = tuple(map(_empty_like, operands))
+        return all_gradients, tuple(map(_data_ptr, all_gradients))
+    gradients = [_empty_like(x) if want else None for x, want in zip(operands, wanted, strict=True)]
+    return gradients, tuple([0 if x is None else x.data_ptr() for x in gradients])
 
 
 def gan_loss_backward(
     launch: Launch,
     grad: Tensor,  # [] or, with reduction "none", [*]
     operands: Sequence[Tensor],
-    wanted: Sequence[bool],
-) -> list[Tensor | None]:
+    wanted: tuple[bool, ...],
+) -> Sequence[Tensor | None]:
     """The wanted gradients for any incoming gradient, in one pass over the operands."""
     dense = as_dense(operands, launch.alike)
     if launch.unreduced:
@@ -143,14 +170,12 @@ def gan_loss_backward(
             dense = [x.contiguous() for x in dense]
             grad = grad.contiguous()
         grad = grad.resolve_neg()
-    gradients = [
-        torch.empty_like(x) if want else None for x, want in zip(dense, wanted, strict=True)
-    ]
+    gradients, addresses = _gradients(dense, wanted)
     native.module.gan_loss_backward(  # type: ignore[union-attr]
         launch.native,
         grad.data_ptr(),
-        tuple([x.data_ptr() for x in dense]),
-        tuple([0 if x is None else x.data_ptr() for x in gradients]),
-        native.thread_count(),
+        tuple(map(_data_ptr, dense)),
+        addresses,
+        launch.threads or native.thread_count(),
     )
     return gradients

@@ -178,7 +178,9 @@ def directional(
         for index, tangent in enumerate(along):
             if tangent is None:
                 continue
-            part = gradients(problem.function, cast, parameter, tangent.to(cast[index].dtype))[index]
+            part = gradients(problem.function, cast, parameter, tangent.to(cast[index].dtype))[
+                index
+            ]
             if part is not None:
                 elements = part if elements is None else elements + part
         if elements is None:

@@ -13,7 +13,14 @@ from ...backends import requested
 from . import cpu
 from .arguments import Problem
 from .autograd import gan_loss as gan_loss_eager
-from .calls import Call, discriminator_call, generator_call, log_loss_call, loss_dtype
+from .calls import (
+    Call,
+    discriminator_call,
+    generator_call,
+    log_loss_call,
+    loss_dtype,
+    target_call,
+)
 from .plan import make_plan
 from .reference import run as run_reference
 from .registration import gan_loss as gan_loss_registered
@@ -28,6 +35,10 @@ _launches: dict[Any, cpu.Launch] = {}
 def _is_plain(x: Any) -> bool:
     """Whether nothing stands between this tensor and its memory: no subclass, no other device."""
     return type(x) in _PLAIN and x.is_cpu
+
+
+def _autocast() -> bool:
+    return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu")
 
 
 def _modes_active() -> bool:
@@ -53,6 +64,145 @@ def _run(problem: Problem, operands: list[Tensor], backend: str | None, key: Any
 def run(call: Call, backend: str | None, key: Any = None) -> Any:
     """A checked call; `key` remembers it where it has one part whose operands are its arguments."""
     return call.map(lambda problem, operands: _run(problem, operands, backend, key))
+
+
+def discriminator_loss(
+    real: Any,
+    fake: Any,
+    loss: Any,
+    from_logits: Any,
+    real_label: Any,
+    fake_label: Any,
+    reduction: Any,
+    backend: Any,
+    scales: str,
+    factor: float,
+) -> Any:
+    """gan_discriminator_loss times `factor`, with the mean or sum over `scales`."""
+    key = None
+    if type(real) in _PLAIN and type(fake) in _PLAIN and not torch.compiler.is_compiling():
+        try:
+            key = (
+                loss,
+                reduction,
+                from_logits,
+                type(from_logits),
+                real_label,
+                fake_label,
+                factor,
+                real.shape,
+                fake.shape,
+                real.dtype,
+                fake.dtype,
+                requested() if backend is None else backend,
+                _autocast(),
+            )
+            launch = _launches.get(key)
+        except TypeError:  # an argument that has no hash: the checks below name it
+            launch = key = None
+        if launch is not None and real.is_cpu and fake.is_cpu and not _modes_active():
+            # a relativistic pair lies [fake, real]
+            return gan_loss_eager(launch, (fake, real) if loss == "relativistic" else (real, fake))
+        if real.dtype != fake.dtype:
+            key = None
+    call = discriminator_call(
+        real, fake, loss, from_logits, real_label, fake_label, reduction, scales, factor
+    )
+    return run(call, backend, key)
+
+
+def generator_loss(
+    fake: Any,
+    real: Any,
+    loss: Any,
+    from_logits: Any,
+    real_label: Any,
+    reduction: Any,
+    backend: Any,
+    scales: str,
+    factor: float,
+) -> Any:
+    """gan_generator_loss times `factor`, with the mean or sum over `scales`."""
+    key = None
+    paired = loss == "relativistic"  # the others don't look at `real`
+    if (
+        type(fake) in _PLAIN
+        and not (paired and type(real) not in _PLAIN)
+        and not torch.compiler.is_compiling()
+    ):
+        try:
+            key = (
+                loss,
+                reduction,
+                from_logits,
+                type(from_logits),
+                real_label,
+                factor,
+                fake.shape,
+                fake.dtype,
+                real.shape if paired else None,
+                real.dtype if paired else None,
+                requested() if backend is None else backend,
+                _autocast(),
+            )
+            launch = _launches.get(key)
+        except TypeError:
+            launch = key = None
+        if launch is not None and fake.is_cpu and not _modes_active():
+            if not paired:
+                return gan_loss_eager(launch, (fake,))
+            if real.is_cpu:
+                return gan_loss_eager(launch, (real, fake))
+        if paired and real.dtype != fake.dtype:
+            key = None
+    call = generator_call(fake, real, loss, from_logits, real_label, reduction, scales, factor)
+    return run(call, backend, key)
+
+
+def target_loss(
+    prediction: Any,
+    loss: str,
+    from_logits: bool,
+    label: float,
+    is_real: bool,
+    for_discriminator: bool,
+    reduction: str,
+    backend: str | None,
+    scales: str,
+    factor: float,
+) -> Any:
+    """One prediction held against real or fake; all but `prediction` has been checked."""
+    key = None
+    if type(prediction) in _PLAIN and not torch.compiler.is_compiling():
+        key = (
+            "target",
+            loss,
+            reduction,
+            from_logits,
+            label,
+            is_real,
+            for_discriminator,
+            factor,
+            prediction.shape,
+            prediction.dtype,
+            requested() if backend is None else backend,
+            _autocast(),
+        )
+        launch = _launches.get(key)
+        if launch is not None and prediction.is_cpu and not _modes_active():
+            return gan_loss_eager(launch, (prediction,))
+    call = target_call(
+        prediction,
+        loss,
+        from_logits,
+        label,
+        is_real,
+        for_discriminator,
+        reduction,
+        scales,
+        factor,
+    )
+    return run(call, backend, key)
 
 
 def gan_discriminator_loss(
@@ -118,34 +268,18 @@ def gan_discriminator_loss(
     Formulas: Goodfellow et al. 2014 (minimax, non-saturating), Mao et al. 2017 (least squares), Lim
     and Ye 2017 (hinge), Arjovsky et al. 2017 (Wasserstein), Jolicoeur-Martineau 2019 (relativistic).
     """
-    key = None
-    if type(real) in _PLAIN and type(fake) in _PLAIN and not torch.compiler.is_compiling():
-        try:
-            key = (
-                loss,
-                reduction,
-                from_logits,
-                type(from_logits),
-                real_label,
-                fake_label,
-                real.shape,
-                fake.shape,
-                real.dtype,
-                fake.dtype,
-                backend or requested(),
-                torch._C._is_any_autocast_enabled(),
-            )
-            launch = _launches.get(key)
-        except TypeError:  # an argument that has no hash, or no tensor: the checks below name it
-            launch = key = None
-        if launch is not None and real.is_cpu and fake.is_cpu and not _modes_active():
-            # a relativistic pair lies [fake, real]
-            operands = [fake, real] if loss == "relativistic" else [real, fake]
-            return gan_loss_eager(launch, operands)
-        if real.dtype != fake.dtype:
-            key = None
-    call = discriminator_call(real, fake, loss, from_logits, real_label, fake_label, reduction)
-    return run(call, backend, key)
+    return discriminator_loss(
+        real,
+        fake,
+        loss,
+        from_logits,
+        real_label,
+        fake_label,
+        reduction,
+        backend,
+        "mean",
+        1.0,
+    )
 
 
 def gan_generator_loss(
@@ -184,27 +318,9 @@ def gan_generator_loss(
 
     Returns and raises: as :func:`gan_discriminator_loss`.
     """
-    key = None
-    if type(fake) in _PLAIN and not torch.compiler.is_compiling() and loss != "relativistic":
-        try:
-            key = (
-                loss,
-                reduction,
-                from_logits,
-                type(from_logits),
-                real_label,
-                fake.shape,
-                fake.dtype,
-                backend or requested(),
-                torch._C._is_any_autocast_enabled(),
-            )
-            launch = _launches.get(key)
-        except TypeError:
-            launch = key = None
-        if launch is not None and fake.is_cpu and not _modes_active():
-            return gan_loss_eager(launch, [fake])
-    call = generator_call(fake, real, loss, from_logits, real_label, reduction)
-    return run(call, backend, key)
+    return generator_loss(
+        fake, real, loss, from_logits, real_label, reduction, backend, "mean", 1.0
+    )
 
 
 def log_loss(
@@ -253,14 +369,14 @@ def log_loss(
                 target.shape,
                 input.dtype,
                 target.dtype,
-                backend or requested(),
-                torch._C._is_any_autocast_enabled(),
+                requested() if backend is None else backend,
+                _autocast(),
             )
             launch = _launches.get(key)
         except TypeError:
             launch = key = None
         if launch is not None and input.is_cpu and target.is_cpu and not _modes_active():
-            return gan_loss_eager(launch, [input, target])
+            return gan_loss_eager(launch, (input, target))
         if input.dtype != target.dtype:
             key = None
     return run(log_loss_call(input, target, from_logits, weight, reduction), backend, key)

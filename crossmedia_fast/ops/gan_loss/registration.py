@@ -42,9 +42,9 @@ def differentiable(problem: Problem) -> int:
     return min(OPERANDS[problem.function], 2)
 
 
-def _wanted(problem: Problem, count: int) -> list[bool]:
+def _wanted(problem: Problem, count: int) -> tuple[bool, ...]:
     step = OPERANDS[problem.function]
-    return [index % step < differentiable(problem) for index in range(count)]
+    return tuple([index % step < differentiable(problem) for index in range(count)])
 
 
 def _check_operands(problem: Problem, operands: list[Tensor]) -> None:
@@ -73,7 +73,7 @@ def _gan_loss_cpu(operands: list[Tensor], *args: Any) -> Tensor:
     problem = _problem(*problem_args)
     _check_operands(problem, operands)
     launch = cpu.launch_for(problem, operands, dtype)
-    return cpu.gan_loss_forward(launch, operands, (False,) * len(operands))[0]
+    return cpu.gan_loss_forward(launch, operands, None)[0]
 
 
 def _gan_loss_fake(operands: list[Tensor], *args: Any) -> Tensor:
@@ -83,9 +83,7 @@ def _gan_loss_fake(operands: list[Tensor], *args: Any) -> Tensor:
     first = operands[0]
     if problem.reduction != "none":
         return first.new_empty((), dtype=dtype or first.dtype)
-    return torch.empty_like(
-        cpu.as_dense(operands, len(operands))[0], dtype=dtype or first.dtype
-    )
+    return torch.empty_like(cpu.as_dense(operands, len(operands))[0], dtype=dtype or first.dtype)
 
 
 def _gan_loss_backward_cpu(grad: Tensor, operands: list[Tensor], *args: Any) -> list[Tensor]:
@@ -109,9 +107,7 @@ def _gan_loss_backward_fake(grad: Tensor, operands: list[Tensor], *args: Any) ->
     wanted = _wanted(problem, len(operands))
     alike = len(operands) if problem.reduction == "none" else OPERANDS[problem.function]
     dense = cpu.as_dense(operands, alike)
-    if problem.reduction == "none" and any(
-        x.stride() != dense[0].stride() for x in (*dense, grad)
-    ):
+    if problem.reduction == "none" and any(x.stride() != dense[0].stride() for x in (*dense, grad)):
         dense = [x.contiguous() for x in dense]
     return [torch.empty_like(x) for x, want in zip(dense, wanted, strict=True) if want]
 
