@@ -1,0 +1,204 @@
+// exp, expm1, log, log1p, tanh, erf, sigmoid and softplus of vectors.
+//
+// float: polynomials without tables or gathers, within 2 ulp of the exact value for every float32
+// (`make ulp` measures all 2^32), with or without fused multiply-add. Special values as C99's annex
+// F has them: NaN in NaN out, subnormals are kept, signs of zero too. No function reads or changes
+// the CPU's rounding or flush-to-zero modes; all assume round to nearest.
+//
+// double: the C library, lane by lane. Correct first: float64 is for checks, not for speed.
+//
+// The polynomials' coefficients come from our own weighted minimax fits, rounded to float32 one by
+// one from the lowest, each followed by a new fit of the rest.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+typedef typename VectorTypes<float>::Unsigned UnsignedLanes;
+
+CMF_HOST_DEVICE Vec<float> fabs(Vec<float> x) {
+  return bit_cast<Vec<float>>(bit_cast<UnsignedLanes>(x) & 0x7fffffffu);
+}
+
+CMF_HOST_DEVICE Vec<float> copysign(Vec<float> magnitude, Vec<float> sign) {
+  return bit_cast<Vec<float>>((bit_cast<UnsignedLanes>(magnitude) & 0x7fffffffu) |
+                              (bit_cast<UnsignedLanes>(sign) & 0x80000000u));
+}
+
+// x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 leaves n in the sum's low bits.
+struct ExpReduction {
+  Vec<float> n;
+  Vec<float> r;
+  UnsignedLanes shifted;  // the bits of n + 1.5 * 2^23
+
+  CMF_HOST_DEVICE explicit ExpReduction(Vec<float> x) {
+    const Vec<float> sum = x * 0x1.715476p+0f + 0x1.8p23f;
+    shifted = bit_cast<UnsignedLanes>(sum);
+    n = sum - 0x1.8p23f;
+    r = x - n * 0x1.62e4p-1f;  // 16 bits of ln 2: exact for |n| < 256, with or without FMA
+    r = r - n * 0x1.7f7d1cp-20f;
+  }
+
+  // e^r - 1
+  CMF_HOST_DEVICE Vec<float> expm1() const {
+    Vec<float> q = r * 0x1.6b9c68p-10f + 0x1.12254ap-7f;
+    q = q * r + 0x1.5556f2p-5f;
+    q = q * r + 0x1.5554b4p-3f;
+    q = q * r + 0x1.fffffep-2f;
+    return q * (r * r) + r;
+  }
+
+  // 2^n for -126 <= n <= 127
+  CMF_HOST_DEVICE Vec<float> scale() const {
+    return bit_cast<Vec<float>>((shifted << 23) + 0x3f800000u);
+  }
+};
+
+CMF_HOST_DEVICE Vec<float> exp(Vec<float> x) {
+  // Beyond these the result is 0 or infinity all the same; NaN fails both comparisons and stays.
+  x = select(x > 89.0f, broadcast(89.0f), x);
+  x = select(x < -104.0f, broadcast(-104.0f), x);
+  const ExpReduction reduced(x);
+  const Vec<float> value = reduced.expm1() + 1.0f;
+#if defined(__AVX512F__)
+  return bit_cast<Vec<float>>(
+      _mm512_scalef_ps(bit_cast<__m512>(value), bit_cast<__m512>(reduced.n)));
+#else
+  // 2^n in two steps: n reaches from -150 to 128, and only the last step may round.
+  const Mask<float> n = bit_cast<Mask<float>>(reduced.shifted) - 0x4b400000;
+  const Mask<float> half = n >> 1;
+  const UnsignedLanes first = bit_cast<UnsignedLanes>(half + 127) << 23;
+  const UnsignedLanes second = bit_cast<UnsignedLanes>(n - half + 127) << 23;
+  return value * bit_cast<Vec<float>>(first) * bit_cast<Vec<float>>(second);
+#endif
+}
+
+CMF_HOST_DEVICE Vec<float> expm1(Vec<float> x) {
+  Vec<float> clamped = select(x > 89.0f, broadcast(89.0f), x);
+  clamped = select(clamped < -18.0f, broadcast(-18.0f), clamped);
+  const ExpReduction reduced(clamped);
+  // 2^n e^r - 1 = 2^n (e^r - 1) + (2^n - 1), by halves because 2^128 is no float
+  const Vec<float> half = bit_cast<Vec<float>>((reduced.shifted << 23) + 0x3f000000u);
+  const Vec<float> value = (half * reduced.expm1() + (half - 0.5f)) * 2.0f;
+  return select(fabs(x) < 0x1p-25f, x, value);  // -0 and subnormals, exactly
+}
+
+// log(1 + f) for -1/3 <= f <= 1/3
+CMF_HOST_DEVICE Vec<float> log1p_reduced(Vec<float> f) {
+  Vec<float> p = f * -0x1.07bc3cp-3f + 0x1.1e6eb6p-3f;
+  p = p * f - 0x1.f335d0p-4f;
+  p = p * f + 0x1.1ed508p-3f;
+  p = p * f - 0x1.559c54p-3f;
+  p = p * f + 0x1.99d054p-3f;
+  p = p * f - 0x1.fffefap-3f;
+  p = p * f + 0x1.555506p-2f;
+  const Vec<float> square = f * f;
+  return f + square * (p * f - 0.5f);
+}
+
+// k ln 2 + log1p_f, the small part first
+CMF_HOST_DEVICE Vec<float> add_exponent(Vec<float> k, Vec<float> log1p_f) {
+  return k * 0x1.62e4p-1f + (k * 0x1.7f7d1cp-20f + log1p_f);
+}
+
+// What is to be taken off the bits of x > 0 to bring it into [2/3, 4/3): the exponent k, in place.
+CMF_HOST_DEVICE Mask<float> exponent_bits(Vec<float> x) {
+  return (bit_cast<Mask<float>>(x) - 0x3f2aaaab) & ~0x7fffff;
+}
+
+CMF_HOST_DEVICE Vec<float> log(Vec<float> x) {
+  const Mask<float> subnormal = x < 0x1p-126f;
+  const Vec<float> normal = select(subnormal, x * 0x1p23f, x);
+  const Mask<float> exponent = exponent_bits(normal);
+  const Vec<float> f = bit_cast<Vec<float>>(bit_cast<Mask<float>>(normal) - exponent) - 1.0f;
+  const Mask<float> k = (exponent >> 23) + (subnormal & -23);
+  const Vec<float> value = add_exponent(__builtin_convertvector(k, Vec<float>), log1p_reduced(f));
+  const Vec<float> infinity = broadcast(__builtin_inff());
+  const Vec<float> special =
+      select(x == 0.0f, -infinity, x < 0.0f ? x - x + __builtin_nanf("") : x);
+  return select((x > 0.0f) & (x < infinity), value, special);
+}
+
+CMF_HOST_DEVICE Vec<float> log1p(Vec<float> x) {
+  // 1 + x = 2^k (1 + f). 1 + x is rounded to find k alone; f = 2^-k x + (2^-k - 1) rounds once.
+  const Vec<float> u = 1.0f + x;
+  const Mask<float> exponent = exponent_bits(u);
+  const Vec<float> scale = bit_cast<Vec<float>>(0x3f800000 - exponent);
+  Vec<float> f = x * scale + (scale - 1.0f);
+  // from 2^26 on adding 1 changes nothing, and 2^-k leaves the normal numbers
+  f = select(x < 0x1p26f, f, bit_cast<Vec<float>>(bit_cast<Mask<float>>(u) - exponent) - 1.0f);
+  const Vec<float> value =
+      add_exponent(__builtin_convertvector(exponent >> 23, Vec<float>), log1p_reduced(f));
+  const Vec<float> infinity = broadcast(__builtin_inff());
+  const Vec<float> special =
+      select(x == -1.0f, -infinity, x < -1.0f ? x - x + __builtin_nanf("") : x);
+  return select((x > -1.0f) & (x < infinity) & (x != 0.0f), value, special);
+}
+
+CMF_HOST_DEVICE Vec<float> tanh(Vec<float> x) {
+  // t = e^(-2|x|) - 1, tanh |x| = -t / (t + 2); from 9.02 on that rounds to 1
+  Vec<float> a = fabs(x) * -2.0f;
+  a = select(a < -19.0f, broadcast(-19.0f), a);
+  const ExpReduction reduced(a);
+  const Vec<float> scale = reduced.scale();
+  const Vec<float> t = scale * reduced.expm1() + (scale - 1.0f);
+  return copysign(t / (t + 2.0f), x);
+}
+
+CMF_HOST_DEVICE Vec<float> erf(Vec<float> x) {
+  // |x| < 7/8: x + x p(x^2)
+  const Vec<float> s = x * x;
+  Vec<float> p = s * 0x1.49feeep-14f - 0x1.a4d0d6p-11f;
+  p = p * s + 0x1.54318cp-8f;
+  p = p * s - 0x1.b7ff90p-6f;
+  p = p * s + 0x1.ce2d5cp-4f;
+  p = p * s - 0x1.812740p-2f;
+  p = p * s + 0x1.06eba8p-3f;
+  const Vec<float> small = p * x + x;
+  // else: 1 - erfc |x| with the logarithm of erfc as a polynomial; from 3.93 on that rounds to 1
+  const Vec<float> a = fabs(x);
+  const Vec<float> b = select(a > 4.0f, broadcast(4.0f), a);
+  Vec<float> q = b * 0x1.a339b6p-13f - 0x1.93f6ecp-9f;
+  q = q * b + 0x1.6eb0fap-6f;
+  q = q * b - 0x1.ab0250p-4f;
+  q = q * b - 0x1.460d5ap-1f;
+  q = q * b - 0x1.20bd5cp+0f;
+  q = q * b - 0x1.2e6f3cp-13f;
+  const ExpReduction reduced(q);
+  const Vec<float> erfc = (reduced.expm1() + 1.0f) * reduced.scale();
+  return select(a < 0.875f, small, copysign(1.0f - erfc, x));
+}
+
+// The C library, lane by lane.
+#define CMF_LANE_BY_LANE(function)                                                             \
+  CMF_HOST_DEVICE Vec<double> function(Vec<double> x) {                                        \
+    for (int lane = 0; lane < kLanes<double>; ++lane) x[lane] = __builtin_##function(x[lane]); \
+    return x;                                                                                  \
+  }
+CMF_LANE_BY_LANE(exp)
+CMF_LANE_BY_LANE(expm1)
+CMF_LANE_BY_LANE(log)
+CMF_LANE_BY_LANE(log1p)
+CMF_LANE_BY_LANE(tanh)
+CMF_LANE_BY_LANE(erf)
+#undef CMF_LANE_BY_LANE
+
+// 1 / (1 + e^-x), written with e^-|x| so that neither side overflows and small values keep their
+// bits.
+template <class V>
+CMF_HOST_DEVICE V sigmoid(V x) {
+  const V one = V{} + 1;
+  const V e = exp(select(x < V{}, x, -x));
+  return select(x < V{}, e, one) / (one + e);
+}
+
+// log(1 + e^x)
+template <class V>
+CMF_HOST_DEVICE V softplus(V x) {
+  return select(x < V{}, V{}, x) + log1p(exp(select(x < V{}, x, -x)));
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
