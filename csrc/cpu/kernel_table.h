@@ -14,8 +14,9 @@ struct KernelTable {
   const char* isa;
   int vector_bytes;
 
-  // y [N, K, P, Q] = pool(act(x + bias)); index and preactivation where backward will want them
-  void (*act_pool2d_forward)(const ActPool2dProblem& problem,
+  // y [N, K, P, Q] = pool(act(x + bias)); index and preactivation where backward will want them.
+  // Both are false where scratch memory could not be had.
+  bool (*act_pool2d_forward)(const ActPool2dProblem& problem,
                              const void* x,        // [N, K, H, W]
                              const void* bias,     // [K] or null
                              void* y,              // [N, K, P, Q]
@@ -23,14 +24,13 @@ struct KernelTable {
                              void* preactivation,  // [N, K, P, Q] or null
                              int threads);
 
-  void (*act_pool2d_backward)(const ActPool2dProblem& problem,
+  bool (*act_pool2d_backward)(const ActPool2dProblem& problem,
                               const void* dy,     // [N, K, P, Q]
                               const void* saved,  // what problem.saved names, or null
                               const void* bias,   // [K] or null
                               const void* index,  // [N, K, P, Q] or null
                               void* dx,           // [N, K, H, W] or null
                               void* dbias,        // [K] or null
-                              void* partial_sums, // problem.partial_sum_count() compute values
                               int threads);
 
   // csrc/cpu/gan_loss.h says what these take and give

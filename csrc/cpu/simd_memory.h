@@ -1,0 +1,278 @@
+// Loads and stores of every storage type, whole and partial, and of narrow bytes.
+//
+// Intrinsics stand only where a compiler's own code for the generic form was found to be poor: GCC
+// takes conversions that change the width by more than two apart into scalars, and turns copies of a
+// variable length into calls of memcpy.
+#pragma once
+
+#include "cpu/half.h"
+#include "cpu/simd_types.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// Whole vectors: kLanes<C> values of storage type T, unaligned. What lies in memory as 16 bits a lane
+// passes through Narrow.
+
+template <class C>
+CMF_HOST_DEVICE Vec<C> load(const C* source) {
+  Vec<C> result;
+  __builtin_memcpy(&result, source, sizeof result);
+  return result;
+}
+
+template <class C>
+CMF_HOST_DEVICE void store(C* target, Vec<C> value) {
+  __builtin_memcpy(target, &value, sizeof value);
+}
+
+typedef VectorTypes<float>::Short Narrow;
+
+CMF_HOST_DEVICE Vec<float> widen(Narrow bits, BFloat16) {
+  return bit_cast<Vec<float>>(__builtin_convertvector(bits, VectorTypes<float>::Unsigned) << 16);
+}
+
+// Round to nearest even; NaN keeps its upper bits and becomes quiet.
+CMF_HOST_DEVICE Narrow narrow(Vec<float> value, BFloat16) {
+  typedef VectorTypes<float>::Unsigned Unsigned;
+  const Unsigned bits = bit_cast<Unsigned>(value);
+  const Unsigned rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const Unsigned kept = is_nan(value) ? (bits | 0x400000u) : rounded;
+  return __builtin_convertvector(kept >> 16, Narrow);
+}
+
+#if defined(__AVX512F__)
+CMF_HOST_DEVICE Vec<float> widen(Narrow bits, Half) {
+  return bit_cast<Vec<float>>(_mm512_cvtph_ps(bit_cast<__m256i>(bits)));
+}
+CMF_HOST_DEVICE Narrow narrow(Vec<float> value, Half) {
+  return bit_cast<Narrow>(_mm512_cvtps_ph(bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__F16C__)
+CMF_HOST_DEVICE Vec<float> widen(Narrow bits, Half) {
+  return bit_cast<Vec<float>>(_mm256_cvtph_ps(bit_cast<__m128i>(bits)));
+}
+CMF_HOST_DEVICE Narrow narrow(Vec<float> value, Half) {
+  return bit_cast<Narrow>(_mm256_cvtps_ph(bit_cast<__m256>(value), _MM_FROUND_TO_NEAREST_INT));
+}
+#elif defined(__aarch64__)
+typedef __fp16 HalfLanes __attribute__((vector_size(CMF_VECTOR_BYTES / 2)));
+CMF_HOST_DEVICE Vec<float> widen(Narrow bits, Half) {
+  return __builtin_convertvector(bit_cast<HalfLanes>(bits), Vec<float>);
+}
+CMF_HOST_DEVICE Narrow narrow(Vec<float> value, Half) {
+  return bit_cast<Narrow>(__builtin_convertvector(value, HalfLanes));
+}
+#else
+// The scalar functions of half.h, lane by lane but without branches.
+CMF_HOST_DEVICE Vec<float> widen(Narrow narrow_bits, Half) {
+  typedef VectorTypes<float>::Unsigned Unsigned;
+  const Unsigned bits = __builtin_convertvector(narrow_bits, Unsigned);
+  const Unsigned magnitude = (bits & 0x7fffu) << 13;
+  const Unsigned sign = (bits & 0x8000u) << 16;
+  // subnormals: the mantissa times 2^-24, an exact difference of two numbers of exponent 2^-14
+  const Unsigned subnormal =
+      bit_cast<Unsigned>(bit_cast<Vec<float>>(magnitude + 0x38800000u) - 0x1p-14f);
+  const Unsigned special = magnitude > 0x0f800000u ? (magnitude | 0x7fc00000u)
+                                                   : (magnitude | 0x7f800000u);
+  const Unsigned finite = magnitude < 0x00800000u ? subnormal : magnitude + (112u << 23);
+  return bit_cast<Vec<float>>(sign | (magnitude >= 0x0f800000u ? special : finite));
+}
+CMF_HOST_DEVICE Narrow narrow(Vec<float> value, Half) {
+  typedef VectorTypes<float>::Unsigned Unsigned;
+  const Unsigned bits = bit_cast<Unsigned>(value);
+  const Unsigned sign = (bits >> 16) & 0x8000u;
+  const Unsigned magnitude = bits & 0x7fffffffu;
+  const Unsigned rounded = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
+  // below 2^-14: adding 0.5 leaves the subnormal's bits, rounded, at the bottom
+  const Unsigned subnormal =
+      bit_cast<Unsigned>(bit_cast<Vec<float>>(magnitude) + 0.5f) - 0x3f000000u;
+  const Unsigned finite = magnitude < 0x38800000u ? subnormal : rounded;
+  const Unsigned infinity = Unsigned{} + 0x7c00u;
+  const Unsigned nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+  const Unsigned large = magnitude > 0x7f800000u ? nan : infinity;
+  return __builtin_convertvector(sign | (magnitude >= 0x477ff000u ? large : finite), Narrow);
+}
+#endif
+
+template <class C>
+CMF_HOST_DEVICE Vec<C> load(const BFloat16* source) {
+  Narrow bits;
+  __builtin_memcpy(&bits, source, sizeof bits);
+  return widen(bits, BFloat16{});
+}
+
+template <class C>
+CMF_HOST_DEVICE Vec<C> load(const Half* source) {
+  Narrow bits;
+  __builtin_memcpy(&bits, source, sizeof bits);
+  return widen(bits, Half{});
+}
+
+template <class C>
+CMF_HOST_DEVICE void store(BFloat16* target, Vec<C> value) {
+  const Narrow bits = narrow(value, BFloat16{});
+  __builtin_memcpy(target, &bits, sizeof bits);
+}
+
+template <class C>
+CMF_HOST_DEVICE void store(Half* target, Vec<C> value) {
+  const Narrow bits = narrow(value, Half{});
+  __builtin_memcpy(target, &bits, sizeof bits);
+}
+
+// Partial vectors: the first `count` < kLanes<C> values; memory behind them is neither read nor written.
+
+// `count` < 2 * kWidth items of kSize bytes, as the sum of powers of two: never a call of memcpy.
+template <int kWidth, int kSize>
+struct CopyItems {
+  static CMF_HOST_DEVICE void copy(unsigned char* target, const unsigned char* source, int count) {
+    if (count & kWidth) {
+      __builtin_memcpy(target, source, kWidth * kSize);
+      target += kWidth * kSize;
+      source += kWidth * kSize;
+    }
+    CopyItems<kWidth / 2, kSize>::copy(target, source, count);
+  }
+};
+template <int kSize>
+struct CopyItems<0, kSize> {
+  static CMF_HOST_DEVICE void copy(unsigned char*, const unsigned char*, int) {}
+};
+
+template <class C, class T>
+CMF_HOST_DEVICE void copy_lanes(T* target, const T* source, int count) {
+  CopyItems<kLanes<C> / 2, sizeof(T)>::copy(reinterpret_cast<unsigned char*>(target),
+                                            reinterpret_cast<const unsigned char*>(source), count);
+}
+
+template <class C, class T>
+CMF_HOST_DEVICE Vec<C> load_partial(const T* source, int count, C fill = C(0)) {
+  T padded[kLanes<C>];
+  store<C>(padded, broadcast<C>(fill));
+  copy_lanes<C>(padded, source, count);
+  return load<C>(padded);
+}
+
+template <class C, class T>
+CMF_HOST_DEVICE void store_partial(T* target, Vec<C> value, int count) {
+  T padded[kLanes<C>];
+  store<C>(padded, value);
+  copy_lanes<C>(target, padded, count);
+}
+
+#if defined(__AVX512F__)
+CMF_HOST_DEVICE uint32_t first_lanes(int count) { return (1u << count) - 1u; }
+
+template <>
+CMF_HOST_DEVICE Vec<float> load_partial<float, float>(const float* source, int count, float fill) {
+  return bit_cast<Vec<float>>(
+      _mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16(first_lanes(count)), source));
+}
+template <>
+CMF_HOST_DEVICE Vec<double> load_partial<double, double>(const double* source, int count,
+                                                         double fill) {
+  return bit_cast<Vec<double>>(
+      _mm512_mask_loadu_pd(_mm512_set1_pd(fill), __mmask8(first_lanes(count)), source));
+}
+template <>
+CMF_HOST_DEVICE void store_partial<float, float>(float* target, Vec<float> value, int count) {
+  _mm512_mask_storeu_ps(target, __mmask16(first_lanes(count)), bit_cast<__m512>(value));
+}
+template <>
+CMF_HOST_DEVICE void store_partial<double, double>(double* target, Vec<double> value, int count) {
+  _mm512_mask_storeu_pd(target, __mmask8(first_lanes(count)), bit_cast<__m512d>(value));
+}
+#elif defined(__AVX2__)
+template <>
+CMF_HOST_DEVICE Vec<float> load_partial<float, float>(const float* source, int count, float fill) {
+  const Mask<float> inside = iota<float>(0, 1) < count;
+  const Vec<float> value =
+      bit_cast<Vec<float>>(_mm256_maskload_ps(source, bit_cast<__m256i>(inside)));
+  return select(inside, value, broadcast<float>(fill));
+}
+template <>
+CMF_HOST_DEVICE Vec<double> load_partial<double, double>(const double* source, int count,
+                                                         double fill) {
+  const Mask<double> inside = iota<double>(0, 1) < broadcast_integer<double>(count);
+  const Vec<double> value =
+      bit_cast<Vec<double>>(_mm256_maskload_pd(source, bit_cast<__m256i>(inside)));
+  return select(inside, value, broadcast<double>(fill));
+}
+template <>
+CMF_HOST_DEVICE void store_partial<float, float>(float* target, Vec<float> value, int count) {
+  const Mask<float> inside = iota<float>(0, 1) < count;
+  _mm256_maskstore_ps(target, bit_cast<__m256i>(inside), bit_cast<__m256>(value));
+}
+template <>
+CMF_HOST_DEVICE void store_partial<double, double>(double* target, Vec<double> value, int count) {
+  const Mask<double> inside = iota<double>(0, 1) < broadcast_integer<double>(count);
+  _mm256_maskstore_pd(target, bit_cast<__m256i>(inside), bit_cast<__m256d>(value));
+}
+#endif
+
+// Bytes: integers 0..255 of each lane, what lies beyond is not defined.
+
+#if defined(__AVX512F__)
+CMF_HOST_DEVICE VectorTypes<float>::Byte to_bytes(Mask<float> value) {
+  return bit_cast<VectorTypes<float>::Byte>(
+      _mm512_maskz_cvtepi32_epi8(__mmask16(-1), bit_cast<__m512i>(value)));
+}
+CMF_HOST_DEVICE VectorTypes<double>::Byte to_bytes(Mask<double> value) {
+  const __m128i bytes = _mm512_maskz_cvtepi64_epi8(__mmask8(-1), bit_cast<__m512i>(value));
+  return bit_cast<VectorTypes<double>::Byte>(_mm_cvtsi128_si64(bytes));
+}
+CMF_HOST_DEVICE Mask<float> from_bytes(VectorTypes<float>::Byte bytes, float) {
+  return bit_cast<Mask<float>>(_mm512_cvtepu8_epi32(bit_cast<__m128i>(bytes)));
+}
+CMF_HOST_DEVICE Mask<double> from_bytes(VectorTypes<double>::Byte bytes, double) {
+  return bit_cast<Mask<double>>(
+      _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bit_cast<long long>(bytes))));
+}
+#elif defined(__AVX2__)
+CMF_HOST_DEVICE VectorTypes<float>::Byte to_bytes(Mask<float> value) {
+  const __m256i lanes = bit_cast<__m256i>(value);
+  const __m128i shorts =
+      _mm_packs_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  return bit_cast<VectorTypes<float>::Byte>(_mm_cvtsi128_si64(_mm_packus_epi16(shorts, shorts)));
+}
+CMF_HOST_DEVICE VectorTypes<double>::Byte to_bytes(Mask<double> value) {
+  const __m256i lanes = bit_cast<__m256i>(value);
+  const __m128i low = _mm256_castsi256_si128(lanes);
+  const __m128i shorts = _mm_packs_epi32(low, _mm256_extracti128_si256(lanes, 1));
+  // each lane's upper half is 0, so that its two bytes are value and 0: drop the zeros
+  const __m128i bytes = _mm_packus_epi16(shorts, shorts);
+  const __m128i narrow = _mm_packus_epi16(bytes, bytes);
+  return bit_cast<VectorTypes<double>::Byte>(_mm_cvtsi128_si32(narrow));
+}
+CMF_HOST_DEVICE Mask<float> from_bytes(VectorTypes<float>::Byte bytes, float) {
+  return bit_cast<Mask<float>>(
+      _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bit_cast<long long>(bytes))));
+}
+CMF_HOST_DEVICE Mask<double> from_bytes(VectorTypes<double>::Byte bytes, double) {
+  return bit_cast<Mask<double>>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bit_cast<int>(bytes))));
+}
+#elif defined(__SSE2__)
+CMF_HOST_DEVICE VectorTypes<float>::Byte to_bytes(Mask<float> value) {
+  const __m128i lanes = bit_cast<__m128i>(value);
+  const __m128i shorts = _mm_packs_epi32(lanes, lanes);
+  return bit_cast<VectorTypes<float>::Byte>(_mm_cvtsi128_si32(_mm_packus_epi16(shorts, shorts)));
+}
+CMF_HOST_DEVICE VectorTypes<double>::Byte to_bytes(Mask<double> value) {
+  return VectorTypes<double>::Byte{uint8_t(value[0]), uint8_t(value[1])};
+}
+CMF_HOST_DEVICE Mask<float> from_bytes(VectorTypes<float>::Byte bytes, float) {
+  const __m128i zero = _mm_setzero_si128();
+  const __m128i shorts = _mm_unpacklo_epi8(_mm_cvtsi32_si128(bit_cast<int>(bytes)), zero);
+  return bit_cast<Mask<float>>(_mm_unpacklo_epi16(shorts, zero));
+}
+CMF_HOST_DEVICE Mask<double> from_bytes(VectorTypes<double>::Byte bytes, double) {
+  return Mask<double>{bytes[0], bytes[1]};
+}
+#else
+template <class M>
+CMF_HOST_DEVICE auto to_bytes(M value) -> typename VectorTypes<decltype(value[0] * 1.0f)>::Byte;
+#endif
+
+}  // namespace CMF_ISA
+}  // namespace cmf
