@@ -277,9 +277,9 @@ inline bool is_monotone(Activation activation, double param) {
     case Activation::kTanh:
     case Activation::kSigmoid:
       return true;
-    case Activation::kLeakyRelu:
     case Activation::kElu:
       return param >= 0;
+    case Activation::kLeakyRelu:  // slope 0 makes NaN of -inf, and NaN wins a maximum
     case Activation::kSoftplus:
       return param > 0;
     case Activation::kSilu:
