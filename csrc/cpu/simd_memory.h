@@ -1,8 +1,8 @@
 // Loads and stores of every storage type, whole and partial, and of narrow bytes.
 //
 // Intrinsics stand only where a compiler's own code for the generic form was found to be poor: GCC
-// takes conversions that change the width by more than two apart into scalars, and turns copies of a
-// variable length into calls of memcpy.
+// takes conversions that change the width by more than two apart into scalars, and turns copies of
+// a variable length into calls of memcpy.
 #pragma once
 
 #include "cpu/half.h"
@@ -11,8 +11,8 @@
 namespace cmf {
 namespace CMF_ISA {
 
-// Whole vectors: kLanes<C> values of storage type T, unaligned. What lies in memory as 16 bits a lane
-// passes through Narrow.
+// Whole vectors: kLanes<C> values of storage type T, unaligned. What lies in memory as 16 bits a
+// lane passes through Narrow.
 
 template <class C>
 CMF_HOST_DEVICE Vec<C> load(const C* source) {
@@ -43,10 +43,11 @@ CMF_HOST_DEVICE Narrow narrow(Vec<float> value, BFloat16) {
 
 #if defined(__AVX512F__)
 CMF_HOST_DEVICE Vec<float> widen(Narrow bits, Half) {
-  return bit_cast<Vec<float>>(_mm512_cvtph_ps(bit_cast<__m256i>(bits)));
+  return bit_cast<Vec<float>>(_mm512_maskz_cvtph_ps(__mmask16(-1), bit_cast<__m256i>(bits)));
 }
 CMF_HOST_DEVICE Narrow narrow(Vec<float> value, Half) {
-  return bit_cast<Narrow>(_mm512_cvtps_ph(bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
+  return bit_cast<Narrow>(
+      _mm512_maskz_cvtps_ph(__mmask16(-1), bit_cast<__m512>(value), _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__F16C__)
 CMF_HOST_DEVICE Vec<float> widen(Narrow bits, Half) {
@@ -64,34 +65,33 @@ CMF_HOST_DEVICE Narrow narrow(Vec<float> value, Half) {
   return bit_cast<Narrow>(__builtin_convertvector(value, HalfLanes));
 }
 #else
-// The scalar functions of half.h, lane by lane but without branches.
+// The scalar functions of half.h without their branches. Magnitudes are below 2^31: signed
+// integers, which every instruction set compares.
 CMF_HOST_DEVICE Vec<float> widen(Narrow narrow_bits, Half) {
-  typedef VectorTypes<float>::Unsigned Unsigned;
-  const Unsigned bits = __builtin_convertvector(narrow_bits, Unsigned);
-  const Unsigned magnitude = (bits & 0x7fffu) << 13;
-  const Unsigned sign = (bits & 0x8000u) << 16;
+  typedef Mask<float> Bits;
+  const Bits bits = __builtin_convertvector(narrow_bits, Bits);
+  const Bits magnitude = (bits & 0x7fff) << 13;
+  const Bits sign = bits ^ (bits & 0x7fff);
   // subnormals: the mantissa times 2^-24, an exact difference of two numbers of exponent 2^-14
-  const Unsigned subnormal =
-      bit_cast<Unsigned>(bit_cast<Vec<float>>(magnitude + 0x38800000u) - 0x1p-14f);
-  const Unsigned special = magnitude > 0x0f800000u ? (magnitude | 0x7fc00000u)
-                                                   : (magnitude | 0x7f800000u);
-  const Unsigned finite = magnitude < 0x00800000u ? subnormal : magnitude + (112u << 23);
-  return bit_cast<Vec<float>>(sign | (magnitude >= 0x0f800000u ? special : finite));
+  const Bits subnormal = bit_cast<Bits>(bit_cast<Vec<float>>(magnitude + 0x38800000) - 0x1p-14f);
+  const Bits quiet = (magnitude > 0x0f800000) & 0x400000;
+  const Bits special = magnitude | quiet | 0x7f800000;
+  const Bits finite = magnitude < 0x00800000 ? subnormal : magnitude + (112 << 23);
+  const Bits value = magnitude >= 0x0f800000 ? special : finite;
+  typedef VectorTypes<float>::Unsigned Unsigned;
+  return bit_cast<Vec<float>>(bit_cast<Unsigned>(value) | (bit_cast<Unsigned>(sign) << 16));
 }
 CMF_HOST_DEVICE Narrow narrow(Vec<float> value, Half) {
-  typedef VectorTypes<float>::Unsigned Unsigned;
-  const Unsigned bits = bit_cast<Unsigned>(value);
-  const Unsigned sign = (bits >> 16) & 0x8000u;
-  const Unsigned magnitude = bits & 0x7fffffffu;
-  const Unsigned rounded = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
+  typedef Mask<float> Bits;
+  const Bits sign = (bit_cast<Bits>(value) >> 16) & 0x8000;
+  const Bits magnitude = bit_cast<Bits>(value) & 0x7fffffff;
+  const Bits rounded = (magnitude - (112 << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
   // below 2^-14: adding 0.5 leaves the subnormal's bits, rounded, at the bottom
-  const Unsigned subnormal =
-      bit_cast<Unsigned>(bit_cast<Vec<float>>(magnitude) + 0.5f) - 0x3f000000u;
-  const Unsigned finite = magnitude < 0x38800000u ? subnormal : rounded;
-  const Unsigned infinity = Unsigned{} + 0x7c00u;
-  const Unsigned nan = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
-  const Unsigned large = magnitude > 0x7f800000u ? nan : infinity;
-  return __builtin_convertvector(sign | (magnitude >= 0x477ff000u ? large : finite), Narrow);
+  const Bits subnormal = bit_cast<Bits>(bit_cast<Vec<float>>(magnitude) + 0.5f) - 0x3f000000;
+  const Bits finite = magnitude < 0x38800000 ? subnormal : rounded;
+  const Bits nan = (magnitude > 0x7f800000) & (0x200 | ((magnitude >> 13) & 0x3ff));
+  return __builtin_convertvector(sign | (magnitude >= 0x477ff000 ? (nan | 0x7c00) : finite),
+                                 Narrow);
 }
 #endif
 
@@ -121,7 +121,8 @@ CMF_HOST_DEVICE void store(Half* target, Vec<C> value) {
   __builtin_memcpy(target, &bits, sizeof bits);
 }
 
-// Partial vectors: the first `count` < kLanes<C> values; memory behind them is neither read nor written.
+// Partial vectors: the first `count` < kLanes<C> values; memory behind them is neither read nor
+// written.
 
 // `count` < 2 * kWidth items of kSize bytes, as the sum of powers of two: never a call of memcpy.
 template <int kWidth, int kSize>
@@ -223,11 +224,11 @@ CMF_HOST_DEVICE VectorTypes<double>::Byte to_bytes(Mask<double> value) {
   return bit_cast<VectorTypes<double>::Byte>(_mm_cvtsi128_si64(bytes));
 }
 CMF_HOST_DEVICE Mask<float> from_bytes(VectorTypes<float>::Byte bytes, float) {
-  return bit_cast<Mask<float>>(_mm512_cvtepu8_epi32(bit_cast<__m128i>(bytes)));
+  return bit_cast<Mask<float>>(_mm512_maskz_cvtepu8_epi32(__mmask16(-1), bit_cast<__m128i>(bytes)));
 }
 CMF_HOST_DEVICE Mask<double> from_bytes(VectorTypes<double>::Byte bytes, double) {
   return bit_cast<Mask<double>>(
-      _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(bit_cast<long long>(bytes))));
+      _mm512_maskz_cvtepu8_epi64(__mmask8(-1), _mm_cvtsi64_si128(bit_cast<long long>(bytes))));
 }
 #elif defined(__AVX2__)
 CMF_HOST_DEVICE VectorTypes<float>::Byte to_bytes(Mask<float> value) {
@@ -246,8 +247,7 @@ CMF_HOST_DEVICE VectorTypes<double>::Byte to_bytes(Mask<double> value) {
   return bit_cast<VectorTypes<double>::Byte>(_mm_cvtsi128_si32(narrow));
 }
 CMF_HOST_DEVICE Mask<float> from_bytes(VectorTypes<float>::Byte bytes, float) {
-  return bit_cast<Mask<float>>(
-      _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bit_cast<long long>(bytes))));
+  return bit_cast<Mask<float>>(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bit_cast<long long>(bytes))));
 }
 CMF_HOST_DEVICE Mask<double> from_bytes(VectorTypes<double>::Byte bytes, double) {
   return bit_cast<Mask<double>>(_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bit_cast<int>(bytes))));
@@ -270,9 +270,47 @@ CMF_HOST_DEVICE Mask<double> from_bytes(VectorTypes<double>::Byte bytes, double)
   return Mask<double>{bytes[0], bytes[1]};
 }
 #else
-template <class M>
-CMF_HOST_DEVICE auto to_bytes(M value) -> typename VectorTypes<decltype(value[0] * 1.0f)>::Byte;
+// By halves: GCC vectorises each step.
+CMF_HOST_DEVICE VectorTypes<float>::Byte to_bytes(Mask<float> value) {
+  return __builtin_convertvector(__builtin_convertvector(value, Narrow), VectorTypes<float>::Byte);
+}
+CMF_HOST_DEVICE VectorTypes<double>::Byte to_bytes(Mask<double> value) {
+  return VectorTypes<double>::Byte{uint8_t(value[0]), uint8_t(value[1])};
+}
+CMF_HOST_DEVICE Mask<float> from_bytes(VectorTypes<float>::Byte bytes, float) {
+  return __builtin_convertvector(__builtin_convertvector(bytes, Narrow), Mask<float>);
+}
+CMF_HOST_DEVICE Mask<double> from_bytes(VectorTypes<double>::Byte bytes, double) {
+  return Mask<double>{bytes[0], bytes[1]};
+}
 #endif
+
+template <class C>
+CMF_HOST_DEVICE void store_bytes(uint8_t* target, Mask<C> value) {
+  const typename VectorTypes<C>::Byte bytes = to_bytes(value);
+  __builtin_memcpy(target, &bytes, sizeof bytes);
+}
+
+template <class C>
+CMF_HOST_DEVICE Mask<C> load_bytes(const uint8_t* source) {
+  typename VectorTypes<C>::Byte bytes;
+  __builtin_memcpy(&bytes, source, sizeof bytes);
+  return from_bytes(bytes, C());
+}
+
+template <class C>
+CMF_HOST_DEVICE void store_bytes_partial(uint8_t* target, Mask<C> value, int count) {
+  uint8_t padded[kLanes<C>];
+  store_bytes<C>(padded, value);
+  copy_lanes<C>(target, padded, count);
+}
+
+template <class C>
+CMF_HOST_DEVICE Mask<C> load_bytes_partial(const uint8_t* source, int count) {
+  uint8_t padded[kLanes<C>] = {};
+  copy_lanes<C>(padded, source, count);
+  return load_bytes<C>(padded);
+}
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -31,23 +31,36 @@ CMF_HOST_DEVICE Vec<float> copysign(Vec<float> magnitude, Vec<float> sign) {
 struct ExpReduction {
   Vec<float> n;
   Vec<float> r;
+  Vec<float> r_head;  // r = r_head - r_tail, before that is rounded
+  Vec<float> r_tail;
   UnsignedLanes shifted;  // the bits of n + 1.5 * 2^23
 
   CMF_HOST_DEVICE explicit ExpReduction(Vec<float> x) {
     const Vec<float> sum = x * 0x1.715476p+0f + 0x1.8p23f;
     shifted = bit_cast<UnsignedLanes>(sum);
     n = sum - 0x1.8p23f;
-    r = x - n * 0x1.62e4p-1f;  // 16 bits of ln 2: exact for |n| < 256, with or without FMA
-    r = r - n * 0x1.7f7d1cp-20f;
+    r_head = x - n * 0x1.62e4p-1f;  // 16 bits of ln 2: exact for |n| < 256, with or without FMA
+    r_tail = n * 0x1.7f7d1cp-20f;
+    r = r_head - r_tail;
+  }
+
+  // e^r: relative to e^r the error is far smaller than relative to e^r - 1, one degree less will do
+  CMF_HOST_DEVICE Vec<float> exp() const {
+    Vec<float> q = r * 0x1.6a4d60p-10f + 0x1.12398ep-7f;
+    q = q * r + 0x1.5558b0p-5f;
+    q = q * r + 0x1.555492p-3f;
+    q = q * r + 0x1.fffffcp-2f;
+    return ((q * (r * r) - r_tail) + r_head) + 1.0f;
   }
 
   // e^r - 1
   CMF_HOST_DEVICE Vec<float> expm1() const {
-    Vec<float> q = r * 0x1.6b9c68p-10f + 0x1.12254ap-7f;
-    q = q * r + 0x1.5556f2p-5f;
-    q = q * r + 0x1.5554b4p-3f;
-    q = q * r + 0x1.fffffep-2f;
-    return q * (r * r) + r;
+    Vec<float> q = r * 0x1.9e7380p-13f + 0x1.6d3a4ap-10f;
+    q = q * r + 0x1.1112d8p-7f;
+    q = q * r + 0x1.5554f8p-5f;
+    q = q * r + 0x1.555554p-3f;
+    q = q * r + 0.5f;
+    return (q * (r * r) - r_tail) + r_head;
   }
 
   // 2^n for -126 <= n <= 127
@@ -61,10 +74,10 @@ CMF_HOST_DEVICE Vec<float> exp(Vec<float> x) {
   x = select(x > 89.0f, broadcast(89.0f), x);
   x = select(x < -104.0f, broadcast(-104.0f), x);
   const ExpReduction reduced(x);
-  const Vec<float> value = reduced.expm1() + 1.0f;
+  const Vec<float> value = reduced.exp();
 #if defined(__AVX512F__)
   return bit_cast<Vec<float>>(
-      _mm512_scalef_ps(bit_cast<__m512>(value), bit_cast<__m512>(reduced.n)));
+      _mm512_maskz_scalef_ps(__mmask16(-1), bit_cast<__m512>(value), bit_cast<__m512>(reduced.n)));
 #else
   // 2^n in two steps: n reaches from -150 to 128, and only the last step may round.
   const Mask<float> n = bit_cast<Mask<float>>(reduced.shifted) - 0x4b400000;
@@ -138,13 +151,18 @@ CMF_HOST_DEVICE Vec<float> log1p(Vec<float> x) {
 }
 
 CMF_HOST_DEVICE Vec<float> tanh(Vec<float> x) {
-  // t = e^(-2|x|) - 1, tanh |x| = -t / (t + 2); from 9.02 on that rounds to 1
-  Vec<float> a = fabs(x) * -2.0f;
-  a = select(a < -19.0f, broadcast(-19.0f), a);
-  const ExpReduction reduced(a);
-  const Vec<float> scale = reduced.scale();
-  const Vec<float> t = scale * reduced.expm1() + (scale - 1.0f);
-  return copysign(t / (t + 2.0f), x);
+  // |x| < 5/8: x + x^3 p(x^2)
+  const Vec<float> s = x * x;
+  Vec<float> p = s * -0x1.750ce2p-8f + 0x1.51f8cep-6f;
+  p = p * s - 0x1.b835a4p-5f;
+  p = p * s + 0x1.1106f6p-3f;
+  p = p * s - 0x1.555532p-2f;
+  const Vec<float> small = (p * s) * x + x;
+  // else: 1 - 2 / (e^(2|x|) + 1); from 9.02 on that rounds to 1
+  const Vec<float> a = fabs(x);
+  const ExpReduction reduced(2.0f * select(a > 10.0f, broadcast(10.0f), a));
+  const Vec<float> e = reduced.exp() * reduced.scale();
+  return select(a < 0.625f, small, copysign(1.0f - 2.0f / (e + 1.0f), x));
 }
 
 CMF_HOST_DEVICE Vec<float> erf(Vec<float> x) {
@@ -167,7 +185,7 @@ CMF_HOST_DEVICE Vec<float> erf(Vec<float> x) {
   q = q * b - 0x1.20bd5cp+0f;
   q = q * b - 0x1.2e6f3cp-13f;
   const ExpReduction reduced(q);
-  const Vec<float> erfc = (reduced.expm1() + 1.0f) * reduced.scale();
+  const Vec<float> erfc = reduced.exp() * reduced.scale();
   return select(a < 0.875f, small, copysign(1.0f - erfc, x));
 }
 
@@ -185,13 +203,15 @@ CMF_LANE_BY_LANE(tanh)
 CMF_LANE_BY_LANE(erf)
 #undef CMF_LANE_BY_LANE
 
-// 1 / (1 + e^-x), written with e^-|x| so that neither side overflows and small values keep their
-// bits.
+// 1 / (1 + e^-x), written with e = e^-|x| so that neither side overflows and small values keep
+// their bits.
 template <class V>
 CMF_HOST_DEVICE V sigmoid(V x) {
   const V one = V{} + 1;
   const V e = exp(select(x < V{}, x, -x));
-  return select(x < V{}, e, one) / (one + e);
+  const V quotient = select(x < V{}, e, one) / (one + e);
+  // e / (1 + e) = e - e e / (1 + e): for small e the rounding of 1 + e then hardly counts
+  return select((x < V{}) & (e < V{} + 0.25f), e - e * quotient, quotient);
 }
 
 // log(1 + e^x)
