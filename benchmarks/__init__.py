@@ -1,0 +1,1 @@
+"""Benchmarks of crossmedia_fast: named shapes of real networks, suites, peers. See README.md."""

@@ -1,0 +1,106 @@
+"""The numbers of a case and what must come out: the same for every peer, whatever its process."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+
+import numpy as np
+
+from .shapes import TRAINING, Case, ConvShape
+
+Arrays = dict[str, np.ndarray]
+
+# |error| <= VALUE_LIMIT * max |expected|. Rounding of float32 stays below: direct convolution 1e-6,
+# Winograd F(6x6) 1.5e-5. bfloat16 or TF32 arithmetic (1e-3 and more) does not.
+VALUE_LIMIT = 5e-5
+# In training, rounding can move the maximum of a window (or the sign of a ReLU's input) where two
+# values nearly tie; then one gradient goes to another pixel. Few may: about 1e-5 of the windows.
+INPUT_GRADIENT_SHARE = 1e-3
+# ... and sums over all windows carry those moves: |error| / |expected| as norms, about
+# sqrt(2 * 1e-5) = 4e-3 at worst.
+SUM_LIMIT = 1e-2
+
+
+class Mismatch(Exception):
+    """A peer computed something else."""
+
+
+def make_arrays(case: Case) -> Arrays:
+    """The operands in float32. Standard normal; weights scaled as He's initialisation."""
+    random = np.random.default_rng(zlib.crc32(case.id.encode()))
+    normal = functools.partial(random.standard_normal, dtype=np.float32)
+    shape = case.shape
+    if not isinstance(shape, ConvShape):
+        arrays = {name: 2 * normal(shape.count) for name in ("real", "fake")[: shape.tensors]}
+        if shape.loss == "log_loss":
+            arrays["target"] = random.random(shape.count, dtype=np.float32)
+        return arrays
+    per_group = shape.channels // shape.groups
+    fan_in = per_group * shape.kernel**2
+    pooled = (case.batch, shape.filters, shape.pooled_size, shape.pooled_size)
+    arrays = {
+        "input": normal((case.batch, shape.channels, shape.size, shape.size)),
+        "weight": normal((shape.filters, per_group, shape.kernel, shape.kernel))
+        * np.float32((2 / fan_in) ** 0.5),
+        "bias": normal(shape.filters),
+    }
+    if case.mode == TRAINING:
+        arrays["grad_output"] = normal(pooled)
+    return arrays
+
+
+def expected(case: Case, arrays: Arrays) -> Arrays:
+    """The outputs (and gradients, in training) in float64, by the package's references."""
+    import torch
+
+    from .peers.torch_peer import reference_function
+
+    operands = {name: torch.from_numpy(a).double() for name, a in arrays.items()}
+    leaves = {name: operands[name] for name in gradient_names(case)}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    output = reference_function(case)(operands)
+    results = {"output": output.detach().numpy()}
+    if leaves:
+        output.backward(operands.get("grad_output"))
+        for name, leaf in leaves.items():
+            assert leaf.grad is not None
+            results[f"grad_{name}"] = leaf.grad.numpy()
+    return results
+
+
+def gradient_names(case: Case) -> tuple[str, ...]:
+    """The operands whose gradients training computes."""
+    if case.mode != TRAINING:
+        return ()
+    if not isinstance(case.shape, ConvShape):
+        return ("real", "fake")[: case.shape.tensors]
+    return ("weight", "bias") if case.shape.first else ("input", "weight", "bias")
+
+
+def compare(got: Arrays, want: Arrays) -> dict[str, float]:
+    """The error of each result, relative to its largest value; raises Mismatch beyond the limits."""
+    errors = {}
+    for name, expected_array in want.items():
+        array = got.get(name)
+        if array is None:
+            raise Mismatch(f"{name}: missing")
+        if array.shape != expected_array.shape:
+            raise Mismatch(f"{name}: expected shape {expected_array.shape}, got {array.shape}")
+        difference = np.abs(array.astype(np.float64) - expected_array)
+        scale = float(np.abs(expected_array).max()) or 1.0
+        errors[name] = float(difference.max()) / scale
+        if not np.isfinite(difference).all():
+            raise Mismatch(f"{name}: not finite where the reference is")
+        if name == "grad_input":
+            measure = float((difference > VALUE_LIMIT * scale).mean())
+            limit = INPUT_GRADIENT_SHARE
+        elif name in ("grad_weight", "grad_bias"):
+            measure = float(np.linalg.norm(difference) / (np.linalg.norm(expected_array) or 1.0))
+            limit = SUM_LIMIT
+        else:
+            measure, limit = errors[name], VALUE_LIMIT
+        if measure > limit:
+            raise Mismatch(f"{name}: error {measure:.2e} is above {limit:.0e}")
+    return errors
