@@ -33,23 +33,23 @@ class GANLoss(nn.Module):
         loss_d = criterion(discriminator(images), True) + criterion(discriminator(fakes), False)
         loss_g = criterion(discriminator(fakes), True, for_discriminator=False)
 
-    =================  =================================================================================
+    =================  ============================================================================
     minimax,           binary cross-entropy with real_label or fake_label, for both players (so the
     non_saturating     generator, who wants its images taken for real, gets the non-saturating loss)
-    least_squares      E[(s − label)²], **not halved**: ``nn.MSELoss`` as there, twice what the table says
+    least_squares      E[(s − label)²], **not halved**: ``nn.MSELoss`` as there, twice the methods'
     hinge              E[max(0, 1 ∓ s)]; for the generator −E[s]
     wasserstein        −E[s] for real, E[s] for fake
     relativistic       compares real with fake: only the methods can
-    =================  =================================================================================
+    =================  ============================================================================
 
     Args:
         loss: a row of the table of :func:`gan_discriminator_loss`.
-        real_label, fake_label: the targets; buffers of the ``state_dict``, as in those code bases, and
-            followed when they are loaded or changed.
+        real_label, fake_label: the targets; buffers of the ``state_dict``, as in those code bases,
+            and followed when they are loaded or changed.
         from_logits: whether predictions are logits (minimax and non_saturating alone look at it).
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (a list of tensors for several scales).
-        scales: ``"mean"`` or ``"sum"`` over the scales of a multi-scale discriminator, which gives a
-            list of tensors, or a list of lists whose last tensors are the predictions.
+        scales: ``"mean"`` or ``"sum"`` over the scales of a multi-scale discriminator, which gives
+            a list of tensors, or a list of lists whose last tensors are the predictions.
         loss_weight: multiplies the generator's loss alone.
 
     Shapes: predictions [*]; losses [], with ``reduction="none"`` [*].
@@ -88,8 +88,8 @@ class GANLoss(nn.Module):
         self.loss_weight = float(loss_weight)
         self.register_buffer("real_label", torch.tensor(real))
         self.register_buffer("fake_label", torch.tensor(fake))
-        # The kernels take the labels as numbers. Reading a tensor waits for its device, so the values
-        # are kept, with the tensors and the versions that they were read from.
+        # The kernels take the labels as numbers. Reading a tensor waits for its device, so the
+        # values are kept, with the tensors and the versions that they were read from.
         self._labels = (real, fake)
         self._labels_of = self._label_state()
 

@@ -1,9 +1,9 @@
 """The autograd rule of the GAN losses.
 
-The forward pass computes the loss and, in the same pass, the gradients for an incoming gradient of 1,
-which is what `loss.backward()` sends. Backward hands those over; any other incoming gradient, and a
-second backward through a retained graph, take one native pass over the logits, which are saved. Every
-further derivative is PyTorch's own differentiation of the formulas in formulas.py.
+The forward pass computes the loss and, in the same pass, the gradients for an incoming gradient of
+1, which is what `loss.backward()` sends. Backward hands those over; any other incoming gradient,
+and a second backward through a retained graph, take one native pass over the logits, which are
+saved. Every further derivative is PyTorch's own differentiation of the formulas in formulas.py.
 """
 
 from __future__ import annotations

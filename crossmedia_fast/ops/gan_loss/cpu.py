@@ -32,7 +32,7 @@ _is_neg = Tensor.is_neg
 
 
 class Launch:
-    """One problem on operands of one size, ready to call: the native struct and what goes with it."""
+    """One problem on operands of one size, ready to call: the native struct and its fellows."""
 
     __slots__ = (
         "alike",

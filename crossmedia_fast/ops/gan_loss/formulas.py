@@ -1,7 +1,8 @@
 """The elementwise functions of the losses and their gradients in plain PyTorch.
 
-The formulas that the compiled kernels implement stand in csrc/common/gan_loss.h; these twins are the
-reference, and serve every derivative beyond the first, so they can be differentiated themselves.
+The formulas that the compiled kernels implement stand in csrc/common/gan_loss.h; these twins are
+the reference, and serve every derivative beyond the first, so they can be differentiated
+themselves.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ class ProbabilityError(ValueError, RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "with from_logits=False every element of the discriminator's output (real, fake, input) "
-            "and of target must be between 0 and 1, got one outside; for raw scores pass "
-            "from_logits=True"
+            "with from_logits=False every element of real, fake, input, prediction and target must "
+            "be between 0 and 1, got one outside; for raw scores pass from_logits=True"
         )
 
 
@@ -60,7 +60,8 @@ def value(function: str, operands: Sequence[Tensor], parameter: float) -> Tensor
     if function == "relativistic":
         return -F.logsigmoid(others[0] - x)
     if function.startswith("log_loss_logits_target"):
-        return F.binary_cross_entropy_with_logits(x, *others, reduction="none")
+        weight = others[1] if len(others) > 1 else None
+        return F.binary_cross_entropy_with_logits(x, others[0], weight, reduction="none")
     return _binary_cross_entropy(x, *others)
 
 
@@ -178,9 +179,8 @@ def directional(
         for index, tangent in enumerate(along):
             if tangent is None:
                 continue
-            part = gradients(problem.function, cast, parameter, tangent.to(cast[index].dtype))[
-                index
-            ]
+            along_one = tangent.to(cast[index].dtype)
+            part = gradients(problem.function, cast, parameter, along_one)[index]
             if part is not None:
                 elements = part if elements is None else elements + part
         if elements is None:

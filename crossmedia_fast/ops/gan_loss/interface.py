@@ -239,8 +239,9 @@ def gan_discriminator_loss(
     ==================  ==========================================================================
 
     Equivalent to (minimax): ``F.binary_cross_entropy_with_logits(real, torch.ones_like(real)) +
-    F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))``; at infinite logits, where that
-    line is NaN, the formula's limit. :func:`gan_discriminator_loss_reference` is the definition.
+    F.binary_cross_entropy_with_logits(fake, torch.zeros_like(fake))``; at infinite logits, where
+    that line is NaN, the formula's limit. :func:`gan_discriminator_loss_reference` is the
+    definition.
 
     Args:
         real, fake: the discriminator's outputs, of any shape and strides; float32, float64, float16
@@ -250,8 +251,8 @@ def gan_discriminator_loss(
         from_logits: whether minimax and non_saturating get logits or probabilities (whose logarithm
             is clamped at −100, as in ``F.binary_cross_entropy``). The other losses are made of the
             raw scores, whatever the discriminator's last layer is: no matter to them.
-        real_label, fake_label: the constant targets of minimax, non_saturating (smoothed labels) and
-            least_squares; the others have none.
+        real_label, fake_label: the constant targets of minimax, non_saturating (smoothed labels)
+            and least_squares; the others have none.
         reduction: ``"mean"``, ``"sum"`` (each per tensor, then over the scales the mean), or
             ``"none"``: the sum of both losses an element, a list of them for lists.
         backend: None = choose; or ``"cpu"``, ``"cuda"``, ``"triton"``, ``"reference"``.
@@ -261,12 +262,13 @@ def gan_discriminator_loss(
         autocast in float32.
 
     Raises:
-        TypeError, ValueError: an argument is wrong; the message names it, what was expected and what
-            came. Probabilities outside [0, 1] too (on the CPU).
+        TypeError, ValueError: an argument is wrong; the message names it, what was expected and
+            what came. Probabilities outside [0, 1] too (on the CPU).
         NotImplementedError: the named backend can't run, or a tensor is sparse or nested.
 
     Formulas: Goodfellow et al. 2014 (minimax, non-saturating), Mao et al. 2017 (least squares), Lim
-    and Ye 2017 (hinge), Arjovsky et al. 2017 (Wasserstein), Jolicoeur-Martineau 2019 (relativistic).
+    and Ye 2017 (hinge), Arjovsky et al. 2017 (Wasserstein), Jolicoeur-Martineau 2019
+    (relativistic).
     """
     return discriminator_loss(
         real,
@@ -294,8 +296,8 @@ def gan_generator_loss(
 ) -> Tensor:  # []; [*] with reduction "none"
     r"""The generator's loss, to be minimised, as one operation.
 
-    Fused, in one pass that reads each output of the discriminator once: the loss an element, its mean
-    or sum, and where it will be needed the gradient. See :func:`gan_discriminator_loss`.
+    Fused, in one pass that reads each output of the discriminator once: the loss an element, its
+    mean or sum, and where it will be needed the gradient. See :func:`gan_discriminator_loss`.
 
     ==================  ==========================================================================
     ``minimax``         E[log(1 − D(G(z)))], the saturating loss
@@ -306,8 +308,8 @@ def gan_generator_loss(
     ``relativistic``    E[softplus(s(x) − s(G(z)))], paired, needs ``real``
     ==================  ==========================================================================
 
-    Equivalent to (non_saturating): ``F.binary_cross_entropy_with_logits(fake, torch.ones_like(fake))``.
-    :func:`gan_generator_loss_reference` is the definition.
+    Equivalent to (non_saturating): ``F.binary_cross_entropy_with_logits(fake,
+    torch.ones_like(fake))``. :func:`gan_generator_loss_reference` is the definition.
 
     Args:
         fake: the discriminator's outputs for generated images; a list for a multi-scale one.
@@ -337,11 +339,11 @@ def log_loss(
     Fused, in one pass over input and target: the loss an element, its mean or sum, and where they
     will be needed the gradients with respect to both.
 
-    Equivalent to: ``F.binary_cross_entropy_with_logits(input, target, weight, reduction=reduction)``,
-    with ``from_logits=False`` to ``F.binary_cross_entropy(…)``, for values, gradients of every order,
-    NaN and infinity. Two differences: logits and targets of two dtypes are promoted (PyTorch returns
-    the target's dtype), and probabilities are allowed under autocast (the loss is computed in float32
-    and the logarithm clamped, so nothing there is unsafe).
+    Equivalent to: ``F.binary_cross_entropy_with_logits(input, target, weight,
+    reduction=reduction)``, with ``from_logits=False`` to ``F.binary_cross_entropy(…)``, for values,
+    gradients of every order, NaN and infinity. Two differences: logits and targets of two dtypes
+    are promoted (PyTorch returns the target's dtype), and probabilities are allowed under autocast
+    (the loss is computed in float32 and the logarithm clamped, so nothing there is unsafe).
 
     Args:
         input: logits, or probabilities with ``from_logits=False``; any shape and strides.

@@ -60,7 +60,8 @@ def log_loss_reference(
 ) -> Tensor:  # []; [*] with reduction "none"
     """:func:`log_loss` in pure PyTorch: what every backend must compute.
 
-    Equivalent to: ``F.binary_cross_entropy_with_logits(input, target, weight, reduction=reduction)``,
-    without logits ``F.binary_cross_entropy(…)``, which is also how it is written.
+    Equivalent to: ``F.binary_cross_entropy_with_logits(input, target, weight,
+    reduction=reduction)``, without logits ``F.binary_cross_entropy(…)``, which is also how it is
+    written.
     """
     return log_loss_call(input, target, from_logits, weight, reduction).map(run)

@@ -48,7 +48,7 @@ def _wanted(problem: Problem, count: int) -> tuple[bool, ...]:
 
 
 def _check_operands(problem: Problem, operands: list[Tensor]) -> None:
-    """A pointer may reach the kernel only with the count, shape and dtype that the problem states."""
+    """A pointer may reach the kernel only with the count, shape and dtype that it expects."""
     step = OPERANDS.get(problem.function)
     if step is None:
         raise ValueError(f"function must be one of {', '.join(OPERANDS)}, got {problem.function!r}")
