@@ -6,6 +6,7 @@ reference runs, and :func:`backends` says why.
 
 from . import nn
 from .backends import backends, use_backend
+from .explanation import explain
 from .ops.conv_act_pool import conv_act_pool2d, conv_act_pool2d_reference
 from .ops.gan_loss import (
     gan_discriminator_loss,
@@ -24,6 +25,7 @@ __all__ = [
     "conv_act_pool2d",
     "conv_act_pool2d_reference",
     "conv_precision",
+    "explain",
     "gan_discriminator_loss",
     "gan_discriminator_loss_reference",
     "gan_generator_loss",
