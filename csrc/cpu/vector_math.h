@@ -162,7 +162,8 @@ CMF_HOST_DEVICE Vec<float> tanh(Vec<float> x) {
   const Vec<float> a = fabs(x);
   const ExpReduction reduced(2.0f * select(a > 10.0f, broadcast(10.0f), a));
   const Vec<float> e = reduced.exp() * reduced.scale();
-  return select(a < 0.625f, small, copysign(1.0f - 2.0f / (e + 1.0f), x));
+  const Vec<float> value = select(a < 0.625f, small, 1.0f - 2.0f / (e + 1.0f));
+  return copysign(value, x);  // of both: small of -0 came out as 0
 }
 
 CMF_HOST_DEVICE Vec<float> erf(Vec<float> x) {
