@@ -80,7 +80,7 @@ def gradient_names(case: Case) -> tuple[str, ...]:
 
 
 def compare(got: Arrays, want: Arrays) -> dict[str, float]:
-    """The error of each result, relative to its largest value; raises Mismatch beyond the limits."""
+    """The error of each result over its largest value; raises Mismatch beyond the limits."""
     errors = {}
     for name, expected_array in want.items():
         array = got.get(name)

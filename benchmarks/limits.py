@@ -2,9 +2,9 @@
 
     python -m benchmarks.limits [threads]     prints them as JSON
 
-The matrix product (oneDNN's or MKL's, float32, 2048 x 2048) stands for the arithmetic peak: it reaches
-90 to 97% of what the multiply-add units can do, so shares of it are that much too kind. Copies are
-measured at several sizes, because a small problem lives in the caches.
+The matrix product (oneDNN's or MKL's, float32, 2048 x 2048) stands for the arithmetic peak: it
+reaches 90 to 97% of what the multiply-add units can do, so shares of it are that much too kind.
+Copies are measured at several sizes, because a small problem lives in the caches.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def _time(value: float) -> str:
 
 
 def print_table(document: Document) -> None:
-    """Milliseconds a peer and case; ours with its share of the limit; the ratio to the best peer."""
+    """The time of each peer, our share of the limit, and the ratio to the best peer."""
     from rich.console import Console
     from rich.table import Table
 
@@ -115,8 +115,8 @@ def print_table(document: Document) -> None:
     for name, row in document["summary"]["against"].items():
         worst = row["worst"]
         console.print(
-            f"against {name}: geometric mean {row['geometric_mean']:.2f} over {row['cases']} cases, "
-            f"worst {worst['ratio']:.2f} ({worst['case']})"
+            f"against {name}: geometric mean {row['geometric_mean']:.2f} over {row['cases']} cases"
+            f", worst {worst['ratio']:.2f} ({worst['case']})"
         )
     for name, peer in document["peers"].items():
         if "reason" in peer:

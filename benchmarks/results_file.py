@@ -75,7 +75,9 @@ def check(document: Any) -> list[str]:
     if wrong:
         return wrong
     for peer, row in document["peers"].items():
-        expect("label" in row and ("version" in row or "reason" in row), f"peers.{peer}: incomplete")
+        expect(
+            "label" in row and ("version" in row or "reason" in row), f"peers.{peer}: incomplete"
+        )
     for case in document["cases"]:
         name = case.get("id", "?")
         for key in ("operations", "bytes", "limit_seconds"):

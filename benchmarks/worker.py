@@ -1,10 +1,10 @@
 """One peer in one process. Reads a JSON request a line, answers with a JSON object a line.
 
-    {"do": "prepare", "case": {...}, "arrays": PATH, "expected": PATH}
-        -> {"ok": true, "errors": {name: relative error}, "note": "...", "kept_bytes": n or null}
-    {"do": "time", "seconds": s}   -> {"ok": true, "seconds": median of this turn's samples}
-    {"do": "stop"}
-    anything that fails            -> {"ok": false, "status": "unsupported" | "failed", "reason": ...}
+{"do": "prepare", "case": {...}, "arrays": PATH, "expected": PATH}
+    -> {"ok": true, "errors": {name: relative error}, "note": "...", "kept_bytes": n or null}
+{"do": "time", "seconds": s}   -> {"ok": true, "seconds": median of this turn's samples}
+{"do": "stop"}
+anything that fails -> {"ok": false, "status": "unsupported" or "failed", "reason": ...}
 """
 
 from __future__ import annotations

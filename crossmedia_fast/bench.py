@@ -1,40 +1,33 @@
-"""``python -m crossmedia_fast bench``: runs the benchmark suites of a source checkout.
-
-The suites, their peers and their committed results live in the checkout's ``benchmarks`` folder; an
-installed package has none of it.
-"""
+"""``python -m crossmedia_fast bench``: the comparison with the peers, from a source checkout."""
 
 from __future__ import annotations
 
-import argparse
+import os
+import pathlib
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Sequence
+
+_CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "arguments",
-        nargs=argparse.REMAINDER,
-        help="passed on to `python -m benchmarks.compare` (--suite, --peers, --rounds, --out ...)",
-    )
+def main(arguments: Sequence[str] = ()) -> int:
+    """Runs ``python -m benchmarks.compare`` with `arguments`; returns its exit status.
 
-
-def _checkout() -> Path | None:
-    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
-        if (folder / "benchmarks" / "compare.py").is_file():
-            return folder
-    return None
-
-
-def run(arguments: argparse.Namespace) -> int:
-    folder = _checkout()
-    if folder is None:
+    The suite is not part of an installed package: it lives in ``benchmarks/`` of the source tree,
+    with the results it is compared with.
+    """
+    if not (_CHECKOUT / "benchmarks" / "compare.py").is_file():
         print(
-            "error: the benchmark suites are in the source checkout, not in the installed package: "
-            "run this from a clone of crossmedia_fast",
+            "bench: the benchmark suite is in the directory benchmarks/ of the source checkout, "
+            "which an installed package doesn't have; run this command there",
             file=sys.stderr,
         )
         return 2
-    command = [sys.executable, "-m", "benchmarks.compare", *arguments.arguments]
-    return subprocess.run(command, cwd=folder, check=False).returncode
+    # A process of its own, in which this package and the suite come from the same checkout.
+    environment = dict(os.environ)
+    paths = (str(_CHECKOUT), environment.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    chosen = list(arguments) or ["--suite", "inference", "--shapes", "quick"]
+    command = [sys.executable, "-m", "benchmarks.compare", *chosen]
+    return subprocess.run(command, env=environment, check=False).returncode

@@ -1,8 +1,8 @@
 """Who is measured. A peer is a name, a module of this folder, what must be installed, and suites.
 
-A peer's module has `version()` and `build(case, arrays, threads, variant) -> Prepared`. It runs in a
-process of its own (benchmarks/worker.py): thread pools of two runtimes in one process disturb each
-other.
+A peer's module has `version()` and `build(case, arrays, threads, variant) -> Prepared`. It runs in
+a process of its own (benchmarks/worker.py): thread pools of two runtimes in one process disturb
+each other.
 """
 
 from __future__ import annotations

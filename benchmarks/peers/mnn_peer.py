@@ -69,9 +69,7 @@ def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
         {"backend": "CPU", "numThread": threads, "precision": "high"}
     )
     layout = MNN.Tensor_DimensionType_Caffe
-    source = MNN.Tensor(
-        arrays["input"].shape, MNN.Halide_Type_Float, arrays["input"], layout
-    )
+    source = MNN.Tensor(arrays["input"].shape, MNN.Halide_Type_Float, arrays["input"], layout)
     interpreter.getSessionInput(session).copyFrom(source)
     pooled = (case.batch, shape.filters, shape.pooled_size, shape.pooled_size)
 

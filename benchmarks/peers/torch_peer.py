@@ -121,7 +121,7 @@ def unfused_function(case: Case, softplus: bool = False) -> Function:
     return _unfused_loss(shape, softplus, shape.count)
 
 
-# -- a case of a variant, ready to be timed ---------------------------------------------------------
+# -- a case of a variant, ready to be timed -------------------------------------------------------
 
 
 class _Layers(torch.nn.Module):

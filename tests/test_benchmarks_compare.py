@@ -1,0 +1,76 @@
+"""The comparison from end to end on a tiny budget: every suite gives a well-formed document."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from benchmarks import compare, results_file
+from benchmarks.driver import PeerProcess
+from benchmarks.peers import PEERS, Peer, select
+from benchmarks.shapes import SUITES
+
+SHAPES = {
+    "inference": "lenet.conv2",
+    "training": "lenet.conv2",
+    "losses": "discriminator_minimax.64",
+    "overhead": "overhead.conv",
+}
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_suite_writes_a_checked_document(suite: str, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "results.json"
+    arguments = ["--suite", suite, "--shapes", SHAPES[suite], "--peers", "eager", "--threads", "1"]
+    arguments += ["--rounds", "2", "--seconds", "0.002", "--out", str(out)]
+    assert compare.main(arguments) == 0
+    document = json.loads(out.read_text())
+    assert results_file.check(document) == []
+    assert document["suite"] == suite
+    for case in document["cases"]:
+        assert case["results"]["fused"]["status"] == "measured"
+        assert case["results"]["eager"]["status"] == "measured"
+    assert document["summary"]["against"]["best"]["cases"] == len(document["cases"])
+    assert out.with_suffix(".png").stat().st_size > 1000
+
+
+def test_the_check_notices_what_is_missing(tmp_path: pathlib.Path) -> None:
+    assert results_file.check([]) != []
+    assert results_file.check({"format": 1}) != []
+    bad_row = {"status": "measured", "seconds": {"p20": 2.0, "median": 1.0, "p80": 3.0}}
+    case = {"id": "c", "operations": 1, "bytes": 1, "limit_seconds": 1, "results": {"x": bad_row}}
+    document = {
+        "format": 1, "suite": "s", "command": "c", "date": "d", "commit": "c", "machine": {},
+        "settings": {}, "limits": {}, "peers": {}, "cases": [case], "summary": {},
+    }  # fmt: skip
+    wrong = "; ".join(results_file.check(document))
+    assert "ordered" in wrong
+    assert "not validated" in wrong
+    assert "share_of_limit" in wrong
+
+
+def test_an_absent_peer_is_reported() -> None:
+    peer = Peer("absent", "Absent", "absent_peer", ("surely_no_such_module",), ("inference",))
+    assert peer.missing() == "not installed: surely_no_such_module"
+
+
+def test_a_peer_that_dies_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = PeerProcess(PEERS["eager"], 1)
+    try:
+        worker.process.kill()
+        worker.process.wait()
+        answer = worker.ask({"do": "time", "seconds": 0.001})
+    finally:
+        worker.close()
+    assert answer["ok"] is False
+    assert "ended" in answer["reason"]
+
+
+def test_ours_is_always_among_the_peers() -> None:
+    assert [peer.name for peer in select("losses", "eager")] == ["fused", "eager"]
+    with pytest.raises(ValueError, match="nosuch"):
+        select("losses", "nosuch")
+    with pytest.raises(ValueError, match="no peer of suite"):
+        select("losses", "ncnn")
