@@ -71,7 +71,7 @@ PEERS = {
         ),
         Peer("openvino", "OpenVINO", "openvino_peer", ("openvino", "onnx"), ("inference",)),
         Peer("ncnn", "ncnn", "ncnn_peer", ("ncnn",), ("inference",)),
-        Peer("mnn", "MNN", "mnn_peer", ("MNN",), ("inference",)),
+        Peer("mnn", "MNN", "mnn_peer", ("MNN", "onnx"), ("inference",)),
     )
 }  # fmt: skip
 

@@ -5,56 +5,33 @@ from __future__ import annotations
 import pathlib
 import tempfile
 
+import _tools  # MNN's converter
 import MNN
-import MNN.expr as expr
 import numpy as np
 
 from ..data import Arrays
 from ..shapes import Case, ConvShape
 from . import Prepared, Unsupported
+from .onnx_model import onnx_model
 
 
 def version() -> str:
     return str(MNN.version())
 
 
-def _graph(shape: ConvShape, arrays: Arrays) -> expr.Var:
-    size = list(arrays["input"].shape)
-    x = expr.placeholder(size, expr.NCHW)
-    x.name = "input"
-    weight = expr.const(arrays["weight"], list(arrays["weight"].shape))
-    bias = expr.const(arrays["bias"], list(arrays["bias"].shape))
-    y = expr.conv2d(
-        expr.convert(x, expr.NC4HW4),
-        weight,
-        bias,
-        stride=[shape.stride] * 2,
-        padding=[shape.padding] * 2,
-        group=shape.groups,
-        padding_mode=expr.CAFFE,  # the paddings as given
-    )
-    if shape.activation == "relu":
-        y = expr.relu(y)
-    elif shape.activation == "leaky_relu":
-        y = expr.relu(y, 0.01 if shape.activation_param is None else shape.activation_param)
-    elif shape.activation == "relu6":
-        y = expr.relu6(y)
-    else:
-        raise Unsupported(f"activation {shape.activation}")
-    if shape.pool != "none":
-        if shape.ceil_mode and (shape.conv_size - shape.pool_size) % shape.pool_stride:
-            raise Unsupported("ceil_mode")
-        pool = expr.max_pool if shape.pool == "max" else expr.avg_pool
-        y = pool(
-            y,
-            [shape.pool_size] * 2,
-            [shape.pool_stride] * 2,
-            expr.CAFFE,
-            [shape.pool_padding] * 2,
-        )
-    y = expr.convert(y, expr.NCHW)
-    y.name = "output"
-    return y
+def _convert(case: Case, arrays: Arrays, folder: str) -> str:
+    """MNN's own model file, by its converter.
+
+    The extension module is called directly: the Python package around it (MNN.tools) installs a
+    package and reports over the network when it is imported.
+    """
+    source, target = pathlib.Path(folder, "net.onnx"), pathlib.Path(folder, "net.mnn")
+    source.write_bytes(onnx_model(case, arrays))
+    command = ["mnnconvert", "-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(target)]
+    _tools.mnnconvert(command)
+    if not target.is_file():
+        raise RuntimeError("MNN did not convert the model")
+    return str(target)
 
 
 def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
@@ -62,9 +39,7 @@ def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
     if not isinstance(shape, ConvShape):
         raise Unsupported("losses are not inference")
     with tempfile.TemporaryDirectory() as folder:
-        path = str(pathlib.Path(folder, "net.mnn"))
-        expr.save([_graph(shape, arrays)], path)
-        interpreter = MNN.Interpreter(path)
+        interpreter = MNN.Interpreter(_convert(case, arrays, folder))
     session = interpreter.createSession(
         {"backend": "CPU", "numThread": threads, "precision": "high"}
     )
