@@ -1,0 +1,60 @@
+#include "tests/check.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+namespace cmf {
+namespace test {
+namespace {
+
+int64_t check_count = 0;
+int64_t failure_count = 0;
+int failures_here = 0;
+const char* last_file = nullptr;
+int last_line = 0;
+char context[256] = "";
+constexpr int kShown = 5;
+
+}  // namespace
+
+int64_t checks() { return check_count; }
+
+int64_t failures() { return failure_count; }
+
+void count_check() { ++check_count; }
+
+void fail(const char* file, int line, const char* format, ...) {
+  ++failure_count;
+  if (file != last_file || line != last_line) failures_here = 0;
+  last_file = file;
+  last_line = line;
+  if (++failures_here > kShown) return;
+  printf("%s:%d: %s%s", file, line, context, *context ? ": " : "");
+  va_list arguments;
+  va_start(arguments, format);
+  vprintf(format, arguments);
+  va_end(arguments);
+  printf(failures_here == kShown ? " (more of these are not shown)\n" : "\n");
+}
+
+void set_context(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(context, sizeof context, format, arguments);
+  va_end(arguments);
+}
+
+// splitmix64 (Steele, Lea, Flood 2014)
+uint32_t next_random(uint64_t* state) {
+  uint64_t z = (*state += 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return static_cast<uint32_t>((z ^ (z >> 31)) >> 32);
+}
+
+float random_between(uint64_t* state, float low, float high) {
+  return low + (high - low) * (static_cast<float>(next_random(state) >> 8) * 0x1p-24f);
+}
+
+}  // namespace test
+}  // namespace cmf
