@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 
 # Epochs of the default run, for the 4,000 training images of the embedded digits.
-DEFAULT_EPOCHS = {"cnn": 12, "gan-mlp": 70, "gan-dcgan": 18}
+DEFAULT_EPOCHS = {"cnn": 12, "gan-mlp": 200, "gan-dcgan": 20}
 _EMBEDDED_TRAINING_IMAGES = 4000
 GAN_KINDS = ("mlp", "dcgan")
 
