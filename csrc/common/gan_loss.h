@@ -1,7 +1,7 @@
 // The elementwise functions of the GAN losses with their gradients: one definition for every device.
 //
 // V is a vector of float or double (csrc/cpu/simd.h), or a scalar where a device has no vectors; the
-// functions exp, log, log1p and select are found by overload. Each `evaluate` gives
+// functions log, log1p and select are found by overload. Each `evaluate` gives
 //   value      the function of one element,
 //   dx, dy     grad * its derivative by the first and second operand,
 //   bad        where an operand is no probability,
@@ -35,6 +35,52 @@ CMF_HOST_DEVICE V absolute(V x) {
   return select(x < V{}, -x, x);
 }
 
+// exp(-|x|), and log(1 + e) for what that can be: 0 <= e <= 1.
+#if defined(__CUDACC__)
+CMF_HOST_DEVICE float exp_minus_magnitude(float x) { return expf(-fabsf(x)); }
+CMF_HOST_DEVICE double exp_minus_magnitude(double x) { return exp(-fabs(x)); }
+CMF_HOST_DEVICE float log_one_plus(float e) { return log1pf(e); }
+CMF_HOST_DEVICE double log_one_plus(double e) { return log1p(e); }
+#else
+CMF_HOST_DEVICE Vec<double> exp_minus_magnitude(Vec<double> x) {
+  return exp(select(x < Vec<double>{}, x, -x));
+}
+CMF_HOST_DEVICE Vec<double> log_one_plus(Vec<double> e) { return log1p(e); }
+
+// These two are half of a loss's arithmetic, and the ranges are known: no overflow, no range reduction
+// for the logarithm. Coefficients fitted for the least relative error (3e-9 and 3e-8); with their
+// rounding 0.9 and 1.6 ulp. Results under 2^-126 are 0; NaN stays NaN.
+CMF_HOST_DEVICE Vec<float> exp_minus_magnitude(Vec<float> x) {
+  const Vec<float> negative = bit_cast<Vec<float>>(bit_cast<Mask<float>>(x) | INT32_MIN);
+  // -|x| = n ln 2 + r with |r| <= ln 2 / 2; adding kRound leaves 127 + n in the low bits
+  const float kRound = 0x1.8p+23f + 127.0f;
+  const Vec<float> shifted = negative * 0x1.715476p+0f + kRound;
+  const Vec<float> n = shifted - kRound;
+  const Vec<float> r = (negative - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec<float> p = broadcast<float>(0x1.6a2318p-10f);
+  p = p * r + 0x1.123a8ep-7f;
+  p = p * r + 0x1.5558f6p-5f;
+  p = p * r + 0x1.555490p-3f;
+  p = p * r + 0x1.fffffcp-2f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  const Vec<float> power = bit_cast<Vec<float>>(bit_cast<Mask<float>>(shifted) << 23);
+  return select(negative < -0x1.5d589ep+6f, Vec<float>{}, p * power);
+}
+
+CMF_HOST_DEVICE Vec<float> log_one_plus(Vec<float> e) {
+  Vec<float> q = broadcast<float>(0x1.5f96b8p-8f);
+  q = q * e - 0x1.ec98fap-6f;
+  q = q * e + 0x1.446bf0p-4f;
+  q = q * e - 0x1.19ad84p-3f;
+  q = q * e + 0x1.88444ep-3f;
+  q = q * e - 0x1.fd1320p-3f;
+  q = q * e + 0x1.5535dap-2f;
+  q = q * e - 0x1.ffff14p-2f;
+  return e * e * q + e;
+}
+#endif
+
 // exp(-|x|) and 1 / (1 + exp(-|x|)): what every logistic function here is made of.
 template <class V>
 struct Logistic {
@@ -43,9 +89,7 @@ struct Logistic {
   MaskOf<V> positive;
 
   CMF_HOST_DEVICE explicit Logistic(V x)
-      : e(exp(select(x < V{}, x, -x))), reciprocal(V{} + 1), positive(x > V{}) {
-    reciprocal = reciprocal / (1 + e);
-  }
+      : e(exp_minus_magnitude(x)), reciprocal(1 / (1 + e)), positive(x > V{}) {}
   // sigmoid(-|x|), exact where it is tiny
   CMF_HOST_DEVICE V small() const { return e * reciprocal; }
   CMF_HOST_DEVICE V sigmoid() const { return select(positive, reciprocal, small()); }
@@ -58,7 +102,7 @@ template <class V>
 CMF_HOST_DEVICE GanLossResult<V> log_loss_logits(V x, V c, V linear, V grad,
                                                  const Logistic<V>& logistic) {
   GanLossResult<V> result = {};
-  result.value = linear + log1p(logistic.e);
+  result.value = linear + log_one_plus(logistic.e);
   const V small = logistic.small();
   result.dx = grad * (c + select(logistic.positive, -small, small));
   result.dy = grad * -x;
@@ -179,7 +223,7 @@ struct Relativistic {
     GanLossResult<V> result = {};
     const V difference = x - y;
     const Logistic<V> logistic(difference);
-    result.value = select(logistic.positive, difference, V{}) + log1p(logistic.e);
+    result.value = select(logistic.positive, difference, V{}) + log_one_plus(logistic.e);
     result.dx = grad * logistic.sigmoid();
     result.dy = -result.dx;
     return result;
