@@ -150,6 +150,14 @@ CMF_HOST_DEVICE Vec<float> log1p(Vec<float> x) {
   return select((x > -1.0f) & (x < infinity) & (x != 0.0f), value, special);
 }
 
+// log1p for 0 <= x <= 1: k is 0 or 1, no special values but NaN. (One polynomial for the whole
+// range is as long, and without fused multiply-add its alternating terms lose the last bit.)
+CMF_HOST_DEVICE Vec<float> log1p_unit(Vec<float> x) {
+  const Mask<float> large = x > 0x1.555556p-2f;
+  const Vec<float> log1p_f = log1p_reduced(select(large, x * 0.5f - 0.5f, x));
+  return select(large, log1p_f + 0x1.62e43p-1f, log1p_f);
+}
+
 CMF_HOST_DEVICE Vec<float> tanh(Vec<float> x) {
   // |x| < 5/8: x + x^3 p(x^2)
   const Vec<float> s = x * x;
@@ -204,6 +212,8 @@ CMF_LANE_BY_LANE(tanh)
 CMF_LANE_BY_LANE(erf)
 #undef CMF_LANE_BY_LANE
 
+CMF_HOST_DEVICE Vec<double> log1p_unit(Vec<double> x) { return log1p(x); }
+
 // 1 / (1 + e^-x), written with e = e^-|x| so that neither side overflows and small values keep
 // their bits.
 template <class V>
@@ -218,7 +228,7 @@ CMF_HOST_DEVICE V sigmoid(V x) {
 // log(1 + e^x)
 template <class V>
 CMF_HOST_DEVICE V softplus(V x) {
-  return select(x < V{}, V{}, x) + log1p(exp(select(x < V{}, x, -x)));
+  return select(x < V{}, V{}, x) + log1p_unit(exp(select(x < V{}, x, -x)));
 }
 
 }  // namespace CMF_ISA
