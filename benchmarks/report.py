@@ -121,10 +121,14 @@ def print_table(document: Document) -> None:
     for name, peer in document["peers"].items():
         if "reason" in peer:
             console.print(f"{name}: {peer['reason']}")
+    absences: dict[str, list[str]] = {}
     for case in document["cases"]:
         for name, row in case["results"].items():
             if row["status"] != "measured":
-                console.print(f"{case['id']}: {name}: {row['status']}: {row['reason']}")
+                text = f"{name}: {row['status']}: {row['reason']}"
+                absences.setdefault(text, []).append(case["id"])
+    for text, ids in absences.items():
+        console.print(f"{text} ({', '.join(ids)})")
 
 
 def plot(document: Document, path: pathlib.Path) -> None:
