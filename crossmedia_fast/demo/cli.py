@@ -114,7 +114,11 @@ def run(args: argparse.Namespace) -> int:
             raise DemoError(f"--backend {settings.backend} can't run here: {reason}")
         with join_world(cpu_only=settings.backend == "cpu") as world:
             try:
-                content = run_pipeline(settings, world, make_progress(world.is_main))
+                progress = make_progress(world.is_main)
+                try:
+                    content = run_pipeline(settings, world, progress)
+                finally:
+                    progress.end()  # a bar that is left running hides the terminal's cursor
             except DemoError as error:
                 if world.is_main:
                     print(f"crossmedia_fast demo: error: {error}", file=sys.stderr)

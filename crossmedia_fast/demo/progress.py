@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from typing import Any, Protocol
 
-from .errors import DemoError, require
+from .errors import require
 
 _REFRESH_SECONDS = 0.2
 _PLAIN_LINES = 5  # a network, at most
 
 
 class Progress(Protocol):
-    """One network's training at a time: begin, step by step, end."""
+    """One network's training at a time: begin, step by step, end (also where it was cut short)."""
 
     def note(self, text: str) -> None: ...
 
@@ -41,6 +40,13 @@ def describe(numbers: dict[str, float]) -> str:
         else:
             parts.append(f"{name.replace('_', ' ')} {value:.3f}")
     return ", ".join(parts)
+
+
+def describe_briefly(numbers: dict[str, float]) -> str:
+    """'loss 0.11 test 97.4%' or 'loss D 1.25 G 0.91', for a terminal's 80 columns."""
+    if "discriminator_loss" in numbers:
+        return f"loss D {numbers['discriminator_loss']:.2f} G {numbers['generator_loss']:.2f}"
+    return f"loss {numbers['loss']:.2f} test {100 * numbers['test_accuracy']:.1f}%"
 
 
 class SilentProgress:
@@ -89,10 +95,10 @@ class RichProgress:
     def __init__(self) -> None:
         rich_progress = require("rich.progress")
         self._bars = rich_progress.Progress(
+            # Widths that fit 80 columns: rich would cut the numbers first.
             rich_progress.TextColumn("[bold]{task.description:<9}"),
-            rich_progress.BarColumn(bar_width=24),
-            rich_progress.TaskProgressColumn(),
-            rich_progress.TextColumn("epoch {task.fields[epoch]}"),
+            rich_progress.BarColumn(bar_width=12),
+            rich_progress.TextColumn("{task.fields[epoch]}"),
             rich_progress.TextColumn("{task.fields[speed]}"),
             rich_progress.TimeRemainingColumn(),
             rich_progress.TextColumn("{task.fields[numbers]}"),
@@ -128,21 +134,21 @@ class RichProgress:
             self._since, self._steps, self._images = time.perf_counter(), 0, 0
 
     def epoch(self, epoch: int, numbers: dict[str, float]) -> None:
-        shown = {name: value for name, value in numbers.items() if name != "images_per_second"}
         self._bars.update(
             self._task,
             advance=self._steps,
             epoch=f"{epoch}/{self._epochs}",
-            numbers=describe(shown),
+            numbers=describe_briefly(numbers),
         )
         self._steps = 0
 
     def end(self) -> None:
+        if self._task is None:
+            return
         self._bars.stop()
         # The finished bar stays on the screen; the next network's starts below it.
-        with contextlib.suppress(KeyError):
-            self._bars.remove_task(self._task)
-        self.note("")
+        self._bars.remove_task(self._task)
+        self._task = None
 
 
 def make_progress(is_main: bool) -> Progress:
@@ -150,7 +156,4 @@ def make_progress(is_main: bool) -> Progress:
         return SilentProgress()
     if not sys.stdout.isatty():
         return PlainProgress()
-    try:
-        return RichProgress()
-    except DemoError as error:
-        raise error from None
+    return RichProgress()
