@@ -1,11 +1,12 @@
-// dx and dbias of y = pool(act(x + bias)) from the pooled gradient: the dense gradient is written once,
-// and whatever else backward needs is read once.
+// dx and dbias of y = pool(act(x + bias)) from the pooled gradient: the dense gradient is written
+// once, and whatever else backward needs is read once.
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/activation.h"
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
+#include "cpu/pool_average.h"
 #include "cpu/simd.h"
 #include "cpu/unpool_rows.h"
 
@@ -13,8 +14,8 @@ namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-// Bias gradients are summed over this many runs of rows at most, each in double: which rows a run has
-// depends on the problem alone, so the bits don't depend on the number of threads.
+// Bias gradients are summed over this many runs of rows at most, each in double: which rows a run
+// has depends on the problem alone, so the bits don't depend on the number of threads.
 constexpr int64_t kMostRuns = 64;
 
 template <class T>
@@ -34,23 +35,37 @@ class BackwardWorker {
         saved_(saved),
         bias_(bias),
         index_(index),
-        dx_(dx) {}
+        dx_(dx),
+        interior_(pool_interior(horizontal_)) {}
 
   ~BackwardWorker() { free(memory_); }
   BackwardWorker(const BackwardWorker&) = delete;
   BackwardWorker& operator=(const BackwardWorker&) = delete;
 
   bool prepare() {
-    // the gradients of the pooled rows that reach one input row, a row of dx, the bias along a row
+    // the pooled rows that reach one input row: their gradients, and contiguous their codes, with
+    // the margins that the vector form reads; a row of dx; the bias along a row
     window_rows_ = (p_.pool_height + p_.pool_stride_height - 1) / p_.pool_stride_height;
     if (window_rows_ > p_.out_height) window_rows_ = p_.out_height;
-    const int64_t bias_row = p_.channels_last ? row_length_ : 0;
-    const int64_t count = window_rows_ * out_length_ + row_length_ + bias_row;
-    memory_ = static_cast<C*>(malloc(static_cast<size_t>(count) * sizeof(C)));
+    vectors_ = !p_.channels_last && unpools_by_vectors(horizontal_, p_.index_itemsize);
+    before_ = vectors_ ? unpool_margin_before<C>(horizontal_) : 0;
+    slot_ = vectors_ ? before_ + unpool_reach_behind<C>(horizontal_) : out_length_;
+    const bool pools = p_.pool != Pool::kNone;
+    const int64_t ring = pools ? window_rows_ * slot_ : 0;
+    const int64_t bias_row = p_.channels_last && p_.saved == Saved::kInput ? row_length_ : 0;
+    const int64_t code_ring = vectors_ && p_.index_itemsize ? ring : 0;
+    const size_t values = static_cast<size_t>(ring + row_length_ + bias_row + p_.channels);
+    const size_t rows = static_cast<size_t>(pools ? window_rows_ : 0) * sizeof(PooledRow<C>);
+    // 0 everywhere: the margins stay so
+    memory_ =
+        static_cast<char*>(calloc(1, rows + values * sizeof(C) + static_cast<size_t>(code_ring)));
     if (!memory_) return false;
-    ring_ = memory_;
-    dx_row_ = ring_ + window_rows_ * out_length_;
+    rows_ = reinterpret_cast<PooledRow<C>*>(memory_);
+    ring_ = reinterpret_cast<C*>(memory_ + rows);
+    dx_row_ = ring_ + ring;
     bias_row_ = dx_row_ + row_length_;
+    row_sum_ = bias_row_ + bias_row;
+    code_ring_ = reinterpret_cast<char*>(row_sum_ + p_.channels);
     for (int64_t i = 0; i < bias_row; i += channels_) {
       for (int64_t c = 0; c < channels_; ++c) {
         bias_row_[i + c] = bias_ ? to_compute<C>(bias_[c]) : C(-0.0);
@@ -64,25 +79,33 @@ class BackwardWorker {
   void run(int64_t plane, int64_t h_first, int64_t h_last, double* sums) {
     const C b = bias_ && !p_.channels_last ? to_compute<C>(bias_[plane % p_.channels]) : C(-0.0);
     const RowBias<C> bias = {b, p_.channels_last ? bias_row_ : nullptr};
-    ready_first_ = ready_last_ = 0;
+    ready_ = -1;
     for (int64_t h = h_first; h < h_last; ++h) {
       const int64_t x_offset = (plane * p_.height + h) * row_length_;
       C* row = direct_row(x_offset);
       if (p_.pool == Pool::kNone) {
         const T* saved = saved_ ? saved_ + x_offset : nullptr;
         backward_row(p_, dy_ + x_offset, saved, bias, row, row_length_);
+        if (sums) add_to_sums(row, p_.width, sums);
       } else {
         const PoolCover cover = pool_cover(vertical_, h);
-        memset(row, 0, static_cast<size_t>(row_length_) * sizeof(C));
         for (int64_t p = cover.first; p < cover.last; ++p) {
+          const int64_t start = p * p_.pool_stride_height - p_.pool_pad_height;
           const C* g = pooled_gradient(plane, p);
-          spread(plane, p, h, g, row);
+          rows_[p - cover.first] = PooledRow<C>{g, codes_of(plane, p), (h - start) * p_.pool_width};
+          // every gradient of a maximum arrives somewhere; a pooled row counts with its first input
+          // row
+          const bool counts = p_.pool == Pool::kMax && h == (start > 0 ? start : 0);
+          if (sums && counts) add_to_sums(g, p_.out_width, sums);
         }
-        if (p_.pool == Pool::kAvg && p_.saved == Saved::kInput) {
-          backward_row(p_, static_cast<const C*>(row), saved_ + x_offset, bias, row, row_length_);
+        if (dx_ || (sums && p_.pool == Pool::kAvg)) {
+          unpool(static_cast<int>(cover.last - cover.first), row);
+          if (p_.pool == Pool::kAvg && p_.saved == Saved::kInput) {
+            backward_row(p_, static_cast<const C*>(row), saved_ + x_offset, bias, row, row_length_);
+          }
+          if (sums && p_.pool == Pool::kAvg) add_to_sums(row, p_.width, sums);
         }
       }
-      if (sums) add_to_sums(row, sums);
       finish_row(row, x_offset);
     }
   }
@@ -98,55 +121,62 @@ class BackwardWorker {
   }
 
   // g = dy * act' (max), dy / divisor (average) of pooled row p, kept while input rows need it.
+  // Rows are asked for in order.
   const C* pooled_gradient(int64_t plane, int64_t p) {
-    C* g = ring_ + (p % window_rows_) * out_length_;
-    if (p >= ready_first_ && p < ready_last_) return g;
-    if (ready_last_ != p) ready_first_ = p;
-    ready_last_ = p + 1;
-    if (ready_last_ - ready_first_ > window_rows_) ready_first_ = ready_last_ - window_rows_;
+    const int64_t slot = p % window_rows_ * slot_;
+    C* g = ring_ + slot + before_;
+    if (p <= ready_) return g;
+    ready_ = p;
     const int64_t offset = (plane * p_.out_height + p) * out_length_;
+    if (vectors_ && p_.index_itemsize) {
+      memcpy(code_ring_ + slot + before_, index_ + offset, static_cast<size_t>(out_length_));
+    }
     if (p_.pool == Pool::kMax) {
       const T* saved = saved_ ? saved_ + offset : nullptr;
       backward_row(p_, dy_ + offset, saved, RowBias<C>{C(-0.0), nullptr}, g, out_length_);
       return g;
     }
-    const PoolWindow window = pool_window(vertical_, p);
-    const int64_t rows = pool_extent(vertical_, window, p_.count_include_pad);
-    for (int64_t q = 0; q < p_.out_width; ++q) {
-      const PoolWindow columns = pool_window(horizontal_, q);
-      const int64_t extent = pool_extent(horizontal_, columns, p_.count_include_pad);
-      const C divisor = static_cast<C>(rows * extent);
-      for (int64_t i = q * channels_; i < (q + 1) * channels_; ++i) {
-        g[i] = to_compute<C>(dy_[offset + i]) / divisor;
-      }
-    }
+    widen_row(dy_ + offset, g, out_length_);
+    const int64_t rows = pool_extent(vertical_, pool_window(vertical_, p), p_.count_include_pad);
+    divide_average_row(horizontal_, interior_, rows, p_.count_include_pad, channels_, g);
     return g;
   }
 
-  void spread(int64_t plane, int64_t p, int64_t h, const C* g, C* row) {
-    const int64_t r = h - (p * p_.pool_stride_height - p_.pool_pad_height);
-    const int64_t offset = (plane * p_.out_height + p) * out_length_;
-    const char* codes = index_ ? index_ + offset * p_.index_itemsize : nullptr;
-    const UnpoolRow<C> unpool = {g, codes, p_.index_itemsize, r * p_.pool_width, row};
+  const char* codes_of(int64_t plane, int64_t p) const {
+    if (!index_) return nullptr;
+    if (vectors_) return code_ring_ + p % window_rows_ * slot_ + before_;
+    return index_ + (plane * p_.out_height + p) * out_length_ * p_.index_itemsize;
+  }
+
+  void unpool(int count, C* row) {
     if (p_.pool == Pool::kMax) {
-      unpool_max_row(horizontal_, channels_, unpool);
-    } else if (p_.saved == Saved::kMask) {
-      const bool leaky = static_cast<Activation>(p_.activation) == Activation::kLeakyRelu;
-      unpool_masked_row(horizontal_, channels_, unpool, leaky,
-                        static_cast<C>(p_.activation_param));
+      unpool_with(MaxRule{}, count, row);
+    } else if (p_.saved != Saved::kMask) {
+      unpool_with(AverageRule{}, count, row);
+    } else if (static_cast<Activation>(p_.activation) == Activation::kLeakyRelu) {
+      unpool_with(MaskedRule<C, true>{static_cast<C>(p_.activation_param)}, count, row);
     } else {
-      unpool_average_row(horizontal_, channels_, unpool);
+      unpool_with(MaskedRule<C, false>{C(0)}, count, row);
     }
   }
 
-  void add_to_sums(const C* row, double* sums) {
+  template <class Rule>
+  void unpool_with(const Rule& rule, int count, C* row) {
+    if (p_.channels_last) {
+      unpool_row_channels_last(horizontal_, channels_, rule, rows_, count, p_.index_itemsize, row);
+    } else {
+      unpool_row_contiguous(horizontal_, rule, rows_, count, p_.index_itemsize, row);
+    }
+  }
+
+  // Adds row [pixels] or [pixels, channels] to sums [channels]: a row in C, the rows in double.
+  void add_to_sums(const C* row, int64_t pixels, double* sums) {
     if (!p_.channels_last) {
-      sums[0] += static_cast<double>(sum_row(row, row_length_));
+      sums[0] += static_cast<double>(sum_row(row, pixels));
       return;
     }
-    for (int64_t i = 0; i < row_length_; i += channels_) {
-      for (int64_t c = 0; c < channels_; ++c) sums[c] += static_cast<double>(row[i + c]);
-    }
+    sum_pixels(row, pixels, channels_, row_sum_);
+    for (int64_t c = 0; c < channels_; ++c) sums[c] += static_cast<double>(row_sum_[c]);
   }
 
   const ActPool2dProblem& p_;
@@ -160,13 +190,19 @@ class BackwardWorker {
   const T* bias_;
   const char* index_;
   T* dx_;
+  const PoolCover interior_;
   int64_t window_rows_ = 0;  // pooled rows that one input row may need
-  int64_t ready_first_ = 0;  // pooled rows whose gradient is in the ring
-  int64_t ready_last_ = 0;
-  C* memory_ = nullptr;
-  C* ring_ = nullptr;      // [window_rows, out_length]
-  C* dx_row_ = nullptr;    // [row_length]
-  C* bias_row_ = nullptr;  // [row_length], channels_last
+  bool vectors_ = false;     // whether rows have margins, and codes are copied beside them
+  int64_t before_ = 0;       // elements of the margin before a row in a ring
+  int64_t slot_ = 0;         // elements from one row in a ring to the next
+  int64_t ready_ = -1;       // the last pooled row whose gradient is in the ring
+  char* memory_ = nullptr;
+  PooledRow<C>* rows_ = nullptr;  // [window_rows]
+  C* ring_ = nullptr;             // [window_rows, slot]
+  C* dx_row_ = nullptr;           // [row_length]
+  C* bias_row_ = nullptr;         // [row_length], channels_last
+  C* row_sum_ = nullptr;          // [channels]
+  char* code_ring_ = nullptr;     // [window_rows, slot]
 };
 
 template <class T>
@@ -176,7 +212,8 @@ bool backward(const ActPool2dProblem& p, const T* dy, const T* saved, const T* b
   const int64_t planes = p.channels_last ? p.batch : p.batch * p.channels;
   const int64_t sums_per_run = p.channels_last ? p.channels : 1;
   const int64_t rows = planes * p.height;
-  // contiguous: a run is a plane, whose sum belongs to one channel; channels_last: some rows of images
+  // contiguous: a run is a plane, whose sum belongs to one channel; channels_last: some rows of
+  // images
   const int64_t runs = !p.channels_last ? planes : (rows < kMostRuns ? rows : kMostRuns);
   double* sums = nullptr;
   if (dbias) {
@@ -227,11 +264,11 @@ bool act_pool2d_backward(const ActPool2dProblem& p, const void* dy, const void* 
                          const void* bias, const void* index, void* dx, void* dbias, int threads) {
   const char* codes = static_cast<const char*>(index);
   switch (static_cast<DType>(p.dtype)) {
-#define CMF_CASE(D, T)                                                                          \
-  case DType::D:                                                                                \
-    return backward(p, static_cast<const T*>(dy), static_cast<const T*>(saved),                 \
-                    static_cast<const T*>(bias), codes, static_cast<T*>(dx), static_cast<T*>(dbias), \
-                    threads);
+#define CMF_CASE(D, T)                                                          \
+  case DType::D:                                                                \
+    return backward(p, static_cast<const T*>(dy), static_cast<const T*>(saved), \
+                    static_cast<const T*>(bias), codes, static_cast<T*>(dx),    \
+                    static_cast<T*>(dbias), threads);
     CMF_CASE(kFloat32, float)
     CMF_CASE(kFloat64, double)
     CMF_CASE(kFloat16, Half)

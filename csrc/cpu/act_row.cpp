@@ -76,17 +76,19 @@ void copy_row(const D* x, C* y, int64_t count) {
 
 }  // namespace
 
-#define CMF_EACH_ACTIVATION(CASE)                                                            \
-  CASE(kIdentity) CASE(kRelu) CASE(kLeakyRelu) CASE(kRelu6) CASE(kElu) CASE(kSilu) CASE(kGelu) \
-  CASE(kGeluTanh) CASE(kTanh) CASE(kSigmoid) CASE(kSoftplus) CASE(kHardswish)
+#define CMF_EACH_ACTIVATION(CASE)                                                              \
+  CASE(kIdentity)                                                                              \
+  CASE(kRelu) CASE(kLeakyRelu) CASE(kRelu6) CASE(kElu) CASE(kSilu) CASE(kGelu) CASE(kGeluTanh) \
+      CASE(kTanh) CASE(kSigmoid) CASE(kSoftplus) CASE(kHardswish)
 
 template <class In, class Out>
 void activate_row(const ActPool2dProblem& problem, const In* x, RowBias<ComputeType<In>> bias,
                   Out* y, int64_t count) {
   const ComputeType<In> param = static_cast<ComputeType<In>>(problem.activation_param);
   switch (static_cast<Activation>(problem.activation)) {
-#define CMF_CASE(A) \
-  case Activation::A: return activate_row_with<Activation::A>(param, x, bias, y, count);
+#define CMF_CASE(A)   \
+  case Activation::A: \
+    return activate_row_with<Activation::A>(param, x, bias, y, count);
     CMF_EACH_ACTIVATION(CMF_CASE)
 #undef CMF_CASE
   }
@@ -136,16 +138,31 @@ void store_row(const ComputeType<T>* x, T* y, int64_t count) {
   });
 }
 
+template <class T>
+void widen_row(const T* x, ComputeType<T>* y, int64_t count) {
+  copy_row(x, y, count);
+}
+
+template <class C>
+void sum_pixels(const C* row, int64_t pixels, int64_t channels, C* sums) {
+  for_each_vector<C>(channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
+    Vec<C> sum = {};
+    for (int64_t i = 0; i < pixels; ++i) sum += load_lanes<C>(row + i * channels + c, lanes);
+    store_lanes<C>(sums + c, sum, lanes);
+  });
+}
+
 template <class C>
 C sum_row(const C* x, int64_t count) {
   Vec<C> sum = broadcast<C>(C(0));
-  for_each_vector<C>(count, [&](int64_t i, int lanes)
-                                __attribute__((always_inline)) { sum += load_lanes<C>(x + i, lanes); });
+  for_each_vector<C>(count, [&](int64_t i, int lanes) __attribute__((always_inline)) {
+    sum += load_lanes<C>(x + i, lanes);
+  });
   return reduce_add<C>(sum);
 }
 
-#define CMF_INSTANTIATE_ACTIVATE(In, Out)                                                     \
-  template void activate_row<In, Out>(const ActPool2dProblem&, const In*,                     \
+#define CMF_INSTANTIATE_ACTIVATE(In, Out)                                 \
+  template void activate_row<In, Out>(const ActPool2dProblem&, const In*, \
                                       RowBias<ComputeType<In>>, Out*, int64_t);
 CMF_INSTANTIATE_ACTIVATE(float, float)
 CMF_INSTANTIATE_ACTIVATE(double, double)
@@ -156,8 +173,8 @@ CMF_INSTANTIATE_ACTIVATE(BFloat16, BFloat16)
 CMF_INSTANTIATE_ACTIVATE(BFloat16, float)
 CMF_INSTANTIATE_ACTIVATE(float, BFloat16)
 
-#define CMF_INSTANTIATE_BACKWARD(D, T)                                                        \
-  template void backward_row<D, T>(const ActPool2dProblem&, const D*, const T*,               \
+#define CMF_INSTANTIATE_BACKWARD(D, T)                                          \
+  template void backward_row<D, T>(const ActPool2dProblem&, const D*, const T*, \
                                    RowBias<ComputeType<T>>, ComputeType<T>*, int64_t);
 CMF_INSTANTIATE_BACKWARD(float, float)
 CMF_INSTANTIATE_BACKWARD(double, double)
@@ -170,6 +187,14 @@ template void store_row<float>(const float*, float*, int64_t);
 template void store_row<double>(const double*, double*, int64_t);
 template void store_row<Half>(const float*, Half*, int64_t);
 template void store_row<BFloat16>(const float*, BFloat16*, int64_t);
+
+template void widen_row<float>(const float*, float*, int64_t);
+template void widen_row<double>(const double*, double*, int64_t);
+template void widen_row<Half>(const Half*, float*, int64_t);
+template void widen_row<BFloat16>(const BFloat16*, float*, int64_t);
+
+template void sum_pixels<float>(const float*, int64_t, int64_t, float*);
+template void sum_pixels<double>(const double*, int64_t, int64_t, double*);
 
 template float sum_row<float>(const float*, int64_t);
 template double sum_row<double>(const double*, int64_t);

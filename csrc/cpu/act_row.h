@@ -1,5 +1,5 @@
-// Activations and their gradients over a row of values: the activation is chosen once a row, so that
-// pooling loops need no variant of their own for each.
+// Activations and their gradients over a row of values: the activation is chosen once a row, so
+// that pooling loops need no variant of their own for each.
 #pragma once
 
 #include "common/act_pool2d_problem.h"
@@ -29,6 +29,14 @@ void backward_row(const ActPool2dProblem& problem, const D* dy, const T* saved,
 // y[i] = x[i], rounded once.
 template <class T>
 void store_row(const ComputeType<T>* x, T* y, int64_t count);
+
+// y[i] = x[i]
+template <class T>
+void widen_row(const T* x, ComputeType<T>* y, int64_t count);
+
+// sums[c] = the sum of row [pixels, channels] over the pixels, in order.
+template <class C>
+void sum_pixels(const C* row, int64_t pixels, int64_t channels, C* sums);
 
 // The sum of x, in an order that depends on count alone.
 template <class C>

@@ -1,5 +1,11 @@
-// Adds the gradient of one pooled row to one input row: the transposes of pool_rows.h.
+// The gradient of one input row from the pooled rows whose windows contain it: pool_rows.h
+// transposed.
+//
+// An input element gathers from its windows, in row order, and is written once: no zero fill, no
+// read-modify-write, and an element that nothing chose is exactly 0 whatever the gradients are.
 #pragma once
+
+#include <string.h>
 
 #include "common/pool_window.h"
 #include "cpu/simd.h"
@@ -8,18 +14,49 @@ namespace cmf {
 namespace CMF_ISA {
 
 template <class C>
-struct UnpoolRow {
-  const C* g;           // [Q] or [Q, K]: the pooled row's gradient
-  const char* codes;    // its positions or mask bits
-  int itemsize;         // of a code
-  int64_t position;     // of this input row's first element in the window: r * pool_width
-  C* row;               // [W] or [W, K]: added to
+struct PooledRow {
+  const C* g;         // [Q] or [Q, K]: its gradient
+  const char* codes;  // its positions or mask bits, or null
+  int64_t position;   // in the window, of the input row's first element: r * pool_width
+};
 
-  CMF_HOST_DEVICE int64_t code(int64_t i) const {
-    return itemsize == 1 ? static_cast<int64_t>(reinterpret_cast<const uint8_t*>(codes)[i])
-                         : reinterpret_cast<const int32_t*>(codes)[i];
+// Rules: what the element at `position` takes of its window's gradient. V is a vector or a scalar.
+
+struct MaxRule {
+  static constexpr bool kCodes = true;
+  static constexpr bool kOne = true;  // one element of a window takes it
+  template <class V, class M>
+  CMF_HOST_DEVICE V take(V g, M code, int position) const {
+    return code == position ? g : V{};
   }
 };
+
+struct AverageRule {
+  static constexpr bool kCodes = false;
+  static constexpr bool kOne = false;
+  template <class V, class M>
+  CMF_HOST_DEVICE V take(V g, M, int) const {
+    return g;
+  }
+};
+
+// Average of a piecewise linear activation: in full where the element's bit is set; where it is
+// not, times the slope (leaky) or not at all.
+template <class C, bool kLeaky>
+struct MaskedRule {
+  static constexpr bool kCodes = true;
+  static constexpr bool kOne = false;
+  C slope;
+  template <class V, class M>
+  CMF_HOST_DEVICE V take(V g, M code, int position) const {
+    return (code & (M() + (1 << position))) != 0 ? g : (kLeaky ? g * slope : V{});
+  }
+};
+
+CMF_HOST_DEVICE int64_t code_at(const char* codes, int itemsize, int64_t i) {
+  return itemsize == 1 ? static_cast<int64_t>(reinterpret_cast<const uint8_t*>(codes)[i])
+                       : reinterpret_cast<const int32_t*>(codes)[i];
+}
 
 template <class C>
 CMF_HOST_DEVICE Vec<C> load_some(const C* source, int lanes) {
@@ -36,129 +73,140 @@ CMF_HOST_DEVICE void store_some(C* target, Vec<C> value, int lanes) {
 }
 
 template <class C>
-CMF_HOST_DEVICE Mask<C> load_codes(const UnpoolRow<C>& u, int64_t i, int lanes) {
-  if (u.itemsize == 1) {
-    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(u.codes) + i;
+CMF_HOST_DEVICE Mask<C> load_codes(const char* codes, int itemsize, int64_t i, int lanes) {
+  if (itemsize == 1) {
+    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(codes) + i;
     return lanes == kLanes<C> ? load_bytes<C>(bytes) : load_bytes_partial<C>(bytes, lanes);
   }
   Mask<C> result = Mask<C>{};
-  for (int lane = 0; lane < lanes; ++lane) result[lane] = static_cast<int>(u.code(i + lane));
+  for (int lane = 0; lane < lanes; ++lane) {
+    result[lane] = static_cast<int>(code_at(codes, itemsize, i + lane));
+  }
   return result;
 }
 
-// Windows of 2 at stride 2 without padding: every input column belongs to one window at most, so pairs
-// of columns are written whole.
-template <class C, class Pick>
-CMF_HOST_DEVICE void unpool_pairs(const PoolAxis& axis, const UnpoolRow<C>& u, const Pick& pick) {
-  const int64_t whole = axis.length / 2 < axis.out ? axis.length / 2 : axis.out;
-  for (int64_t q = 0; q < whole; q += kLanes<C>) {
-    const int64_t left = whole - q;
-    const int lanes = left < kLanes<C> ? static_cast<int>(left) : kLanes<C>;
-    Vec<C> low, high;
-    interleave<C>(pick(q, 0, lanes), pick(q, 1, lanes), &low, &high);
-    C* target = u.row + 2 * q;
-    if (lanes == kLanes<C>) {
-      store<C>(target, low);
-      store<C>(target + kLanes<C>, high);
-    } else if (2 * lanes <= kLanes<C>) {
-      store_some<C>(target, low, 2 * lanes);
-    } else {
-      store<C>(target, low);
-      store_some<C>(target + kLanes<C>, high, 2 * lanes - kLanes<C>);
+// -- contiguous
+// -----------------------------------------------------------------------------------------
+
+// The vector form reads up to this many elements before and behind a pooled row; they must be
+// there, and 0.
+template <class C>
+CMF_HOST_DEVICE int64_t unpool_margin_before(const PoolAxis& axis) {
+  return (axis.size - 1) / axis.stride;
+}
+template <class C>
+CMF_HOST_DEVICE int64_t unpool_reach_behind(const PoolAxis& axis) {
+  const int64_t furthest = axis.length / axis.stride + axis.pad + 1;
+  return (furthest > axis.out ? furthest : axis.out) + kLanes<C> + 1;
+}
+
+// Strides 1 and 2, codes of one byte. Column w = kStride * j + phase belongs to windows j + shift,
+// j + shift - 1, ... at their positions s, s + kStride, ...
+template <int kStride, int kSize, class C, class Rule>
+CMF_HOST_DEVICE void unpool_row_vectors(const PoolAxis& axis, const Rule& rule,
+                                        const PooledRow<C>* rows, int count, C* target) {
+  const int size = kSize ? kSize : static_cast<int>(axis.size);
+  int start[kStride];
+  int64_t shift[kStride];
+  for (int phase = 0; phase < kStride; ++phase) {
+    start[phase] = static_cast<int>((phase + axis.pad) % kStride);
+    shift[phase] = (phase + axis.pad) / kStride;
+  }
+  for (int64_t w = 0; w < axis.length; w += kStride * kLanes<C>) {
+    Vec<C> sums[kStride] = {};
+    for (int k = 0; k < count; ++k) {
+      const PooledRow<C> row = rows[k];
+      for (int phase = 0; phase < kStride; ++phase) {
+        int64_t q = w / kStride + shift[phase];
+        for (int s = start[phase]; s < size; s += kStride, --q) {
+          const Vec<C> g = load<C>(row.g + q);
+          const Mask<C> code = Rule::kCodes
+                                   ? load_bytes<C>(reinterpret_cast<const uint8_t*>(row.codes) + q)
+                                   : Mask<C>{};
+          sums[phase] += rule.take(g, code, static_cast<int>(row.position) + s);
+        }
+      }
+    }
+    const int64_t left = axis.length - w;
+    Vec<C> low = sums[0], high = sums[kStride - 1];
+    if (kStride == 2) interleave<C>(sums[0], sums[kStride - 1], &low, &high);
+    store_some<C>(target + w, low, left < kLanes<C> ? static_cast<int>(left) : kLanes<C>);
+    const int64_t behind = left - kLanes<C>;
+    if (kStride == 2 && behind > 0) {
+      store_some<C>(target + w + kLanes<C>, high,
+                    behind < kLanes<C> ? static_cast<int>(behind) : kLanes<C>);
     }
   }
 }
 
-CMF_HOST_DEVICE bool is_pairs(const PoolAxis& axis, int64_t channels) {
-  return channels == 1 && axis.size == 2 && axis.stride == 2 && axis.pad == 0;
-}
-
-// Calls body(q, s, i, w) for every column that window q has in the input; i, w index g and row.
-template <class C, class Body>
-CMF_HOST_DEVICE void each_column(const PoolAxis& axis, int64_t q_first, const Body& body) {
-  for (int64_t q = q_first; q < axis.out; ++q) {
-    const PoolWindow window = pool_window(axis, q);
-    for (int64_t s = window.first; s < window.last; ++s) body(q, s, window.start + s);
-  }
-}
-
-// Maximum: the element whose position the code names takes the gradient; the others are not touched, so
-// that an infinite gradient elsewhere leaves no NaN.
-template <class C>
-void unpool_max_row(const PoolAxis& axis, int64_t channels, const UnpoolRow<C>& u) {
-  if (channels > 1) {
-    each_column<C>(axis, 0, [&](int64_t q, int64_t s, int64_t w) __attribute__((always_inline)) {
-      for (int64_t c = 0; c < channels; c += kLanes<C>) {
-        const int64_t left = channels - c;
-        const int lanes = left < kLanes<C> ? static_cast<int>(left) : kLanes<C>;
-        const Mask<C> chosen =
-            load_codes<C>(u, q * channels + c, lanes) == static_cast<int>(u.position + s);
-        const Vec<C> g = load_some<C>(u.g + q * channels + c, lanes);
-        C* target = u.row + w * channels + c;
-        const Vec<C> before = load_some<C>(target, lanes);
-        store_some<C>(target, chosen ? before + g : before, lanes);
+// Every other stride, and codes of four bytes.
+template <class C, class Rule>
+void unpool_row_scalar(const PoolAxis& axis, const Rule& rule, const PooledRow<C>* rows, int count,
+                       int itemsize, C* target) {
+  memset(target, 0, static_cast<size_t>(axis.length) * sizeof(C));
+  for (int k = 0; k < count; ++k) {
+    const PooledRow<C> row = rows[k];
+    for (int64_t q = 0; q < axis.out; ++q) {
+      const int64_t code = Rule::kCodes ? code_at(row.codes, itemsize, q) : 0;
+      const PoolWindow window = pool_window(axis, q);
+      int64_t first = window.first, last = window.last;
+      if (Rule::kOne) {
+        first = code - row.position;
+        last = first >= 0 && first < axis.size ? first + 1 : first;
       }
-    });
-    return;
-  }
-  int64_t first = 0;
-  if (is_pairs(axis, channels)) {
-    unpool_pairs<C>(axis, u, [&](int64_t q, int s, int lanes) __attribute__((always_inline)) {
-      const Mask<C> chosen = load_codes<C>(u, q, lanes) == static_cast<int>(u.position + s);
-      return chosen ? load_some<C>(u.g + q, lanes) : Vec<C>{};
-    });
-    first = axis.length / 2;
-  }
-  for (int64_t q = first; q < axis.out; ++q) {
-    const int64_t s = u.code(q) - u.position;
-    if (s >= 0 && s < axis.size) u.row[q * axis.stride - axis.pad + s] += u.g[q];
+      for (int64_t s = first; s < last; ++s) {
+        target[window.start + s] += rule.take(row.g[q], code, static_cast<int>(row.position + s));
+      }
+    }
   }
 }
 
-// Average: every element of the window takes the same share.
-template <class C>
-void unpool_average_row(const PoolAxis& axis, int64_t channels, const UnpoolRow<C>& u) {
-  int64_t first = 0;
-  if (is_pairs(axis, channels)) {
-    unpool_pairs<C>(axis, u, [&](int64_t q, int, int lanes) __attribute__((always_inline)) {
-      return load_some<C>(u.g + q, lanes);
-    });
-    first = axis.length / 2;
-  }
-  each_column<C>(axis, first, [&](int64_t q, int64_t, int64_t w) __attribute__((always_inline)) {
-    const C* g = u.g + q * channels;
-    C* target = u.row + w * channels;
-    for (int64_t c = 0; c < channels; ++c) target[c] += g[c];
-  });
+CMF_HOST_DEVICE bool unpools_by_vectors(const PoolAxis& axis, int itemsize) {
+  return axis.stride <= 2 && itemsize <= 1;
 }
 
-// Average of a piecewise linear activation: the share counts in full where the element's bit is set, and
-// where it is not, times the slope (leaky) or not at all.
-template <class C>
-void unpool_masked_row(const PoolAxis& axis, int64_t channels, const UnpoolRow<C>& u, bool leaky,
-                       C slope) {
-  int64_t first = 0;
-  if (is_pairs(axis, channels)) {
-    unpool_pairs<C>(axis, u, [&](int64_t q, int s, int lanes) __attribute__((always_inline)) {
-      const Mask<C> bit = load_codes<C>(u, q, lanes) & (1 << static_cast<int>(u.position + s));
-      const Vec<C> g = load_some<C>(u.g + q, lanes);
-      return bit != 0 ? g : (leaky ? g * slope : Vec<C>{});
-    });
-    first = axis.length / 2;
+template <class C, class Rule>
+void unpool_row_contiguous(const PoolAxis& axis, const Rule& rule, const PooledRow<C>* rows,
+                           int count, int itemsize, C* target) {
+  if (!unpools_by_vectors(axis, itemsize)) {
+    unpool_row_scalar(axis, rule, rows, count, itemsize, target);
+  } else if (axis.stride == 2 && axis.size == 2) {
+    unpool_row_vectors<2, 2>(axis, rule, rows, count, target);
+  } else if (axis.stride == 2 && axis.size == 3) {
+    unpool_row_vectors<2, 3>(axis, rule, rows, count, target);
+  } else if (axis.stride == 2) {
+    unpool_row_vectors<2, 0>(axis, rule, rows, count, target);
+  } else {
+    unpool_row_vectors<1, 0>(axis, rule, rows, count, target);
   }
-  each_column<C>(axis, first, [&](int64_t q, int64_t s, int64_t w) __attribute__((always_inline)) {
-    const int bit = 1 << static_cast<int>(u.position + s);
+}
+
+// -- channels_last
+// --------------------------------------------------------------------------------------
+
+template <class C, class Rule>
+void unpool_row_channels_last(const PoolAxis& axis, int64_t channels, const Rule& rule,
+                              const PooledRow<C>* rows, int count, int itemsize, C* target) {
+  for (int64_t w = 0; w < axis.length; ++w) {
+    const PoolCover cover = pool_cover(axis, w);
     for (int64_t c = 0; c < channels; c += kLanes<C>) {
       const int64_t left = channels - c;
       const int lanes = left < kLanes<C> ? static_cast<int>(left) : kLanes<C>;
-      const Mask<C> set = (load_codes<C>(u, q * channels + c, lanes) & bit) != 0;
-      const Vec<C> g = load_some<C>(u.g + q * channels + c, lanes);
-      C* target = u.row + w * channels + c;
-      const Vec<C> before = load_some<C>(target, lanes);
-      const Vec<C> otherwise = leaky ? before + g * slope : before;
-      store_some<C>(target, set ? before + g : otherwise, lanes);
+      Vec<C> sum = {};
+      for (int k = 0; k < count; ++k) {
+        const PooledRow<C> row = rows[k];
+        for (int64_t q = cover.first; q < cover.last; ++q) {
+          const int64_t i = q * channels + c;
+          const int64_t s = w + axis.pad - q * axis.stride;
+          const Vec<C> g = load_some<C>(row.g + i, lanes);
+          const Mask<C> code =
+              Rule::kCodes ? load_codes<C>(row.codes, itemsize, i, lanes) : Mask<C>{};
+          sum += rule.take(g, code, static_cast<int>(row.position + s));
+        }
+      }
+      store_some<C>(target + w * channels + c, sum, lanes);
     }
-  });
+  }
 }
 
 }  // namespace CMF_ISA
