@@ -114,7 +114,7 @@ def backward_from_input(dy: Tensor, z: Tensor, activation: str, param: float) ->
         inner = scale * (1 + 3 * 0.044715 * z * z)
         return dy * (0.5 * (1 + t) + 0.5 * z * (1 - t * t) * inner)
     if activation == "hardswish":
-        # -3 <= z <= 3: (2 z + 3) / 6
+        # -3 < z < 3: (2 z + 3) / 6; at the corners PyTorch takes the flat and the straight side
         inside = dy * (z / 3 + 0.5)
-        return torch.where(z < -3, torch.zeros_like(dy), torch.where(z <= 3, inside, dy))
+        return torch.where(z <= -3, torch.zeros_like(dy), torch.where(z >= 3, dy, inside))
     raise AssertionError(f"unknown activation {activation}")
