@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
 
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def main(arguments: Sequence[str] = ()) -> int:
-    """Runs ``python -m benchmarks.compare`` with `arguments`; returns its exit status.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``python -m benchmarks.compare``."""
+    parser.add_argument(
+        "--suite",
+        choices=("inference", "training", "losses", "overhead"),
+        default="inference",
+        help="what to measure (default: inference)",
+    )
+    parser.add_argument(
+        "--shapes", default="quick", help="quick (default), all, or names with commas"
+    )
+    parser.add_argument("--peers", default="all", help="all (default), torch, or names with commas")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of every peer (default: 7)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.06, help="time of a turn (default: 0.06)"
+    )
+    parser.add_argument("--out", help="JSON (default: benchmarks/results/<machine>/<suite>.json)")
+    parser.add_argument("--no-plot", action="store_true", help="write no picture beside the JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs ``python -m benchmarks.compare``; returns its exit status.
 
     The suite is not part of an installed package: it lives in ``benchmarks/`` of the source tree,
     with the results it is compared with.
@@ -28,6 +49,11 @@ def main(arguments: Sequence[str] = ()) -> int:
     environment = dict(os.environ)
     paths = (str(_CHECKOUT), environment.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    chosen = list(arguments) or ["--suite", "inference", "--shapes", "quick"]
-    command = [sys.executable, "-m", "benchmarks.compare", *chosen]
+    command = [sys.executable, "-m", "benchmarks.compare"]
+    for name in ("suite", "shapes", "peers", "threads", "rounds", "seconds", "out"):
+        value = getattr(options, name)
+        if value is not None:
+            command.append(f"--{name}={value}")
+    if options.no_plot:
+        command.append("--no-plot")
     return subprocess.run(command, env=environment, check=False).returncode

@@ -11,6 +11,8 @@ from benchmarks import compare, results_file
 from benchmarks.driver import PeerProcess
 from benchmarks.peers import PEERS, Peer, select
 from benchmarks.shapes import SUITES
+from crossmedia_fast import __main__ as cli
+from crossmedia_fast import bench
 
 SHAPES = {
     "inference": "lenet.conv2",
@@ -74,3 +76,19 @@ def test_ours_is_always_among_the_peers() -> None:
         select("losses", "nosuch")
     with pytest.raises(ValueError, match="no peer of suite"):
         select("losses", "ncnn")
+
+
+def test_the_bench_command_runs_a_comparison(tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "results.json"
+    options = ["bench", "--suite", "losses", "--shapes", "log_loss.64", "--peers", "eager"]
+    options += ["--threads", "1", "--rounds", "1", "--seconds", "0.001", "--no-plot"]
+    assert cli.main([*options, "--out", str(out)]) == 0
+    assert results_file.check(json.loads(out.read_text())) == []
+
+
+def test_the_bench_command_says_where_the_suite_is(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    assert cli.main(["bench"]) == 2
+    assert "source checkout" in capsys.readouterr().err
