@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--out",
-        default="demo-output",
+        default="demo_out",
         metavar="DIR",
-        help="folder for the report and the checkpoints (default: demo-output)",
+        help="folder for the report and the checkpoints (default: demo_out)",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run that --out holds")
     parser.add_argument(

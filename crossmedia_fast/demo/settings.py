@@ -20,7 +20,7 @@ class Settings:
     batch_size: int = 64
     backend: str | None = None
     seed: int = 0
-    out: str = "demo-output"
+    out: str = "demo_out"
     resume: bool = False
     threads: int | None = None
     limit: int | None = None
