@@ -94,6 +94,10 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
+def _plural(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
+
+
 def _ratio(reference: float, fused: float) -> str:
     if not fused or not reference:
         return "-"
@@ -197,7 +201,7 @@ def _gans(content: dict[str, Any], pictures: dict[str, Any]) -> str:
         ]
         loss = _figure(pictures[f"loss-gan-{kind}"], "losses", "")
         text = (
-            f"{gan['epochs']} epochs in {format_duration(seconds)}, "
+            f"{_plural(gan['epochs'], 'epoch')} in {format_duration(seconds)}, "
             f"{speed:,.0f} images a second in the last."
         )
         cards = "".join(_card(figure) for figure in figures) + _card(loss, "Losses")
@@ -224,8 +228,8 @@ def _cnn(content: dict[str, Any], pictures: dict[str, Any]) -> str:
     seconds = sum(row["seconds"] for row in cnn["history"])
     text = (
         "Two layers of convolution, ReLU and max pooling in one operation, then two fully "
-        f"connected layers; {cnn['epochs']} epochs in {format_duration(seconds)}, with small "
-        "random shifts and rotations of the training images."
+        f"connected layers; {_plural(cnn['epochs'], 'epoch')} in {format_duration(seconds)}, with "
+        "small random shifts and rotations of the training images."
     )
     cards = (
         _card(_figure(pictures["confusion-matrix"], "confusion matrix", ""), "Confusion matrix")
@@ -265,7 +269,7 @@ def _details(content: dict[str, Any]) -> str:
 def render(content: dict[str, Any], pictures: dict[str, Any]) -> str:
     """The whole page. `content` is what report.json holds."""
     intro = (
-        f"A CNN and {len(content['gans'])} GAN(s) trained with fused operations on "
+        f"A CNN and {_plural(len(content['gans']), 'GAN')} trained with fused operations on "
         f"{escape(content['data']['source'])}; the CNN then judges what the GANs draw."
     )
     body = (
