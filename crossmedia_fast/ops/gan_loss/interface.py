@@ -94,11 +94,13 @@ def discriminator_loss(
                 fake.shape,
                 real.dtype,
                 fake.dtype,
+                real.layout,
+                fake.layout,
                 requested() if backend is None else backend,
                 _autocast(),
             )
             launch = _launches.get(key)
-        except TypeError:  # an argument that has no hash: the checks below name it
+        except (TypeError, RuntimeError):  # no hash, or no shape: the checks below name it
             launch = key = None
         if launch is not None and real.is_cpu and fake.is_cpu and not _modes_active():
             # a relativistic pair lies [fake, real]
@@ -140,13 +142,13 @@ def generator_loss(
                 factor,
                 fake.shape,
                 fake.dtype,
-                real.shape if paired else None,
-                real.dtype if paired else None,
+                fake.layout,
+                (real.shape, real.dtype, real.layout) if paired else None,
                 requested() if backend is None else backend,
                 _autocast(),
             )
             launch = _launches.get(key)
-        except TypeError:
+        except (TypeError, RuntimeError):
             launch = key = None
         if launch is not None and fake.is_cpu and not _modes_active():
             if not paired:
@@ -174,20 +176,24 @@ def target_loss(
     """One prediction held against real or fake; all but `prediction` has been checked."""
     key = None
     if type(prediction) in _PLAIN and not torch.compiler.is_compiling():
-        key = (
-            "target",
-            loss,
-            reduction,
-            from_logits,
-            label,
-            is_real,
-            for_discriminator,
-            factor,
-            prediction.shape,
-            prediction.dtype,
-            requested() if backend is None else backend,
-            _autocast(),
-        )
+        try:
+            key = (
+                "target",
+                loss,
+                reduction,
+                from_logits,
+                label,
+                is_real,
+                for_discriminator,
+                factor,
+                prediction.shape,
+                prediction.dtype,
+                prediction.layout,
+                requested() if backend is None else backend,
+                _autocast(),
+            )
+        except RuntimeError:
+            key = None
         launch = _launches.get(key)
         if launch is not None and prediction.is_cpu and not _modes_active():
             return gan_loss_eager(launch, (prediction,))
@@ -371,11 +377,13 @@ def log_loss(
                 target.shape,
                 input.dtype,
                 target.dtype,
+                input.layout,
+                target.layout,
                 requested() if backend is None else backend,
                 _autocast(),
             )
             launch = _launches.get(key)
-        except TypeError:
+        except (TypeError, RuntimeError):
             launch = key = None
         if launch is not None and input.is_cpu and target.is_cpu and not _modes_active():
             return gan_loss_eager(launch, (input, target))
