@@ -4,6 +4,7 @@
 #include "common/activation.h"
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
+#include "cpu/pool_average.h"
 #include "cpu/pool_rows.h"
 
 namespace cmf {
@@ -13,10 +14,13 @@ namespace {
 template <class C>
 MaskRule<C> mask_rule(const ActPool2dProblem& p) {
   const Activation activation = static_cast<Activation>(p.activation);
-  // torch's threshold_backward and hardtanh_backward let the gradient of a NaN pass, leaky_relu's not
+  // torch's threshold_backward and hardtanh_backward let the gradient of a NaN pass, leaky_relu's
+  // not
   return MaskRule<C>{activation == Activation::kRelu6 ? C(6) : static_cast<C>(__builtin_nan("")),
                      activation != Activation::kLeakyRelu};
 }
+
+constexpr int64_t kBatch = 512;  // elements of the pooled rows that are activated in one run
 
 // One thread's buffers and the loop over one image (channels_last) or one plane (contiguous).
 template <class T>
@@ -28,6 +32,7 @@ class ForwardWorker {
       : p_(problem),
         vertical_(vertical_axis(problem)),
         horizontal_(horizontal_axis(problem)),
+        interior_(pool_interior(horizontal_)),
         channels_(problem.channels_last ? problem.channels : 1),
         row_length_(problem.width * channels_),
         out_length_(problem.out_width * channels_),
@@ -46,9 +51,13 @@ class ForwardWorker {
   // `bias` is the problem's whole [K] or null.
   bool prepare(const T* bias) {
     const bool pools = p_.pool != Pool::kNone;
-    const int64_t ring = pools && activate_first_ ? ring_rows_ * row_length_ : 0;
+    const int64_t slack = kSlackLanes * kLanes<C>;
+    const int64_t ring = pools && activate_first_ ? ring_rows_ * row_length_ + slack : 0;
     const int64_t bias_row = p_.channels_last ? row_length_ : 0;
-    const int64_t count = ring + bias_row + channels_ + out_length_;
+    // rows are pooled into a buffer until there is work for a long run of the activation
+    batch_ = kBatch / out_length_ > 1 ? kBatch / out_length_ : 1;
+    const int64_t out = pools ? batch_ * out_length_ + slack : 0;
+    const int64_t count = ring + bias_row + channels_ + out;
     memory_ = static_cast<C*>(malloc(static_cast<size_t>(count) * sizeof(C)));
     rows_ = static_cast<const void**>(malloc(static_cast<size_t>(p_.pool_height) * sizeof(void*)));
     if (!memory_ || !rows_) return false;
@@ -56,6 +65,8 @@ class ForwardWorker {
     no_bias_ = memory_ + ring;
     bias_row_ = no_bias_ + channels_;
     out_ = bias_row_ + bias_row;
+    // what is read behind the ring's last row doesn't count, but has a value
+    for (int64_t i = ring ? ring - slack : 0; i < ring; ++i) ring_[i] = C(0);
     // x + -0.0 is x for every x, zeros' signs included
     for (int64_t c = 0; c < channels_; ++c) no_bias_[c] = C(-0.0);
     for (int64_t i = 0; i < bias_row; i += channels_) {
@@ -67,8 +78,10 @@ class ForwardWorker {
   }
 
   // Output rows p_first .. p_last - 1 of the image or plane `x`; `bias` is a contiguous plane's.
-  void run(const T* x, C bias, T* y, char* index, T* preactivation, int64_t p_first,
-           int64_t p_last) {
+  // `x_left`: how many elements of all the input lie at x and behind; `rows_left`: how many output
+  // rows this thread will write from p_first on.
+  void run(const T* x, C bias, T* y, char* index, T* preactivation, int64_t p_first, int64_t p_last,
+           int64_t x_left, int64_t rows_left) {
     const RowBias<C> row_bias = {bias, p_.channels_last ? bias_row_ : nullptr};
     if (p_.pool == Pool::kNone) {
       const int64_t offset = p_first * row_length_;
@@ -82,25 +95,36 @@ class ForwardWorker {
       return;
     }
     staged_ = 0;
+    const int64_t slack = kSlackLanes * kLanes<C>;
+    int64_t pending = 0;  // rows in the buffer
     for (int64_t p = p_first; p < p_last; ++p) {
       const PoolWindow window = pool_window(vertical_, p);
       const CodeRow codes = CodeRow{index, p_.index_itemsize}.from(p * out_length_);
-      T* target = y + p * out_length_;
+      C* out = out_ + pending * out_length_;
+      const int64_t behind = (rows_left - (p - p_first) - 1) * out_length_;
       if (activate_first_) {
         stage_rows(x, row_bias, window);
-        pool_rows(reinterpret_cast<const C* const*>(rows_), window, C(-0.0), no_bias_, codes);
-        finish_average(window);
-        store_row(out_, target, out_length_);
+        pool_rows(WindowRows<C>{reinterpret_cast<const C* const*>(rows_), window, behind >= slack},
+                  C(-0.0), no_bias_, out, codes);
       } else {
         for (int64_t r = window.first; r < window.last; ++r) {
           rows_[r] = x + (window.start + r) * row_length_;
         }
-        pool_rows(reinterpret_cast<const T* const*>(rows_), window, bias, bias_row_, codes);
-        finish_average(window);
-        activate_row(p_, out_, RowBias<C>{C(-0.0), nullptr}, target, out_length_);
+        const int64_t end = (window.start + window.last) * row_length_;
+        pool_rows(WindowRows<T>{reinterpret_cast<const T* const*>(rows_), window,
+                                behind >= slack && x_left - end >= slack},
+                  bias, bias_row_, out, codes);
+      }
+      if (p_.pool == Pool::kAvg) {
+        const int64_t rows = pool_extent(vertical_, window, p_.count_include_pad);
+        divide_average_row(horizontal_, interior_, rows, p_.count_include_pad, channels_, out);
       }
       if (preactivation) {
         gather(x, row_bias, window, codes, preactivation + p * out_length_);
+      }
+      if (++pending == batch_ || p + 1 == p_last) {
+        finish_rows(y + (p + 1 - pending) * out_length_, pending * out_length_);
+        pending = 0;
       }
     }
   }
@@ -120,37 +144,31 @@ class ForwardWorker {
   }
 
   template <class S>
-  void pool_rows(const S* const* rows, PoolWindow window, C bias, const C* bias_row,
-                 CodeRow codes) {
-    const WindowRows<S> input = {rows, window};
+  void pool_rows(WindowRows<S> input, C bias, const C* bias_row, C* out, CodeRow codes) {
     if (p_.pool == Pool::kMax) {
-      codes.data ? pool_with<MaxReducer, true>(input, bias, bias_row, codes)
-                 : pool_with<MaxReducer, false>(input, bias, bias_row, codes);
+      codes.data ? pool_with<MaxReducer, true>(input, bias, bias_row, out, codes)
+                 : pool_with<MaxReducer, false>(input, bias, bias_row, out, codes);
     } else {
-      codes.data ? pool_with<SumReducer, true>(input, bias, bias_row, codes)
-                 : pool_with<SumReducer, false>(input, bias, bias_row, codes);
+      codes.data ? pool_with<SumReducer, true>(input, bias, bias_row, out, codes)
+                 : pool_with<SumReducer, false>(input, bias, bias_row, out, codes);
     }
   }
 
   template <template <class, class, class, bool> class Reducer, bool kTrack, class S>
-  void pool_with(WindowRows<S> input, C bias, const C* bias_row, CodeRow codes) {
+  void pool_with(WindowRows<S> input, C bias, const C* bias_row, C* out, CodeRow codes) {
     if (p_.channels_last) {
-      pool_row_channels_last<Reducer, kTrack>(rule_, input, horizontal_, channels_, bias_row, out_,
+      pool_row_channels_last<Reducer, kTrack>(rule_, input, horizontal_, channels_, bias_row, out,
                                               codes);
     } else {
-      pool_row_contiguous<Reducer, kTrack>(rule_, input, horizontal_, bias, out_, codes);
+      pool_row_contiguous<Reducer, kTrack>(rule_, input, horizontal_, interior_, bias, out, codes);
     }
   }
 
-  void finish_average(PoolWindow window) {
-    if (p_.pool != Pool::kAvg) return;
-    const int64_t rows = pool_extent(vertical_, window, p_.count_include_pad);
-    for (int64_t q = 0; q < p_.out_width; ++q) {
-      const int64_t columns =
-          pool_extent(horizontal_, pool_window(horizontal_, q), p_.count_include_pad);
-      const C divisor = static_cast<C>(rows * columns);
-      C* values = out_ + q * channels_;
-      for (int64_t c = 0; c < channels_; ++c) values[c] /= divisor;
+  void finish_rows(T* y, int64_t count) {
+    if (activate_first_) {
+      store_row(out_, y, count);
+    } else {
+      activate_row(p_, out_, RowBias<C>{C(-0.0), nullptr}, y, count);
     }
   }
 
@@ -173,18 +191,20 @@ class ForwardWorker {
   const ActPool2dProblem& p_;
   const PoolAxis vertical_;
   const PoolAxis horizontal_;
+  const PoolCover interior_;
   const int64_t channels_;    // interleaved in a row: K for channels_last, else 1
   const int64_t row_length_;  // elements of an input row
   const int64_t out_length_;  // elements of an output row
   const int64_t ring_rows_;
   const bool activate_first_;
   const MaskRule<C> rule_;
+  int64_t batch_ = 1;   // rows that the buffer holds
   int64_t staged_ = 0;  // input rows below this one have been activated
   C* memory_ = nullptr;
   C* ring_ = nullptr;      // [ring_rows, row_length], where activation comes before the pooling
   C* no_bias_ = nullptr;   // [channels] of -0.0, for rows that are activated already
   C* bias_row_ = nullptr;  // [row_length], channels_last
-  C* out_ = nullptr;       // [out_length]
+  C* out_ = nullptr;       // [batch, out_length]
   const void** rows_ = nullptr;
 };
 
@@ -217,7 +237,8 @@ bool forward(const ActPool2dProblem& p, const T* x, const T* bias, T* y, char* i
       const C b = bias && !p.channels_last ? to_compute<C>(bias[plane % p.channels]) : C(-0.0);
       worker.run(x + plane * x_plane, b, y + plane * y_plane,
                  index ? index + plane * y_plane * p.index_itemsize : nullptr,
-                 preactivation ? preactivation + plane * y_plane : nullptr, first, last);
+                 preactivation ? preactivation + plane * y_plane : nullptr, first, last,
+                 (planes - plane) * x_plane, left);
       row += last - first;
     }
   }
@@ -230,8 +251,8 @@ bool act_pool2d_forward(const ActPool2dProblem& p, const void* x, const void* bi
                         void* index, void* preactivation, int threads) {
   char* codes = static_cast<char*>(index);
   switch (static_cast<DType>(p.dtype)) {
-#define CMF_CASE(D, T)                                                                      \
-  case DType::D:                                                                            \
+#define CMF_CASE(D, T)                                                                           \
+  case DType::D:                                                                                 \
     return forward(p, static_cast<const T*>(x), static_cast<const T*>(bias), static_cast<T*>(y), \
                    codes, static_cast<T*>(preactivation), threads);
     CMF_CASE(kFloat32, float)

@@ -27,6 +27,8 @@ struct CodeRow {
   CMF_HOST_DEVICE void store_lanes(int64_t i, Mask<C> code, int lanes) const {
     if (itemsize == 1 && lanes == kLanes<C>) {
       store_bytes<C>(static_cast<uint8_t*>(data) + i, code);
+    } else if (itemsize == 1) {
+      store_bytes_partial<C>(static_cast<uint8_t*>(data) + i, code, lanes);
     } else {
       for (int lane = 0; lane < lanes; ++lane) store_one(i + lane, code[lane]);
     }
@@ -38,7 +40,11 @@ template <class S>
 struct WindowRows {
   const S* const* rows;
   PoolWindow vertical;
+  // Whether kSlackLanes vectors behind every row of the input may be read, and one behind the row
+  // of codes written: the values don't count, and what is written over will be written again.
+  bool slack;
 };
+constexpr int kSlackLanes = 2;
 
 // Up to one vector from `source`, of which `count` elements may be read.
 template <class C, class S>
@@ -57,21 +63,25 @@ CMF_HOST_DEVICE void store_up_to(C* target, Vec<C> value, int lanes) {
   }
 }
 
-// -- contiguous: a row is [W] -> [Q], vectors run along it ----------------------------------------------
+// -- contiguous: a row is [W] -> [Q], vectors run along it
+// ----------------------------------------------
 
-// Outputs first .. last - 1, whose windows lie inside the input horizontally. Width 0: from `axis`.
-template <template <class, class, class, bool> class Reducer, bool kTrack, int kWidth, int kStride,
-          class C, class S>
+// Outputs first .. last - 1, whose windows lie inside the input horizontally. Height and width 0:
+// from the windows. `out` has room for a whole vector behind its last element.
+template <template <class, class, class, bool> class Reducer, bool kTrack, int kHeight, int kWidth,
+          int kStride, class C, class S>
 CMF_HOST_DEVICE void pool_row_interior(const MaskRule<C>& rule, WindowRows<S> input,
                                        const PoolAxis& axis, C bias, PoolCover outputs, C* out,
                                        CodeRow codes) {
   const int width = kWidth ? kWidth : static_cast<int>(axis.size);
+  const int r_first = kHeight ? 0 : static_cast<int>(input.vertical.first);
+  const int r_last = kHeight ? kHeight : static_cast<int>(input.vertical.last);
   for (int64_t q = outputs.first; q < outputs.last; q += kLanes<C>) {
     const int64_t left = outputs.last - q;
-    const int lanes = left < kLanes<C> ? static_cast<int>(left) : kLanes<C>;
+    const int lanes = left < kLanes<C> && !input.slack ? static_cast<int>(left) : kLanes<C>;
     Reducer<C, Vec<C>, Mask<C>, kTrack> reducer(rule);
     bool fresh = true;
-    for (int64_t r = input.vertical.first; r < input.vertical.last; ++r) {
+    for (int r = r_first; r < r_last; ++r) {
       const S* source = input.rows[r] + q * kStride - axis.pad;
       for (int s = 0; s < width; s += kStride) {
         Vec<C> columns[2];
@@ -79,13 +89,14 @@ CMF_HOST_DEVICE void pool_row_interior(const MaskRule<C>& rule, WindowRows<S> in
           columns[0] = load_up_to<C>(source + s, lanes);
         } else {
           // columns s, s + 2, ... and s + 1, s + 3, ...; nothing behind the last one needed is read
-          const int64_t needed = 2 * lanes - (s + 1 < width ? 0 : 1);
+          const int needed =
+              lanes == kLanes<C> && input.slack ? 2 * lanes : 2 * lanes - (s + 1 < width ? 0 : 1);
           const Vec<C> low = load_up_to<C>(source + s, needed);
           const Vec<C> high = load_up_to<C>(source + s + kLanes<C>, needed - kLanes<C>);
           deinterleave<C>(low, high, &columns[0], &columns[1]);
         }
         for (int k = 0; k < kStride && s + k < width; ++k) {
-          const int position = static_cast<int>(r) * width + s + k;
+          const int position = r * width + s + k;
           if (fresh) {
             reducer.begin(columns[k] + bias, position);
             fresh = false;
@@ -95,7 +106,7 @@ CMF_HOST_DEVICE void pool_row_interior(const MaskRule<C>& rule, WindowRows<S> in
         }
       }
     }
-    store_up_to<C>(out + q, reducer.value, lanes);
+    store<C>(out + q, reducer.value);
     if (kTrack) codes.store_lanes<C>(q, reducer.code, lanes);
   }
 }
@@ -126,25 +137,27 @@ void pool_row_scalar(const MaskRule<C>& rule, WindowRows<S> input, const PoolAxi
 }
 
 template <template <class, class, class, bool> class Reducer, bool kTrack, class C, class S>
-void pool_row_contiguous(const MaskRule<C>& rule, WindowRows<S> input, const PoolAxis& axis, C bias,
-                         C* out, CodeRow codes) {
-  PoolCover interior = pool_interior(axis);
-  if (axis.stride == 2 && axis.size == 2) {
-    pool_row_interior<Reducer, kTrack, 2, 2>(rule, input, axis, bias, interior, out, codes);
-  } else if (axis.stride == 2 && axis.size == 3) {
-    pool_row_interior<Reducer, kTrack, 3, 2>(rule, input, axis, bias, interior, out, codes);
+void pool_row_contiguous(const MaskRule<C>& rule, WindowRows<S> input, const PoolAxis& axis,
+                         PoolCover interior, C bias, C* out, CodeRow codes) {
+  const int64_t height = input.vertical.first == 0 ? input.vertical.last : 0;
+  if (axis.stride == 2 && axis.size == 2 && height == 2) {
+    pool_row_interior<Reducer, kTrack, 2, 2, 2>(rule, input, axis, bias, interior, out, codes);
+  } else if (axis.stride == 2 && axis.size == 3 && height == 3) {
+    pool_row_interior<Reducer, kTrack, 3, 3, 2>(rule, input, axis, bias, interior, out, codes);
   } else if (axis.stride == 2) {
-    pool_row_interior<Reducer, kTrack, 0, 2>(rule, input, axis, bias, interior, out, codes);
+    pool_row_interior<Reducer, kTrack, 0, 0, 2>(rule, input, axis, bias, interior, out, codes);
   } else if (axis.stride == 1) {
-    pool_row_interior<Reducer, kTrack, 0, 1>(rule, input, axis, bias, interior, out, codes);
+    pool_row_interior<Reducer, kTrack, 0, 0, 1>(rule, input, axis, bias, interior, out, codes);
   } else {
     interior = PoolCover{0, 0};
   }
+  // last: they set right what a whole vector wrote over
   pool_row_scalar<Reducer, kTrack>(rule, input, axis, bias, 0, interior.first, out, codes);
   pool_row_scalar<Reducer, kTrack>(rule, input, axis, bias, interior.last, axis.out, out, codes);
 }
 
-// -- channels_last: a row is [W, K] -> [Q, K], vectors run along the channels ---------------------------
+// -- channels_last: a row is [W, K] -> [Q, K], vectors run along the channels
+// ---------------------------
 
 // One output pixel. Height and width 0: from the windows.
 template <template <class, class, class, bool> class Reducer, bool kTrack, int kHeight, int kWidth,
