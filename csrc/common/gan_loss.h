@@ -1,7 +1,8 @@
-// The elementwise functions of the GAN losses with their gradients: one definition for every device.
+// The elementwise functions of the GAN losses with their gradients: one definition for every
+// device.
 //
-// V is a vector of float or double (csrc/cpu/simd.h), or a scalar where a device has no vectors; the
-// functions log, log1p and select are found by overload. Each `evaluate` gives
+// V is a vector of float or double (csrc/cpu/simd.h), or a scalar where a device has no vectors;
+// the functions log, log1p and select are found by overload. Each `evaluate` gives
 //   value      the function of one element,
 //   dx, dy     grad * its derivative by the first and second operand,
 //   bad        where an operand is no probability,
@@ -47,11 +48,11 @@ CMF_HOST_DEVICE Vec<double> exp_minus_magnitude(Vec<double> x) {
 }
 CMF_HOST_DEVICE Vec<double> log_one_plus(Vec<double> e) { return log1p(e); }
 
-// These two are half of a loss's arithmetic, and the ranges are known: no overflow, no range reduction
-// for the logarithm. Coefficients fitted for the least relative error (3e-9 and 3e-8); with their
-// rounding 0.9 and 1.6 ulp. Results under 2^-126 are 0; NaN stays NaN.
+// These two are half of a loss's arithmetic, and the ranges are known: no overflow, no range
+// reduction for the logarithm. Coefficients fitted for the least relative error (3e-9 and 3e-8);
+// with their rounding 0.9 and 1.6 ulp. Results under 2^-126 are 0; NaN stays NaN.
 CMF_HOST_DEVICE Vec<float> exp_minus_magnitude(Vec<float> x) {
-  const Vec<float> negative = bit_cast<Vec<float>>(bit_cast<Mask<float>>(x) | INT32_MIN);
+  const Vec<float> negative = bit_cast<Vec<float> >(bit_cast<Mask<float> >(x) | INT32_MIN);
   // -|x| = n ln 2 + r with |r| <= ln 2 / 2; adding kRound leaves 127 + n in the low bits
   const float kRound = 0x1.8p+23f + 127.0f;
   const Vec<float> shifted = negative * 0x1.715476p+0f + kRound;
@@ -64,7 +65,7 @@ CMF_HOST_DEVICE Vec<float> exp_minus_magnitude(Vec<float> x) {
   p = p * r + 0x1.fffffcp-2f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const Vec<float> power = bit_cast<Vec<float>>(bit_cast<Mask<float>>(shifted) << 23);
+  const Vec<float> power = bit_cast<Vec<float> >(bit_cast<Mask<float> >(shifted) << 23);
   return select(negative < -0x1.5d589ep+6f, Vec<float>{}, p * power);
 }
 
@@ -139,8 +140,9 @@ struct LogLossLogitsTarget {
   }
 };
 
-// Binary cross-entropy of a probability, with the guards of torch.nn.functional.binary_cross_entropy:
-// logarithms not below -100, derivative (p - t) / max(p (1 - p), 1e-12).
+// Binary cross-entropy of a probability, with the guards of
+// torch.nn.functional.binary_cross_entropy: logarithms not below -100, derivative (p - t) / max(p
+// (1 - p), 1e-12).
 template <class V>
 CMF_HOST_DEVICE GanLossResult<V> log_loss_probabilities(V p, V target, V grad) {
   GanLossResult<V> result = {};
@@ -171,8 +173,7 @@ struct LogLossProbabilitiesTarget {
   static constexpr int kOperands = kWeighted ? 3 : 2;
   template <class V>
   static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V target, V weight, V, V grad) {
-    GanLossResult<V> result =
-        log_loss_probabilities(p, target, kWeighted ? grad * weight : grad);
+    GanLossResult<V> result = log_loss_probabilities(p, target, kWeighted ? grad * weight : grad);
     if (kWeighted) result.value *= weight;
     result.bad |= ~((target >= V{}) & (target <= V{} + 1));
     return result;

@@ -8,15 +8,15 @@ namespace cmf {
 
 // The elementwise functions, in the order of their names in gan_loss_function_name.
 enum class GanLossFunction : int32_t {
-  kLogLossLogits,               // binary cross-entropy of a logit with a constant target
-  kLogLossProbabilities,        // the same from a probability
-  kLeastSquares,                // (x - label)^2 / 2
-  kHinge,                       // max(0, 1 + sign x)
-  kLinear,                      // x
-  kRelativistic,                // softplus(x - y)
-  kLogLossLogitsTarget,         // binary cross-entropy with a tensor of targets
+  kLogLossLogits,         // binary cross-entropy of a logit with a constant target
+  kLogLossProbabilities,  // the same from a probability
+  kLeastSquares,          // (x - label)^2 / 2
+  kHinge,                 // max(0, 1 + sign x)
+  kLinear,                // x
+  kRelativistic,          // softplus(x - y)
+  kLogLossLogitsTarget,   // binary cross-entropy with a tensor of targets
   kLogLossProbabilitiesTarget,
-  kLogLossLogitsTargetWeight,   // and a tensor of weights
+  kLogLossLogitsTargetWeight,  // and a tensor of weights
   kLogLossProbabilitiesTargetWeight,
 };
 constexpr int kGanLossFunctions = 10;
@@ -29,8 +29,8 @@ struct GanLossTerm {
   double scale;      // what the reduced (or unreduced) function is multiplied by
 };
 
-// loss = sum over terms of scale * reduce(function(operands of the term; parameter)). With kNone the
-// terms have one count and are added up element by element.
+// loss = sum over terms of scale * reduce(function(operands of the term; parameter)). With kNone
+// the terms have one count and are added up element by element.
 struct GanLossProblem {
   GanLossFunction function;
   GanLossReduction reduction;

@@ -2,8 +2,9 @@
 // instruction set.
 //
 // The elements are cut into chunks whose borders depend on the problem alone. A thread takes whole
-// chunks and each chunk's sum has its own place, so the threads' number changes no bit of the result.
-// Within a chunk blocks of kBlock elements go through lanes of the compute type, then float64.
+// chunks and each chunk's sum has its own place, so the threads' number changes no bit of the
+// result. Within a chunk blocks of kBlock elements go through lanes of the compute type, then
+// float64.
 #include "cpu/gan_loss.h"
 
 #include "common/gan_loss.h"
@@ -14,13 +15,13 @@ namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-constexpr int kBlock = 512;             // elements; what half types are converted through lies in L1
-constexpr int64_t kLeastChunk = 4096;   // elements, a multiple of kBlock
-constexpr int kMostChunks = 1024;       // beside one a term
+constexpr int kBlock = 512;            // elements; what half types are converted through lies in L1
+constexpr int64_t kLeastChunk = 4096;  // elements, a multiple of kBlock
+constexpr int kMostChunks = 1024;      // beside one a term
 constexpr int kTermsAtOnce = 64;
 constexpr int64_t kWorthThreads = 32768;  // elements under which starting threads costs more
 
-enum Mode { kSum, kSumAndGradients, kGradients, kElements, kElementGradients, kModes };
+enum Mode { kSum, kSumAndGradients, kGradients, kElements, kElementGradients };
 
 // A stretch of up to kBlock elements in the compute type.
 template <class C>
@@ -31,11 +32,11 @@ struct Block {
   C* dy;                // or null
   C* value;             // kElements: the loss of each element
   int count;
-  bool add;      // kElements: to what `value` holds
+  bool add;  // kElements: to what `value` holds
   C parameter;
-  C factor;      // of the gradients; kElements: of the value
-  double sum;    // kSum, kSumAndGradients: is added to
-  bool bad;      // is set
+  C factor;    // of the gradients; kElements: of the value
+  double sum;  // kSum, kSumAndGradients: is added to
+  bool bad;    // is set
 };
 
 template <class C>
@@ -56,7 +57,7 @@ void store_some(C* target, Vec<C> value, int count) {
 template <class C, class F, Mode kMode>
 CMF_HOST_DEVICE void run_vector(const Block<C>& block, int i, int count, Vec<C>* sum,
                                 Mask<C>* bad) {
-  typedef Vec<C> V;
+  using V = Vec<C>;
   const V x = load_some<C>(block.operand[0] + i, count);
   const V y = F::kOperands > 1 ? load_some<C>(block.operand[1] + i, count) : V{};
   const V weight = F::kOperands > 2 ? load_some<C>(block.operand[2] + i, count) : V{};
@@ -64,8 +65,9 @@ CMF_HOST_DEVICE void run_vector(const Block<C>& block, int i, int count, Vec<C>*
   if (kMode == kElementGradients) grad *= load_some<C>(block.grad + i, count);
   const GanLossResult<V> result = F::evaluate(x, y, weight, broadcast<C>(block.parameter), grad);
   if (kMode == kSum || kMode == kSumAndGradients) {
-    *sum += count == kLanes<C> ? result.value
-                               : select(iota<C>(0, 1) < broadcast_integer<C>(count), result.value, V{});
+    *sum += count == kLanes<C>
+                ? result.value
+                : select(iota<C>(0, 1) < broadcast_integer<C>(count), result.value, V{});
   }
   if (kMode == kElements) {
     V value = result.value * block.factor;
@@ -107,12 +109,16 @@ void run_block(Block<C>& given) {
 template <class C, class F>
 void run_mode(Mode mode, Block<C>& block) {
   switch (mode) {
-    case kSum: return run_block<C, F, kSum>(block);
-    case kSumAndGradients: return run_block<C, F, kSumAndGradients>(block);
-    case kGradients: return run_block<C, F, kGradients>(block);
-    case kElements: return run_block<C, F, kElements>(block);
-    case kElementGradients: return run_block<C, F, kElementGradients>(block);
-    case kModes: return;
+    case kSum:
+      return run_block<C, F, kSum>(block);
+    case kSumAndGradients:
+      return run_block<C, F, kSumAndGradients>(block);
+    case kGradients:
+      return run_block<C, F, kGradients>(block);
+    case kElements:
+      return run_block<C, F, kElements>(block);
+    case kElementGradients:
+      return run_block<C, F, kElementGradients>(block);
   }
 }
 
@@ -191,12 +197,12 @@ struct Pass {
 };
 
 double gradient_factor(const GanLossProblem& problem, const GanLossTerm& term) {
-  return problem.reduction == GanLossReduction::kMean
-             ? term.scale / static_cast<double>(term.count)
-             : term.scale;
+  return problem.reduction == GanLossReduction::kMean ? term.scale / static_cast<double>(term.count)
+                                                      : term.scale;
 }
 
-// Elements [begin, end) of one term. T: operands and gradients; L: the unreduced loss and its gradient.
+// Elements [begin, end) of one term. T: operands and gradients; L: the unreduced loss and its
+// gradient.
 template <class T, class L>
 double run_chunk(const Pass& pass, int index, int64_t begin, int64_t end, bool* bad) {
   typedef ComputeType<T> C;
@@ -211,8 +217,8 @@ double run_chunk(const Pass& pass, int index, int64_t begin, int64_t end, bool* 
   Staged<L, C> grad, value;
   Block<C> block = {};
   block.parameter = static_cast<C>(term.parameter);
-  block.factor = static_cast<C>(pass.mode == kElements ? term.scale
-                                                       : gradient_factor(problem, term) * pass.grad);
+  block.factor = static_cast<C>(
+      pass.mode == kElements ? term.scale : gradient_factor(problem, term) * pass.grad);
   block.add = index > 0;
   for (int64_t i = begin; i < end; i += kBlock) {
     const int count = end - i < kBlock ? static_cast<int>(end - i) : kBlock;
@@ -245,10 +251,14 @@ typedef double (*ChunkRunner)(const Pass&, int, int64_t, int64_t, bool*);
 ChunkRunner chunk_runner(const GanLossProblem& problem) {
   const bool wide = problem.loss_dtype == static_cast<int32_t>(DType::kFloat32);
   switch (static_cast<DType>(problem.dtype)) {
-    case DType::kFloat64: return run_chunk<double, double>;
-    case DType::kFloat16: return wide ? run_chunk<Half, float> : run_chunk<Half, Half>;
-    case DType::kBFloat16: return wide ? run_chunk<BFloat16, float> : run_chunk<BFloat16, BFloat16>;
-    case DType::kFloat32: break;
+    case DType::kFloat64:
+      return run_chunk<double, double>;
+    case DType::kFloat16:
+      return wide ? run_chunk<Half, float> : run_chunk<Half, Half>;
+    case DType::kBFloat16:
+      return wide ? run_chunk<BFloat16, float> : run_chunk<BFloat16, BFloat16>;
+    case DType::kFloat32:
+      break;
   }
   return run_chunk<float, float>;
 }
@@ -277,19 +287,17 @@ void run_terms(const Pass& pass, int first, int terms, double* sums, bool* bad, 
     const int64_t begin = (index - start[term]) * chunk;
     const int64_t count = problem.terms[first + term].count;
     bad_chunk[index] = false;
-    partial[index] = runner(pass, first + term, begin, begin + chunk < count ? begin + chunk : count,
-                            &bad_chunk[index]);
+    partial[index] = runner(pass, first + term, begin,
+                            begin + chunk < count ? begin + chunk : count, &bad_chunk[index]);
   };
-#if defined(_OPENMP)
-  if (threads > 1 && elements >= kWorthThreads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+  if (elements < kWorthThreads || threads == 1) {  // without a call of the OpenMP runtime
     for (int index = 0; index < chunks; ++index) run(index);
-  } else
+  } else {
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads) schedule(static)
 #endif
-  {
     for (int index = 0; index < chunks; ++index) run(index);
   }
-  (void)threads;
   for (int term = 0; term < terms; ++term) {
     sums[term] = 0;
     for (int index = start[term]; index < start[term + 1]; ++index) {
@@ -323,8 +331,12 @@ double run_pass(const Pass& pass, bool* bad, int threads) {
 
 void store_scalar(int32_t dtype, void* target, double value) {
   switch (static_cast<DType>(dtype)) {
-    case DType::kFloat32: *static_cast<float*>(target) = static_cast<float>(value); return;
-    case DType::kFloat64: *static_cast<double*>(target) = value; return;
+    case DType::kFloat32:
+      *static_cast<float*>(target) = static_cast<float>(value);
+      return;
+    case DType::kFloat64:
+      *static_cast<double*>(target) = value;
+      return;
     case DType::kFloat16:
       *static_cast<Half*>(target) = from_compute<Half>(static_cast<float>(value));
       return;
@@ -336,10 +348,14 @@ void store_scalar(int32_t dtype, void* target, double value) {
 
 double load_scalar(int32_t dtype, const void* source) {
   switch (static_cast<DType>(dtype)) {
-    case DType::kFloat32: return *static_cast<const float*>(source);
-    case DType::kFloat64: return *static_cast<const double*>(source);
-    case DType::kFloat16: return to_compute<float>(*static_cast<const Half*>(source));
-    case DType::kBFloat16: return to_compute<float>(*static_cast<const BFloat16*>(source));
+    case DType::kFloat32:
+      return *static_cast<const float*>(source);
+    case DType::kFloat64:
+      return *static_cast<const double*>(source);
+    case DType::kFloat16:
+      return to_compute<float>(*static_cast<const Half*>(source));
+    case DType::kBFloat16:
+      return to_compute<float>(*static_cast<const BFloat16*>(source));
   }
   return 0;
 }
@@ -366,8 +382,8 @@ int gan_loss_forward(const GanLossProblem& problem, const void* const* operands,
   return bad ? kGanLossBadProbability : 0;
 }
 
-void gan_loss_backward(const GanLossProblem& problem, const void* grad,
-                       const void* const* operands, void* const* gradients, int threads) {
+void gan_loss_backward(const GanLossProblem& problem, const void* grad, const void* const* operands,
+                       void* const* gradients, int threads) {
   Pass pass = {&problem, operands, gradients, kGradients, 1.0, nullptr, nullptr};
   bool bad = false;
   if (problem.reduction == GanLossReduction::kNone) {
