@@ -9,11 +9,25 @@ namespace {
 
 int64_t check_count = 0;
 int64_t failure_count = 0;
-int failures_here = 0;
-const char* last_file = nullptr;
-int last_line = 0;
 char context[256] = "";
+
+// How often each place has failed: the first few are shown.
+struct Place {
+  const char* file;
+  int line;
+  int failures;
+};
+constexpr int kPlaces = 256;
 constexpr int kShown = 5;
+Place places[kPlaces];
+
+int failures_at(const char* file, int line) {
+  for (Place& place : places) {
+    if (!place.file) place = Place{file, line, 0};
+    if (place.file == file && place.line == line) return ++place.failures;
+  }
+  return 1;
+}
 
 }  // namespace
 
@@ -25,10 +39,8 @@ void count_check() { ++check_count; }
 
 void fail(const char* file, int line, const char* format, ...) {
   ++failure_count;
-  if (file != last_file || line != last_line) failures_here = 0;
-  last_file = file;
-  last_line = line;
-  if (++failures_here > kShown) return;
+  const int failures_here = failures_at(file, line);
+  if (failures_here > kShown) return;
   printf("%s:%d: %s%s", file, line, context, *context ? ": " : "");
   va_list arguments;
   va_start(arguments, format);
