@@ -122,8 +122,9 @@ void check_rounding() {
     add(nextafterf(tie, INFINITY));
     add(nextafterf(tie, -INFINITY));
   }
-  const float overflow = static_cast<float>(F::kLargest);
-  for (float value = overflow; count != 0; value = nextafterf(value, INFINITY)) add(value);
+  // past the largest number; what is left in `values` goes with them
+  float value = static_cast<float>(F::kLargest);
+  for (int i = 0; i < kLane; ++i, value = nextafterf(value, INFINITY)) add(value);
 }
 
 }  // namespace
