@@ -1,5 +1,5 @@
-// What a pooling window does with its elements: a running maximum with its position, or a running sum.
-// V is Vec<C> with Mask<C>, or the scalar C with int64_t.
+// What a pooling window does with its elements: a running maximum with its position, or a running
+// sum. V is Vec<C> with Mask<C>, or the scalar C with int64_t.
 #pragma once
 
 #include "cpu/simd.h"
@@ -22,28 +22,37 @@ struct MaskRule {
 
 // The first maximum in row order wins, and NaN wins over everything, the last one of several: as
 // PyTorch's `v > maximum || isnan(v)`. `code` is its position.
+//
+// One comparison an element: `bound` is the maximum, or infinity where that is NaN. An element at
+// most the bound changes nothing; NaN is at most nothing.
 template <class C, class V, class M, bool kTrack>
 struct MaxReducer {
-  static constexpr bool kIsMax = true;
   V value = V();
+  V bound = V();
   M code = M();
 
   CMF_HOST_DEVICE explicit MaxReducer(const MaskRule<C>&) {}
+  static CMF_HOST_DEVICE V bound_of(V v) {
+    const V infinity = V() + static_cast<C>(__builtin_inf());
+    return v < infinity ? v : infinity;
+  }
   CMF_HOST_DEVICE void begin(V v, int position) {
     value = v;
+    bound = bound_of(v);
     if (kTrack) code = M() + position;
   }
   CMF_HOST_DEVICE void add(V v, int position) {
-    const M wins = as_mask(v > value) | as_mask(v != v);
-    value = wins ? v : value;
-    if (kTrack) code = wins ? M() + position : code;
+    const auto stays = v <= bound;
+    value = stays ? value : v;
+    bound = stays ? bound : bound_of(v);
+    if (kTrack) code = stays ? code : M() + position;
   }
 };
 
-// A sum in row order. `code` has a bit for each element on the positive side of its activation's kink.
+// A sum in row order. `code` has a bit for each element on the positive side of its activation's
+// kink.
 template <class C, class V, class M, bool kTrack>
 struct SumReducer {
-  static constexpr bool kIsMax = false;
   V value = V();
   M code = M();
   MaskRule<C> rule;
