@@ -221,8 +221,9 @@ CMF_HOST_DEVICE V sigmoid(V x) {
   const V one = V{} + 1;
   const V e = exp(select(x < V{}, x, -x));
   const V quotient = select(x < V{}, e, one) / (one + e);
-  // e / (1 + e) = e - e e / (1 + e): for small e the rounding of 1 + e then hardly counts
-  return select((x < V{}) & (e < V{} + 0.25f), e - e * quotient, quotient);
+  // e / (1 + e) = e - e e / (1 + e). Below 1/4 the rounding of 1 + e would cost up to a whole unit
+  // in the last place; in the second form it hardly counts.
+  return select((x < V{}) & (e < V{} + 0.3333f), e - e * quotient, quotient);
 }
 
 // log(1 + e^x)
