@@ -8,7 +8,7 @@ native:  ## Build the native module into the source tree, for development.
 	  -DSKBUILD_PROJECT_VERSION=development \
 	  -Dpybind11_DIR=$$($(NATIVE_PYTHON) -m pybind11 --cmakedir) > /dev/null
 	cmake --build build/native
-	cp build/native/_native*.so crossmedia_fast/
+	cp --remove-destination build/native/_native*.so crossmedia_fast/  # a running process keeps the old file
 
 # The native tests need neither Python nor PyTorch.
 NATIVE_TESTS := cmake -S . -G Ninja -DCROSSMEDIA_FAST_PYTHON=OFF -DCROSSMEDIA_FAST_TESTS=ON

@@ -137,6 +137,8 @@ def check_pool(
     activation, param = check_activation(activation, activation_param)
     _choice("pool", pool, POOLS)
     size = _pair("pool_size", pool_size, 1)
+    if size[0] * size[1] > LARGEST:
+        raise ValueError(f"pool_size must hold at most 2**31 - 1 elements, got {size}")
     # [] too: torch.nn.functional's pooling takes an empty stride as "the kernel's size"
     default_stride = pool_stride is None or (
         isinstance(pool_stride, (tuple, list)) and not len(pool_stride)

@@ -1,0 +1,51 @@
+"""Every tolerance of the test-suite, and why it is what it is.
+
+A tolerance is relative to the largest magnitude of the expected tensor, because a convolution's
+rounding error grows with the terms it adds, not with the value that is left of them.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Against float64. A convolution of a few dozen terms loses a few units in the last place (float32:
+# 6e-8 each); ours adds one rounding (the bias) and an activation of at most 2 ulp.
+# The half types round the convolution's output once before the activation and the result once after.
+VALUES = {
+    torch.float64: 1e-13,
+    torch.float32: 2e-6,
+    torch.float16: 4e-3,  # 4 units of 2^-10
+    torch.bfloat16: 3.2e-2,  # 4 units of 2^-7
+}
+
+# Gradients of weights add over the whole batch and both planes: some hundred terms.
+GRADIENTS = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+}
+
+# In the half types an element's rounding may move a maximum to its neighbour, and a whole gradient with
+# it; no fixed bound holds. Our error may be at most twice that of PyTorch in the same dtype.
+HALF_GRADIENT_FACTOR = 2.0
+
+# Same dtype, same convolution, another order of the operations behind it: two roundings and an
+# activation apart.
+SAME_DTYPE = {
+    torch.float64: 1e-14,
+    torch.float32: 5e-7,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
+
+
+def assert_within(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Equal shapes, equal NaN and infinities, and elsewhere |difference| <= tolerance · max |expected|."""
+    assert actual.shape == expected.shape
+    expected = expected.to(torch.float64)
+    actual = actual.to(torch.float64)
+    finite = expected[expected.isfinite()]
+    scale = finite.abs().max().item() if finite.numel() else 1.0
+    torch.testing.assert_close(
+        actual, expected, rtol=0, atol=tolerance * max(scale, 1e-3), equal_nan=True
+    )
