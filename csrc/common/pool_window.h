@@ -14,7 +14,8 @@ struct PoolAxis {
   int64_t pad;
 };
 
-// Window `o` covers input positions start + first .. start + last - 1; what lies outside is padding.
+// Window `o` covers input positions start + first .. start + last - 1; what lies outside is
+// padding.
 struct PoolWindow {
   int64_t start;
   int64_t first;
@@ -30,13 +31,20 @@ CMF_HOST_DEVICE PoolWindow pool_window(const PoolAxis& axis, int64_t o) {
   return window;
 }
 
-// How many positions an average divides by along one axis: those inside the input, or those inside the
-// padded input (a window that ceil_mode lets hang over the padding is cut there).
+// How many positions an average divides by along one axis: those inside the input, or those inside
+// the padded input (a window that ceil_mode lets hang over the padding is cut there).
 CMF_HOST_DEVICE int64_t pool_extent(const PoolAxis& axis, const PoolWindow& window,
                                     bool count_include_pad) {
   if (!count_include_pad) return window.last - window.first;
   const int64_t room = axis.length + axis.pad - window.start;
   return room < axis.size ? room : axis.size;
+}
+
+// value / stride for value >= 0, without a division for the usual strides: this runs once a row.
+CMF_HOST_DEVICE int64_t divide_by_stride(int64_t value, int64_t stride) {
+  if (stride == 1) return value;
+  if (stride == 2) return value >> 1;
+  return value / stride;
 }
 
 // The windows that contain position `i`: first .. last - 1.
@@ -48,8 +56,8 @@ struct PoolCover {
 CMF_HOST_DEVICE PoolCover pool_cover(const PoolAxis& axis, int64_t i) {
   const int64_t padded = i + axis.pad;
   PoolCover cover;
-  cover.first = padded < axis.size ? 0 : (padded - axis.size) / axis.stride + 1;
-  const int64_t last = padded / axis.stride + 1;
+  cover.first = padded < axis.size ? 0 : divide_by_stride(padded - axis.size, axis.stride) + 1;
+  const int64_t last = divide_by_stride(padded, axis.stride) + 1;
   cover.last = last < axis.out ? last : axis.out;
   return cover;
 }

@@ -120,10 +120,12 @@ class BackwardWorker {
     if (dx_ && sizeof(C) != sizeof(T)) store_row(row, dx_ + offset, row_length_);
   }
 
+  int64_t slot_of(int64_t p) const { return window_rows_ == 1 ? 0 : p % window_rows_ * slot_; }
+
   // g = dy * act' (max), dy / divisor (average) of pooled row p, kept while input rows need it.
   // Rows are asked for in order.
   const C* pooled_gradient(int64_t plane, int64_t p) {
-    const int64_t slot = p % window_rows_ * slot_;
+    const int64_t slot = slot_of(p);
     C* g = ring_ + slot + before_;
     if (p <= ready_) return g;
     ready_ = p;
@@ -144,7 +146,7 @@ class BackwardWorker {
 
   const char* codes_of(int64_t plane, int64_t p) const {
     if (!index_) return nullptr;
-    if (vectors_) return code_ring_ + p % window_rows_ * slot_ + before_;
+    if (vectors_) return code_ring_ + slot_of(p) + before_;
     return index_ + (plane * p_.out_height + p) * out_length_ * p_.index_itemsize;
   }
 

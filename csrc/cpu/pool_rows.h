@@ -190,6 +190,7 @@ CMF_HOST_DEVICE void pool_pixel(const MaskRule<C>& rule, WindowRows<S> input, Po
     for (int64_t r = r_first; r < r_last; ++r) {
       const S* source = input.rows[r] + window.start * channels + c;
       for (int64_t s = s_first; s < s_last; ++s) {
+        if (s < axis.stride) prefetch_behind<kLanes<C> * sizeof(S)>(source + s * channels);
         const Vec<C> v = load_up_to<C>(source + s * channels, lanes) + b;
         const int position = static_cast<int>(r) * width + static_cast<int>(s);
         if (fresh) {
