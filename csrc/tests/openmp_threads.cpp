@@ -2,6 +2,7 @@
 // every fork, join and barrier here, which it can't inside libgomp. Linked into the test program
 // of that sanitizer alone.
 #include <pthread.h>
+#include <stdio.h>
 
 #include <atomic>
 #include <thread>
@@ -13,7 +14,12 @@ thread_local int thread_number = 0;
 thread_local int thread_total = 1;
 thread_local pthread_barrier_t* team_barrier = nullptr;
 
-std::atomic<int> regions{0};
+// How many parallel regions had more than one thread: a run without any has shown nothing.
+struct Regions {
+  std::atomic<long> count{0};
+  ~Regions() { printf("%ld parallel regions on several threads\n", count.load()); }
+};
+Regions regions;
 
 void run_member(void (*body)(void*), void* data, int number, int total,
                 pthread_barrier_t* barrier) {
@@ -27,10 +33,6 @@ void run_member(void (*body)(void*), void* data, int number, int total,
 }
 
 }  // namespace
-
-// How many parallel regions had more than one thread: a test program that never started one has
-// shown nothing.
-int threaded_regions() { return regions.load(); }
 
 extern "C" {
 
@@ -48,7 +50,7 @@ __attribute__((visibility("default"))) void GOMP_parallel(void (*body)(void*), v
     run_member(body, data, 0, 1, nullptr);
     return;
   }
-  ++regions;
+  ++regions.count;
   pthread_barrier_t barrier;
   pthread_barrier_init(&barrier, nullptr, threads);
   std::vector<std::thread> team;
