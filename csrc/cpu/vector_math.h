@@ -117,16 +117,21 @@ CMF_HOST_DEVICE Vec<float> add_exponent(Vec<float> k, Vec<float> log1p_f) {
 }
 
 // What is to be taken off the bits of x > 0 to bring it into [2/3, 4/3): the exponent k, in place.
-CMF_HOST_DEVICE Mask<float> exponent_bits(Vec<float> x) {
-  return (bit_cast<Mask<float>>(x) - 0x3f2aaaab) & ~0x7fffff;
+// Unsigned, because the lanes of arguments outside the domain wrap around.
+CMF_HOST_DEVICE UnsignedLanes exponent_bits(Vec<float> x) {
+  return (bit_cast<UnsignedLanes>(x) - 0x3f2aaaabu) & ~0x7fffffu;
+}
+
+CMF_HOST_DEVICE Mask<float> exponent_of(UnsignedLanes bits) {
+  return bit_cast<Mask<float>>(bits) >> 23;
 }
 
 CMF_HOST_DEVICE Vec<float> log(Vec<float> x) {
   const Mask<float> subnormal = x < 0x1p-126f;
   const Vec<float> normal = select(subnormal, x * 0x1p23f, x);
-  const Mask<float> exponent = exponent_bits(normal);
-  const Vec<float> f = bit_cast<Vec<float>>(bit_cast<Mask<float>>(normal) - exponent) - 1.0f;
-  const Mask<float> k = (exponent >> 23) + (subnormal & -23);
+  const UnsignedLanes exponent = exponent_bits(normal);
+  const Vec<float> f = bit_cast<Vec<float>>(bit_cast<UnsignedLanes>(normal) - exponent) - 1.0f;
+  const Mask<float> k = exponent_of(exponent) + (subnormal & -23);
   const Vec<float> value = add_exponent(__builtin_convertvector(k, Vec<float>), log1p_reduced(f));
   const Vec<float> infinity = broadcast(__builtin_inff());
   const Vec<float> special =
@@ -137,13 +142,13 @@ CMF_HOST_DEVICE Vec<float> log(Vec<float> x) {
 CMF_HOST_DEVICE Vec<float> log1p(Vec<float> x) {
   // 1 + x = 2^k (1 + f). 1 + x is rounded to find k alone; f = 2^-k x + (2^-k - 1) rounds once.
   const Vec<float> u = 1.0f + x;
-  const Mask<float> exponent = exponent_bits(u);
-  const Vec<float> scale = bit_cast<Vec<float>>(0x3f800000 - exponent);
+  const UnsignedLanes exponent = exponent_bits(u);
+  const Vec<float> scale = bit_cast<Vec<float>>(0x3f800000u - exponent);
   Vec<float> f = x * scale + (scale - 1.0f);
   // from 2^26 on adding 1 changes nothing, and 2^-k leaves the normal numbers
-  f = select(x < 0x1p26f, f, bit_cast<Vec<float>>(bit_cast<Mask<float>>(u) - exponent) - 1.0f);
+  f = select(x < 0x1p26f, f, bit_cast<Vec<float>>(bit_cast<UnsignedLanes>(u) - exponent) - 1.0f);
   const Vec<float> value =
-      add_exponent(__builtin_convertvector(exponent >> 23, Vec<float>), log1p_reduced(f));
+      add_exponent(__builtin_convertvector(exponent_of(exponent), Vec<float>), log1p_reduced(f));
   const Vec<float> infinity = broadcast(__builtin_inff());
   const Vec<float> special =
       select(x == -1.0f, -infinity, x < -1.0f ? x - x + __builtin_nanf("") : x);
