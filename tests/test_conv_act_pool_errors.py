@@ -117,6 +117,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"count_include_pad": "yes"}, TypeError, "count_include_pad"),
     # backend
     ({"backend": "gpu"}, ValueError, "backend"),
+    ({"backend": ""}, ValueError, "backend"),
     ({"backend": 0.5}, TypeError, "backend"),
     ({"backend": "cuda"}, NotImplementedError, "cuda"),
     ({"backend": "triton"}, NotImplementedError, "triton"),
@@ -139,7 +140,8 @@ def test_a_bad_call_names_its_argument(
     changed: dict[str, Any], error: type[Exception], word: str
 ) -> None:
     arguments = {"input": x, "weight": w, "bias": b, **changed}
-    # twice: what a first call has cached must not let a second one through
+    # after a good call, and twice: what an earlier call has cached must not let this one through
+    cmf.conv_act_pool2d(x, w, b)
     for _ in range(2):
         with pytest.raises(error, match=word):
             cmf.conv_act_pool2d(**arguments)

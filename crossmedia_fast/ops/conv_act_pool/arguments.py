@@ -170,6 +170,11 @@ def check_conv(stride: Any, padding: Any, dilation: Any, groups: Any) -> Conv2d:
     return Conv2d(strides, paddings, _pair("dilation", dilation, 1), _integer("groups", groups, 1))
 
 
+def autocast_enabled(device: torch.device) -> bool:
+    """Whether autocast is on for tensors of `device` (PyTorch has no such state for meta)."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def _check_tensor(name: str, tensor: Any, ranks: tuple[int, ...]) -> None:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {_type_name(tensor)}")
@@ -192,7 +197,7 @@ def check_tensors(input: Any, weight: Any, bias: Any, groups: int) -> None:
     if bias is not None:
         _check_tensor("bias", bias, (1,))
     # under autocast the convolution casts all three itself
-    autocast = torch.is_autocast_enabled(input.device.type)
+    autocast = autocast_enabled(input.device)
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is None:
             continue

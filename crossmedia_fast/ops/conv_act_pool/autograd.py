@@ -116,7 +116,7 @@ def differentiable_backward(
         return g, dbias
     assert index is not None
     plane = g.new_zeros((*x_shape[:2], height * width))
-    dx = plane.scatter_add(2, flat_index(index, pool, width), g.flatten(2))
+    dx = plane.scatter_add(2, flat_index(index, pool, width), g.reshape(*g.shape[:2], -1))
     return dx.view(*x_shape[:2], height, width), dbias
 
 
@@ -154,7 +154,13 @@ class ActPool2d(torch.autograd.Function):
         bias = rest[0] if rest else None
         need_dx, need_dbias = ctx.needs_input_grad[:2]
         launch = ctx.launch
-        if torch.is_grad_enabled() or dpreactivation is not None or type(dy) is not Tensor:
+        if (
+            dpreactivation is not None
+            or torch.is_grad_enabled()
+            or torch._C._are_functorch_transforms_active()
+            or torch._C._functorch.is_legacy_batchedtensor(dy)  # autograd.grad(is_grads_batched=True)
+            or type(dy) is not Tensor
+        ):
             dx, dbias = differentiable_backward(
                 ctx.pool, launch.saved, launch.x_shape, dy, dpreactivation, saved, bias, index
             )

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from ... import backends
 from . import cpu
-from .arguments import Conv2d, Pool2d, check_conv, check_pool
+from .arguments import Conv2d, Pool2d, autocast_enabled, check_conv, check_pool
 from .autograd import ActPool2d, act_pool2d_transformable
 from .plan import Plan, make_plan
 from .reference import act_pool2d as act_pool2d_reference
@@ -49,7 +49,7 @@ class _Prepared:
             bias is not None
             and input.dtype in (torch.float32, torch.float64)
             and bias.dtype == input.dtype
-            and not torch.is_autocast_enabled(input.device.type)
+            and not autocast_enabled(input.device)
         )
         self.launches: dict[tuple[bool, torch.dtype], cpu.Launch] = {}
 
@@ -186,24 +186,30 @@ def conv_act_pool2d(
                 input.shape,
                 input.dtype,
                 input.device,
+                input.layout,
                 weight.shape,
                 weight.dtype,
                 weight.device,
-                None if bias is None else (bias.shape, bias.dtype, bias.device),
+                weight.layout,
+                None if bias is None else (bias.shape, bias.dtype, bias.device, bias.layout),
                 torch._C._is_any_autocast_enabled() and torch.get_autocast_dtype("cpu"),
-                stride,
-                padding,
-                dilation,
-                groups,
                 activation,
-                activation_param,
                 pool,
-                pool_size,
-                pool_stride,
-                pool_padding,
-                ceil_mode,
-                count_include_pad,
-                backend or backends.requested(),
+                backends.requested() if backend is None else backend,
+                arguments := (
+                    stride,
+                    padding,
+                    dilation,
+                    groups,
+                    activation_param,
+                    pool_size,
+                    pool_stride,
+                    pool_padding,
+                    ceil_mode,
+                    count_include_pad,
+                ),
+                # 2.0 and True are equal to integers, but no sizes
+                *map(type, arguments),
             )
             prepared = _prepared.get(key)
         except (AttributeError, TypeError):

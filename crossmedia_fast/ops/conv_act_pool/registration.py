@@ -22,7 +22,6 @@ _POOL_ARGS = (
 
 # saved activations, and who needs them:
 # "output" y · "preactivation" x + bias at the chosen position · "input" x · "mask" index · "nothing"
-_FROM_OUTPUT = ("relu", "leaky_relu", "relu6", "elu", "tanh", "sigmoid", "softplus")
 _PIECEWISE_LINEAR = ("relu", "leaky_relu", "relu6")
 
 
@@ -30,10 +29,11 @@ def saved_kind(pool: Pool2d) -> str:
     """What backward needs beside the gradient (the twin of the native problem's `saved`)."""
     if pool.activation == "identity":
         return "nothing"
+    from_output = derives_from_output(pool.activation, pool.activation_param)
     if pool.pool == "avg":
-        bits = pool.size[0] * pool.size[1]
-        return "mask" if pool.activation in _PIECEWISE_LINEAR and bits <= 8 else "input"
-    if derives_from_output(pool.activation, pool.activation_param):
+        fits = pool.size[0] * pool.size[1] <= 8  # a bit an element in one byte
+        return "mask" if pool.activation in _PIECEWISE_LINEAR and from_output and fits else "input"
+    if from_output:
         return "output"
     return "preactivation" if pool.pool == "max" else "input"
 
@@ -242,6 +242,8 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _backward(ctx: Any, dy: Tensor | None, _: Any, dpreactivation: Tensor | None) -> Any:
     pool_arguments = (None,) * 10
+    if ctx.kind != "preactivation":
+        dpreactivation = None  # of the empty tensor that stands for none
     if dy is None and dpreactivation is None:
         return (None, None, *pool_arguments)
     saved, index, bias = ctx.saved_tensors
