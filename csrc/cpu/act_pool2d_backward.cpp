@@ -8,6 +8,7 @@
 #include "cpu/act_row.h"
 #include "cpu/pool_average.h"
 #include "cpu/simd.h"
+#include "cpu/simd_prefetch.h"
 #include "cpu/unpool_rows.h"
 
 namespace cmf {
@@ -17,6 +18,8 @@ namespace {
 // Bias gradients are summed over this many runs of rows at most, each in double: which rows a run
 // has depends on the problem alone, so the bits don't depend on the number of threads.
 constexpr int64_t kMostRuns = 64;
+
+constexpr int64_t kAhead = 256;  // elements of pooled rows that are prepared at once
 
 template <class T>
 class BackwardWorker {
@@ -51,7 +54,13 @@ class BackwardWorker {
     before_ = vectors_ ? unpool_margin_before<C>(horizontal_) : 0;
     slot_ = vectors_ ? before_ + unpool_reach_behind<C>(horizontal_) : out_length_;
     const bool pools = p_.pool != Pool::kNone;
-    const int64_t ring = pools ? window_rows_ * slot_ : 0;
+    // Short rows are prepared some ahead: what was just stored in part can't be loaded whole at
+    // once.
+    ahead_ = vectors_ ? kAhead / out_length_ + 1 : 1;
+    if (ahead_ > p_.out_height) ahead_ = p_.out_height;
+    ring_rows_ = 1;
+    while (ring_rows_ < window_rows_ + ahead_ - 1) ring_rows_ *= 2;
+    const int64_t ring = pools ? ring_rows_ * slot_ : 0;
     const int64_t bias_row = p_.channels_last && p_.saved == Saved::kInput ? row_length_ : 0;
     const int64_t code_ring = vectors_ && p_.index_itemsize ? ring : 0;
     const size_t values = static_cast<size_t>(ring + row_length_ + bias_row + p_.channels);
@@ -80,6 +89,7 @@ class BackwardWorker {
     const C b = bias_ && !p_.channels_last ? to_compute<C>(bias_[plane % p_.channels]) : C(-0.0);
     const RowBias<C> bias = {b, p_.channels_last ? bias_row_ : nullptr};
     ready_ = -1;
+    const int64_t last_p = pool_cover(vertical_, h_last - 1).last;
     for (int64_t h = h_first; h < h_last; ++h) {
       const int64_t x_offset = (plane * p_.height + h) * row_length_;
       C* row = direct_row(x_offset);
@@ -91,7 +101,8 @@ class BackwardWorker {
         const PoolCover cover = pool_cover(vertical_, h);
         for (int64_t p = cover.first; p < cover.last; ++p) {
           const int64_t start = p * p_.pool_stride_height - p_.pool_pad_height;
-          const C* g = pooled_gradient(plane, p);
+          if (p > ready_) prepare_rows(plane, p, last_p);
+          const C* g = ring_ + slot_of(p) + before_;
           rows_[p - cover.first] = PooledRow<C>{g, codes_of(plane, p), (h - start) * p_.pool_width};
           // every gradient of a maximum arrives somewhere; a pooled row counts with its first input
           // row
@@ -120,28 +131,34 @@ class BackwardWorker {
     if (dx_ && sizeof(C) != sizeof(T)) store_row(row, dx_ + offset, row_length_);
   }
 
-  int64_t slot_of(int64_t p) const { return window_rows_ == 1 ? 0 : p % window_rows_ * slot_; }
+  int64_t slot_of(int64_t p) const { return (p & (ring_rows_ - 1)) * slot_; }
+
+  // Pooled rows from p on: ahead_ of them, but none from last_p on. Rows are asked for in order.
+  void prepare_rows(int64_t plane, int64_t p, int64_t last_p) {
+    for (int64_t i = p; i < p + ahead_ && i < last_p; ++i) prepare_row(plane, i);
+  }
 
   // g = dy * act' (max), dy / divisor (average) of pooled row p, kept while input rows need it.
-  // Rows are asked for in order.
-  const C* pooled_gradient(int64_t plane, int64_t p) {
+  void prepare_row(int64_t plane, int64_t p) {
     const int64_t slot = slot_of(p);
     C* g = ring_ + slot + before_;
-    if (p <= ready_) return g;
     ready_ = p;
     const int64_t offset = (plane * p_.out_height + p) * out_length_;
+    prefetch_behind(dy_ + offset, out_length_ * p_.itemsize);
+    if (p_.pool == Pool::kMax && saved_) {
+      prefetch_behind(saved_ + offset, out_length_ * p_.itemsize);
+    }
     if (vectors_ && p_.index_itemsize) {
       memcpy(code_ring_ + slot + before_, index_ + offset, static_cast<size_t>(out_length_));
     }
     if (p_.pool == Pool::kMax) {
       const T* saved = saved_ ? saved_ + offset : nullptr;
       backward_row(p_, dy_ + offset, saved, RowBias<C>{C(-0.0), nullptr}, g, out_length_);
-      return g;
+      return;
     }
     widen_row(dy_ + offset, g, out_length_);
     const int64_t rows = pool_extent(vertical_, pool_window(vertical_, p), p_.count_include_pad);
     divide_average_row(horizontal_, interior_, rows, p_.count_include_pad, channels_, g);
-    return g;
   }
 
   const char* codes_of(int64_t plane, int64_t p) const {
@@ -194,17 +211,19 @@ class BackwardWorker {
   T* dx_;
   const PoolCover interior_;
   int64_t window_rows_ = 0;  // pooled rows that one input row may need
+  int64_t ahead_ = 1;        // pooled rows that are prepared at once
+  int64_t ring_rows_ = 1;    // a power of two, at least window_rows + ahead - 1
   bool vectors_ = false;     // whether rows have margins, and codes are copied beside them
   int64_t before_ = 0;       // elements of the margin before a row in a ring
   int64_t slot_ = 0;         // elements from one row in a ring to the next
   int64_t ready_ = -1;       // the last pooled row whose gradient is in the ring
   char* memory_ = nullptr;
   PooledRow<C>* rows_ = nullptr;  // [window_rows]
-  C* ring_ = nullptr;             // [window_rows, slot]
+  C* ring_ = nullptr;             // [ring_rows, slot]
   C* dx_row_ = nullptr;           // [row_length]
   C* bias_row_ = nullptr;         // [row_length], channels_last
   C* row_sum_ = nullptr;          // [channels]
-  char* code_ring_ = nullptr;     // [window_rows, slot]
+  char* code_ring_ = nullptr;     // [ring_rows, slot]
 };
 
 template <class T>
@@ -223,16 +242,23 @@ bool backward(const ActPool2dProblem& p, const T* dy, const T* saved, const T* b
     if (!sums) return false;
   }
   const int parts = useful_threads(p, threads);
+  (void)parts;  // unused where there is no OpenMP
   bool success = true;
+#if defined(_OPENMP)
 #pragma omp parallel num_threads(parts) if (parts > 1)
+#endif
   {
     BackwardWorker<T> worker(p, dy, saved, bias, index, dx);
     const bool ready = worker.prepare();
     if (!ready) {
+#if defined(_OPENMP)
 #pragma omp atomic write
+#endif
       success = false;
     }
+#if defined(_OPENMP)
 #pragma omp for schedule(static)
+#endif
     for (int64_t run = 0; run < runs; ++run) {
       if (!ready) continue;
       const int64_t end = rows / runs * (run + 1) + (run + 1 == runs ? rows % runs : 0);

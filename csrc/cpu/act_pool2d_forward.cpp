@@ -220,11 +220,15 @@ bool forward(const ActPool2dProblem& p, const T* x, const T* bias, T* y, char* i
   const int64_t rows = planes * p.out_height;
   const int parts = useful_threads(p, threads);
   bool success = true;
+#if defined(_OPENMP)
 #pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
+#endif
   for (int part = 0; part < parts; ++part) {
     ForwardWorker<T> worker(p);
     if (!worker.prepare(bias)) {
+#if defined(_OPENMP)
 #pragma omp atomic write
+#endif
       success = false;
       continue;
     }

@@ -4,6 +4,7 @@
 #include "common/pool_window.h"
 #include "cpu/pool_reduce.h"
 #include "cpu/simd.h"
+#include "cpu/simd_prefetch.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -66,16 +67,6 @@ CMF_HOST_DEVICE void store_up_to(C* target, Vec<C> value, int lanes) {
 // -- contiguous: a row is [W] -> [Q], vectors run along it
 // ----------------------------------------------
 
-// The rows of a window are short streams side by side, which hardware prefetches late.
-template <size_t kBytes>
-CMF_HOST_DEVICE void prefetch_behind(const void* source) {
-  constexpr uintptr_t kDistance = 2048, kLine = 64;
-  const uintptr_t address = reinterpret_cast<uintptr_t>(source) + kDistance;
-  for (uintptr_t line = 0; line < kBytes; line += kLine) {
-    __builtin_prefetch(reinterpret_cast<const void*>(address + line));
-  }
-}
-
 // Outputs first .. last - 1, whose windows lie inside the input horizontally. Height and width 0:
 // from the windows. `out` has room for a whole vector behind its last element.
 template <template <class, class, class, bool> class Reducer, bool kTrack, int kHeight, int kWidth,
@@ -93,7 +84,7 @@ CMF_HOST_DEVICE void pool_row_interior(const MaskRule<C>& rule, WindowRows<S> in
     bool fresh = true;
     for (int r = r_first; r < r_last; ++r) {
       const S* source = input.rows[r] + q * kStride - axis.pad;
-      prefetch_behind<kStride * kLanes<C> * sizeof(S)>(source);
+      prefetch_behind(source, kStride * kLanes<C> * int64_t(sizeof(S)));
       for (int s = 0; s < width; s += kStride) {
         Vec<C> columns[2];
         if (kStride == 1) {
@@ -190,7 +181,7 @@ CMF_HOST_DEVICE void pool_pixel(const MaskRule<C>& rule, WindowRows<S> input, Po
     for (int64_t r = r_first; r < r_last; ++r) {
       const S* source = input.rows[r] + window.start * channels + c;
       for (int64_t s = s_first; s < s_last; ++s) {
-        if (s < axis.stride) prefetch_behind<kLanes<C> * sizeof(S)>(source + s * channels);
+        if (s < axis.stride) prefetch_behind(source + s * channels, kLanes<C> * int64_t(sizeof(S)));
         const Vec<C> v = load_up_to<C>(source + s * channels, lanes) + b;
         const int position = static_cast<int>(r) * width + static_cast<int>(s);
         if (fresh) {

@@ -102,20 +102,23 @@ CMF_HOST_DEVICE int64_t unpool_reach_behind(const PoolAxis& axis) {
 
 // Strides 1 and 2, codes of one byte. Column w = kStride * j + phase belongs to windows j + shift,
 // j + shift - 1, ... at their positions s, s + kStride, ...
-template <int kStride, int kSize, class C, class Rule>
+// Size 0 and padding -1: from the axis.
+template <int kStride, int kSize, int kPad, class C, class Rule>
 CMF_HOST_DEVICE void unpool_row_vectors(const PoolAxis& axis, const Rule& rule,
                                         const PooledRow<C>* rows, int count, C* target) {
   const int size = kSize ? kSize : static_cast<int>(axis.size);
   int start[kStride];
   int64_t shift[kStride];
   for (int phase = 0; phase < kStride; ++phase) {
-    start[phase] = static_cast<int>((phase + axis.pad) % kStride);
-    shift[phase] = (phase + axis.pad) / kStride;
+    const int pad = kPad >= 0 ? kPad : static_cast<int>(axis.pad);
+    start[phase] = (phase + pad) % kStride;
+    shift[phase] = (phase + pad) / kStride;
   }
   for (int64_t w = 0; w < axis.length; w += kStride * kLanes<C>) {
     Vec<C> sums[kStride] = {};
     for (int k = 0; k < count; ++k) {
       const PooledRow<C> row = rows[k];
+#pragma GCC unroll 2  // keeps `sums` in registers
       for (int phase = 0; phase < kStride; ++phase) {
         int64_t q = w / kStride + shift[phase];
         for (int s = start[phase]; s < size; s += kStride, --q) {
@@ -170,14 +173,16 @@ void unpool_row_contiguous(const PoolAxis& axis, const Rule& rule, const PooledR
                            int count, int itemsize, C* target) {
   if (!unpools_by_vectors(axis, itemsize)) {
     unpool_row_scalar(axis, rule, rows, count, itemsize, target);
-  } else if (axis.stride == 2 && axis.size == 2) {
-    unpool_row_vectors<2, 2>(axis, rule, rows, count, target);
+  } else if (axis.stride == 2 && axis.size == 2 && axis.pad == 0) {
+    unpool_row_vectors<2, 2, 0>(axis, rule, rows, count, target);
+  } else if (axis.stride == 2 && axis.size == 3 && axis.pad == 0) {
+    unpool_row_vectors<2, 3, 0>(axis, rule, rows, count, target);
   } else if (axis.stride == 2 && axis.size == 3) {
-    unpool_row_vectors<2, 3>(axis, rule, rows, count, target);
+    unpool_row_vectors<2, 3, 1>(axis, rule, rows, count, target);
   } else if (axis.stride == 2) {
-    unpool_row_vectors<2, 0>(axis, rule, rows, count, target);
+    unpool_row_vectors<2, 0, -1>(axis, rule, rows, count, target);
   } else {
-    unpool_row_vectors<1, 0>(axis, rule, rows, count, target);
+    unpool_row_vectors<1, 0, -1>(axis, rule, rows, count, target);
   }
 }
 
