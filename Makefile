@@ -12,19 +12,19 @@ NATIVE_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu'
 help:  ## List the verbs.
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-# Dependencies first, so that a change of the C++ sources rebuilds nothing but the native module.
-$(VENV)/dependencies.stamp: pyproject.toml constraints.txt
+# The build tools come from PyPI; they stay in the environment, so that a change of the C++ sources
+# rebuilds what changed and nothing else.
+$(VENV)/tools.stamp: pyproject.toml constraints.txt
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet -c constraints.txt cmake ninja 'scikit-build-core>=0.11' 'pybind11>=2.13'
-	CROSSMEDIA_FAST_NATIVE=0 $(PIP) install --quiet -c constraints.txt '.[test,demo,info,bench]'
-	$(PIP) uninstall --quiet --yes crossmedia_fast
+	$(PIP) install --quiet cmake ninja 'scikit-build-core>=0.11' 'pybind11>=2.13'
 	touch $@
 
-$(VENV)/installed.stamp: $(VENV)/dependencies.stamp CMakeLists.txt $(NATIVE_SOURCES)
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install --quiet --no-build-isolation --no-deps --editable .
+$(VENV)/installed.stamp: $(VENV)/tools.stamp CMakeLists.txt $(NATIVE_SOURCES)
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) install --quiet -c constraints.txt \
+	  --no-build-isolation --editable '.[test,demo,info,bench]'
 	touch $@
 
-$(VENV)/style.stamp: $(VENV)/dependencies.stamp
+$(VENV)/style.stamp: $(VENV)/installed.stamp
 	$(PIP) install --quiet -c constraints.txt 'ruff==0.14.*' 'mypy==1.18.*' 'clang-format==18.1.8'
 	touch $@
 
