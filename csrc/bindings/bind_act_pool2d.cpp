@@ -130,8 +130,7 @@ void bind_act_pool2d(py::module_& module) {
            py::arg("pool_stride_width"), py::arg("pool_pad_height"), py::arg("pool_pad_width"),
            py::arg("count_include_pad"), py::arg("pool"), py::arg("activation"),
            py::arg("activation_param"), py::arg("dtype"), py::arg("channels_last"))
-      .def_property_readonly("saved",
-                             [](const ActPool2dProblem& p) { return saved_name(p.saved); })
+      .def_property_readonly("saved", [](const ActPool2dProblem& p) { return saved_name(p.saved); })
       .def_readonly("index_itemsize", &ActPool2dProblem::index_itemsize)
       .def_readonly("monotone", &ActPool2dProblem::monotone);
   module.def("act_pool2d_forward", &forward);

@@ -5,7 +5,8 @@
 #include <stdexcept>
 #include <string>
 
-// the scalar predicates alone are used here, from the copy of the instruction set that runs everywhere
+// the scalar predicates alone are used here, from the copy of the instruction set that runs
+// everywhere
 #define CMF_ISA baseline
 #include "common/activation.h"
 

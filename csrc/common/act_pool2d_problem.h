@@ -38,14 +38,14 @@ struct ActPool2dProblem {
   bool count_include_pad;
   bool channels_last;
   // derived by complete_act_pool2d_problem
-  bool monotone;           // max(act(z)) = act(max(z))
+  bool monotone;  // max(act(z)) = act(max(z))
   Saved saved;
   int32_t index_itemsize;  // bytes of an index (or mask) element: 0, 1 or 4
   int32_t itemsize;        // bytes of an element of x
 };
 
-// Fills the derived fields. Throws std::invalid_argument naming the field that is wrong: a size out of
-// range, an output size that does not follow from the input's, a product that overflows.
+// Fills the derived fields. Throws std::invalid_argument naming the field that is wrong: a size out
+// of range, an output size that does not follow from the input's, a product that overflows.
 void complete_act_pool2d_problem(ActPool2dProblem* problem);
 
 // -1 where the name is unknown.
