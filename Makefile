@@ -25,7 +25,7 @@ $(VENV)/installed.stamp: $(VENV)/tools.stamp CMakeLists.txt $(NATIVE_SOURCES)
 	touch $@
 
 $(VENV)/style.stamp: $(VENV)/installed.stamp
-	$(PIP) install --quiet -c constraints.txt 'ruff==0.14.*' 'mypy==1.18.*' 'clang-format==18.1.8'
+	$(PIP) install --quiet -c constraints.txt 'ruff==0.17.*' 'mypy==2.4.*' 'clang-format==23.1.5'
 	touch $@
 
 demo: $(VENV)/installed.stamp  ## Train the CNN and the GANs on real digits; fused beside reference. ARGS="--gan mlp" adds flags.

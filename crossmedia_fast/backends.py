@@ -108,9 +108,10 @@ def requested() -> str | None:
 def use_backend(name: str | None) -> Iterator[None]:
     """Run every op of the block on backend `name`; None = choose.
 
-    Like ``torch.backends.cudnn.flags`` it holds for the whole process while the block runs. A backend
-    that can't run raises with the reason where an op is called: nothing falls back silently. An op's
-    own ``backend=`` argument comes before the block, the block before the environment variable
+    Like ``torch.backends.cudnn.flags`` it holds for the whole process while the block runs. A
+    backend
+    that can't run raises with the reason where an op is called: nothing falls back silently. An
+    op's own ``backend=`` argument comes before the block, the block before the environment variable
     ``CROSSMEDIA_FAST_BACKEND``.
     """
     global _requested
@@ -122,7 +123,9 @@ def use_backend(name: str | None) -> Iterator[None]:
         _requested = before
 
 
-def resolve(backend: str | None, device: torch.device, dtype: torch.dtype) -> tuple[str, dict[str, str]]:
+def resolve(
+    backend: str | None, device: torch.device, dtype: torch.dtype
+) -> tuple[str, dict[str, str]]:
     """The backend that runs on `device` and, for every other one, why it doesn't.
 
     Raises NotImplementedError with the reason where a named backend can't run.

@@ -20,8 +20,8 @@ def explain(*arguments: Any, op: str = "conv_act_pool2d", **keywords: Any) -> An
     ``"log_loss"``) whose arguments are then expected.
 
     Returns:
-        A plan with the attributes ``backend``, ``algorithm``, ``reason``, ``rejected_backends`` and,
-        for the convolution, ``rejected_algorithms``; ``print`` shows it line by line.
+        A plan with the attributes ``backend``, ``algorithm``, ``reason``, ``rejected_backends``
+        and, for the convolution, ``rejected_algorithms``; ``print`` shows it line by line.
     """
     if op == "conv_act_pool2d":
         return explain_conv_act_pool2d(*arguments, **keywords)

@@ -32,7 +32,7 @@ def _gpus() -> list[str]:
     if not torch.cuda.is_available():
         return ["none that PyTorch sees"]
     return [
-        f"{torch.cuda.get_device_name(i)}, sm_{''.join(map(str, torch.cuda.get_device_capability(i)))}"
+        "{}, sm_{}{}".format(torch.cuda.get_device_name(i), *torch.cuda.get_device_capability(i))
         for i in range(torch.cuda.device_count())
     ]
 
@@ -65,7 +65,9 @@ def collect() -> dict[str, Any]:
             f"compiler {module.compiler}, OpenMP {'on' if module.openmp else 'off'}",
         ]
     environment = [
-        f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith("CROSSMEDIA_FAST")
+        f"{name}={os.environ[name]}"
+        for name in sorted(os.environ)
+        if name.startswith("CROSSMEDIA_FAST")
     ]
     return {
         "crossmedia_fast": __version__,

@@ -12,7 +12,7 @@ from types import ModuleType
 
 # torch brings libgomp.so.1 into the process; the native module then binds to that same copy. Two
 # OpenMP runtimes in one process would each keep a pool of spinning threads.
-import torch  # noqa: F401
+import torch
 
 module: ModuleType | None = None
 reason: str = ""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Edges of the kernels: narrower than a vector, one vector of each instruction set (4, 8, 16 lanes) and
-# its neighbours, primes, and one row or column.
+# Edges of the kernels: narrower than a vector, one vector of each instruction set (4, 8, 16 lanes)
+# and its neighbours, primes, and one row or column.
 EDGE_SIZES = [(5, 4), (9, 17), (16, 16), (15, 33), (31, 7), (3, 64)]
 EDGE_CHANNELS = [1, 3, 8, 15, 16, 17, 33]
 
@@ -55,7 +55,12 @@ def make(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(batch, in_channels, *size, generator=generator, dtype=torch.float64)
     w = torch.randn(
-        out_channels, in_channels // groups, kernel, kernel, generator=generator, dtype=torch.float64
+        out_channels,
+        in_channels // groups,
+        kernel,
+        kernel,
+        generator=generator,
+        dtype=torch.float64,
     )
     b = torch.randn(out_channels, generator=generator, dtype=torch.float64)
     x, w, b = x.to(dtype), (w / 2).to(dtype), b.to(dtype)

@@ -8,24 +8,26 @@ and so are their sums in the compute type. Ties are therefore frequent, the kink
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from crossmedia_fast import native
-from crossmedia_fast.ops.conv_act_pool.activation import activate
+
+from .act_pool2d_native_calls import DTYPES, NO_POOL, SENTINEL_BYTE, Call, Geometry
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=native.reason)
 
-DTYPES = {
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+
+@pytest.fixture(autouse=True)
+def _one_thread_for_pytorch():
+    """Thousands of small references: starting threads would cost more than they do."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 # |error| <= value * (1 + |expected|). float32: an activation is good to 2 ulp and a derivative from
 # the output cancels once (1 - y * y), 9 terms at most add up: 16 * 2^-24. float64 goes through
@@ -53,32 +55,6 @@ ACTIVATIONS = [
     ("hardswish", 0.0),
 ]
 ACTIVATION_IDS = [f"{name}-{param}" for name, param in ACTIVATIONS]
-
-SENTINEL_BYTE = 0xA5
-MARGIN = 64  # bytes on both sides of every output
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """A pooling and the shape that it works on."""
-
-    shape: tuple[int, int, int, int]
-    size: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int] = (0, 0)
-    ceil_mode: bool = False
-    count_include_pad: bool = True
-
-    def out(self) -> tuple[int, int]:
-        if self.size == (0, 0):
-            return self.shape[2:]
-        probe = torch.empty((1, 1, *self.shape[2:]), device="meta")
-        return F.max_pool2d(probe, self.size, self.stride, self.padding, 1, self.ceil_mode).shape[
-            2:
-        ]
-
-
-NO_POOL = (0, 0)
 
 GEOMETRIES = [
     # the usual windows; widths around one, two and four vectors of 16 lanes, even and odd
@@ -113,190 +89,6 @@ GEOMETRIES = [
     Geometry((2, 18, 34, 66), (2, 2), (2, 2)),
     Geometry((2, 18, 33, 65), (3, 3), (2, 2), (1, 1)),
 ]
-
-
-class Guarded:
-    """A dense tensor between two margins that nothing may write to."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool) -> None:
-        self.bytes = math.prod(shape) * dtype.itemsize
-        self.buffer = torch.full((self.bytes + 2 * MARGIN,), SENTINEL_BYTE, dtype=torch.uint8)
-        flat = self.buffer[MARGIN : MARGIN + self.bytes].view(dtype)
-        if channels_last and len(shape) == 4:
-            n, k, h, w = shape
-            self.tensor = flat.view(n, h, w, k).permute(0, 3, 1, 2)
-        else:
-            self.tensor = flat.view(shape)
-
-    def address(self) -> int:
-        return self.buffer.data_ptr() + MARGIN
-
-    def check(self) -> None:
-        outside = torch.cat([self.buffer[:MARGIN], self.buffer[MARGIN + self.bytes :]])
-        assert bool((outside == SENTINEL_BYTE).all()), "wrote outside its output"
-
-
-def make_problem(
-    geometry: Geometry, pool: str, activation: str, param: float, dtype: str, channels_last: bool
-):
-    n, k, h, w = geometry.shape
-    out = geometry.out()
-    none = pool == "none"
-    return native.module.ActPool2dProblem(
-        batch=n,
-        channels=k,
-        height=h,
-        width=w,
-        out_height=out[0],
-        out_width=out[1],
-        pool_height=1 if none else geometry.size[0],
-        pool_width=1 if none else geometry.size[1],
-        pool_stride_height=1 if none else geometry.stride[0],
-        pool_stride_width=1 if none else geometry.stride[1],
-        pool_pad_height=geometry.padding[0],
-        pool_pad_width=geometry.padding[1],
-        count_include_pad=geometry.count_include_pad,
-        pool=pool,
-        activation=activation,
-        activation_param=param,
-        dtype=dtype,
-        channels_last=channels_last,
-    )
-
-
-class Call:
-    """One problem with its operands; runs forward and backward on guarded outputs."""
-
-    def __init__(
-        self,
-        geometry: Geometry,
-        pool: str,
-        activation: str = "relu",
-        param: float = 0.0,
-        dtype: str = "float32",
-        channels_last: bool = False,
-        has_bias: bool = True,
-        x: Tensor | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.geometry, self.pool, self.activation, self.param = geometry, pool, activation, param
-        self.dtype, self.channels_last = DTYPES[dtype], channels_last
-        self.problem = make_problem(geometry, pool, activation, param, dtype, channels_last)
-        generator = torch.Generator().manual_seed(seed)
-        self.y_shape = (*geometry.shape[:2], *geometry.out())
-
-        def grid(shape: tuple[int, ...], low: int, high: int) -> Tensor:
-            values = torch.randint(low, high, shape, generator=generator).to(torch.float64) / 8
-            return self.stored(values)
-
-        self.x = grid(geometry.shape, -64, 64) if x is None else self.stored(x)
-        self.bias = grid((geometry.shape[1],), -8, 9) if has_bias else None
-        self.dy = grid(self.y_shape, -16, 17)
-
-    def stored(self, values: Tensor) -> Tensor:
-        target = Guarded(tuple(values.shape), self.dtype, self.channels_last)
-        target.tensor.copy_(values)
-        return target.tensor
-
-    def z(self) -> Tensor:
-        z = self.x.double()
-        return z if self.bias is None else z + self.bias.double()[:, None, None]
-
-    def forward(self, threads: int = 1, track: bool = True) -> tuple[Tensor, ...]:
-        y = Guarded(self.y_shape, self.dtype, self.channels_last)
-        index = preactivation = None
-        if track and self.problem.index_itemsize:
-            index_dtype = torch.uint8 if self.problem.index_itemsize == 1 else torch.int32
-            index = Guarded(self.y_shape, index_dtype, self.channels_last)
-        if track and self.problem.saved == "preactivation":
-            preactivation = Guarded(self.y_shape, self.dtype, self.channels_last)
-        native.module.act_pool2d_forward(
-            self.problem,
-            self.x.data_ptr(),
-            0 if self.bias is None else self.bias.data_ptr(),
-            y.address(),
-            0 if index is None else index.address(),
-            0 if preactivation is None else preactivation.address(),
-            threads,
-        )
-        for output in (y, index, preactivation):
-            if output is not None:
-                output.check()
-        return tuple(None if o is None else o.tensor for o in (y, index, preactivation))
-
-    def backward(
-        self,
-        outputs: tuple[Tensor, ...],
-        threads: int = 1,
-        need_dx: bool = True,
-        need_dbias: bool = True,
-        dy: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        y, index, preactivation = outputs
-        kinds = {"output": y, "preactivation": preactivation, "input": self.x}
-        saved = kinds.get(self.problem.saved)
-        dx = Guarded(self.geometry.shape, self.dtype, self.channels_last)
-        dbias = Guarded((self.geometry.shape[1],), self.dtype, False)
-        native.module.act_pool2d_backward(
-            self.problem,
-            (self.dy if dy is None else dy).data_ptr(),
-            0 if saved is None else saved.data_ptr(),
-            0 if self.bias is None else self.bias.data_ptr(),
-            0 if index is None else index.data_ptr(),
-            dx.address() if need_dx else 0,
-            dbias.address() if need_dbias else 0,
-            threads,
-        )
-        dx.check()
-        dbias.check()
-        return dx.tensor, dbias.tensor
-
-    # -- the same in PyTorch, float64 ------------------------------------------------------------
-
-    def flat_positions(self, index: Tensor) -> Tensor:
-        """Positions within the windows [N, K, P, Q] as positions in the plane."""
-        g = self.geometry
-        position = index.long()
-        rows = torch.arange(index.shape[2]) * g.stride[0] - g.padding[0]
-        columns = torch.arange(index.shape[3]) * g.stride[1] - g.padding[1]
-        h = rows[:, None] + position // g.size[1]
-        w = columns + position % g.size[1]
-        assert bool(((h >= 0) & (h < g.shape[2]) & (w >= 0) & (w < g.shape[3])).all())
-        return h * g.shape[3] + w
-
-    def pooled(self, values: Tensor) -> Tensor:
-        g = self.geometry
-        if self.pool == "max":
-            return F.max_pool2d(values, g.size, g.stride, g.padding, 1, g.ceil_mode)
-        if self.pool == "avg":
-            return F.avg_pool2d(
-                values, g.size, g.stride, g.padding, g.ceil_mode, g.count_include_pad
-            )
-        return values
-
-    def max_positions(self, values: Tensor) -> Tensor:
-        g = self.geometry
-        return F.max_pool2d(
-            values, g.size, g.stride, g.padding, 1, g.ceil_mode, return_indices=True
-        )[1]
-
-    def act(self, z: Tensor) -> Tensor:
-        return activate(z, self.activation, self.param)
-
-    def ordered_by(self) -> Tensor:
-        """What the maximum is taken over: x + bias, where the activation keeps its order."""
-        return self.z() if self.problem.monotone else self.act(self.z())
-
-    def expected_gradients(self, index: Tensor | None) -> tuple[Tensor, Tensor]:
-        """dx and dbias through the positions in `index` (max), else through the pooling itself."""
-        z = self.z().requires_grad_()
-        if self.pool == "max":
-            chosen = z.flatten(2).gather(2, self.flat_positions(index).flatten(2))
-            y = self.act(chosen).view(self.y_shape)
-        else:
-            y = self.pooled(self.act(z))
-        (dx,) = torch.autograd.grad(y, z, self.dy.double())
-        return dx, dx.sum((0, 2, 3))
 
 
 def assert_near(actual: Tensor, expected: Tensor, error: float, what: str) -> None:
@@ -497,140 +289,3 @@ def test_without_a_pool_the_output_may_replace_the_input(
     address = call.x.data_ptr()
     native.module.act_pool2d_forward(call.problem, address, call.bias.data_ptr(), address, 0, 0, 2)
     torch.testing.assert_close(call.x, expected, rtol=0, atol=0)
-
-
-# -- bad arguments -------------------------------------------------------------------------------
-
-GOOD = {
-    "batch": 2,
-    "channels": 3,
-    "height": 8,
-    "width": 8,
-    "out_height": 4,
-    "out_width": 4,
-    "pool_height": 2,
-    "pool_width": 2,
-    "pool_stride_height": 2,
-    "pool_stride_width": 2,
-    "pool_pad_height": 0,
-    "pool_pad_width": 0,
-    "count_include_pad": True,
-    "pool": "max",
-    "activation": "relu",
-    "activation_param": 0.0,
-    "dtype": "float32",
-    "channels_last": False,
-}
-HUGE = 2**40
-BAD_PROBLEMS = [
-    {"batch": -1},
-    {"channels": 0},
-    {"channels": -3},
-    {"height": 0},
-    {"width": -(2**40)},
-    {"out_height": 0},
-    {"out_height": 5},
-    {"out_width": 3},
-    {"out_width": 2**40},
-    {"pool_height": 0},
-    {"pool_width": -2},
-    {"pool_stride_height": 0},
-    {"pool_stride_width": -1},
-    {"pool_pad_height": 2},
-    {"pool_pad_width": -1},
-    {"pool": "median"},
-    {"pool": ""},
-    {"pool": "none"},
-    {"activation": "relu7"},
-    {"dtype": "int8"},
-    {"batch": HUGE, "channels": HUGE},
-    {"batch": HUGE, "channels": HUGE, "height": HUGE, "out_height": HUGE // 2},
-    {"height": HUGE, "width": HUGE, "out_height": HUGE // 2, "out_width": HUGE // 2},
-    {"height": 2**41, "out_height": 2**40},
-    # a window whose positions exceed 31 bits
-    {"pool_height": 2**20, "pool_width": 2**20, "height": 2**20, "width": 2**20}
-    | {"out_height": 1, "out_width": 1},
-]
-
-
-@pytest.mark.parametrize("change", BAD_PROBLEMS, ids=lambda change: "-".join(change))
-def test_a_bad_problem_is_a_value_error(change: dict[str, object]) -> None:
-    native.module.ActPool2dProblem(**GOOD)
-    with pytest.raises(ValueError):
-        native.module.ActPool2dProblem(**(GOOD | change))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"batch": 2.5}, {"batch": "2"}, {"pool": 3}, {"activation": None}, {"activation_param": "x"}],
-    ids=str,
-)
-def test_a_bad_type_is_a_type_error(change: dict[str, object]) -> None:
-    with pytest.raises(TypeError):
-        native.module.ActPool2dProblem(**(GOOD | change))
-
-
-def test_huge_but_consistent_sizes_make_a_problem() -> None:
-    native.module.ActPool2dProblem(
-        **(GOOD | {"height": 2**30, "width": 2**20, "out_height": 2**29, "out_width": 2**19})
-    )
-
-
-@pytest.mark.parametrize(
-    ("position", "value"),
-    [(1, 0), (1, 2), (2, 2), (3, 0), (3, 1), (6, 0), (6, -1), (6, 2**20)],
-)
-def test_bad_addresses_and_threads_of_forward(position: int, value: int) -> None:
-    call = Call(Geometry((1, 2, 4, 4), (2, 2), (2, 2)), "max")
-    y = torch.zeros(1, 2, 2, 2)
-    index = torch.zeros(1, 2, 2, 2, dtype=torch.uint8)
-    arguments = [call.problem, call.x.data_ptr(), call.bias.data_ptr(), y.data_ptr()]
-    arguments += [index.data_ptr(), 0, 1]
-    native.module.act_pool2d_forward(*arguments)
-    # 1 and 2 stand for an address that is off by that many bytes
-    arguments[position] = arguments[position] + value if value in (1, 2) else value
-    with pytest.raises(ValueError):
-        native.module.act_pool2d_forward(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("position", "value"),
-    [(1, 0), (1, 1), (2, 0), (2, 2), (3, 1), (4, 0), (5, 1), (6, 2), (7, 0), (7, 2**20)],
-)
-def test_bad_addresses_and_threads_of_backward(position: int, value: int) -> None:
-    call = Call(Geometry((1, 2, 4, 4), (2, 2), (2, 2)), "max")
-    y, index, _ = call.forward()
-    dx, dbias = torch.zeros(1, 2, 4, 4), torch.zeros(2)
-    arguments = [call.problem, call.dy.data_ptr(), y.data_ptr(), call.bias.data_ptr()]
-    arguments += [index.data_ptr(), dx.data_ptr(), dbias.data_ptr(), 1]
-    native.module.act_pool2d_backward(*arguments)
-    arguments[position] = arguments[position] + value if value in (1, 2) else value
-    with pytest.raises(ValueError):
-        native.module.act_pool2d_backward(*arguments)
-
-
-def test_the_index_of_four_bytes_is_aligned() -> None:
-    call = Call(Geometry((1, 1, 16, 16), (16, 16), (16, 16)), "max")
-    assert call.problem.index_itemsize == 4
-    index = torch.zeros(8, dtype=torch.uint8)
-    y = torch.zeros(1)
-    with pytest.raises(ValueError, match="index"):
-        native.module.act_pool2d_forward(
-            call.problem, call.x.data_ptr(), 0, y.data_ptr(), index.data_ptr() + 1, 0, 1
-        )
-
-
-def test_average_masks_need_their_index_and_other_pools_their_saved_values() -> None:
-    masked = Call(Geometry((1, 1, 4, 4), (2, 2), (2, 2)), "avg", "relu")
-    assert masked.problem.saved == "mask"
-    dx = torch.zeros(16)
-    with pytest.raises(ValueError, match="index"):
-        native.module.act_pool2d_backward(
-            masked.problem, masked.dy.data_ptr(), 0, 0, 0, dx.data_ptr(), 0, 1
-        )
-    from_input = Call(Geometry((1, 1, 4, 4), (2, 2), (2, 2)), "avg", "gelu")
-    assert from_input.problem.saved == "input"
-    with pytest.raises(ValueError, match="saved"):
-        native.module.act_pool2d_backward(
-            from_input.problem, from_input.dy.data_ptr(), 0, 0, 0, dx.data_ptr(), 0, 1
-        )

@@ -1,4 +1,4 @@
-"""backends, use_backend, explain, precision, the environment variables, threads, fork, and the command line."""
+"""Backends, explain, precision, environment variables, threads, fork, the command line."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ def test_backends_has_a_row_a_backend() -> None:
         assert row.available == (not row.reason)
         assert "float32" in row.dtypes
         assert row.name in str(cmf.backends())
+
+
+@pytest.mark.skipif(
+    os.environ.get("CROSSMEDIA_FAST_NATIVE") == "0", reason="built without the native module"
+)
+def test_the_native_module_is_there() -> None:
+    """Without it most other tests would compare the reference with itself."""
+    assert native.module is not None, native.reason
 
 
 def test_use_backend_and_the_argument() -> None:
@@ -91,7 +99,8 @@ def test_conv_precision() -> None:
 
 EXPLAIN = """
 import torch, crossmedia_fast as cmf
-print(cmf.explain(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3)).backend, cmf.get_conv_precision())
+plan = cmf.explain(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 3, 3))
+print(plan.backend, cmf.get_conv_precision())
 """
 
 
@@ -204,12 +213,12 @@ torch.set_num_threads(2)
 z = torch.randn(8, 16, 64, 64)
 pool = check_pool("relu", None, "max", 2, None, 0, False, True)
 logits = torch.randn(200_000)
-want = registration.act_pool2d(z, None, pool, False), cmf.gan_generator_loss(logits)  # starts the pool
+want = registration.act_pool2d(z, None, pool, False), cmf.gan_generator_loss(logits)
 child = os.fork()
 if child == 0:
     got = registration.act_pool2d(z, None, pool, False), cmf.gan_generator_loss(logits)
-    torch.set_num_threads(1)  # PyTorch's own comparison would wait for the pool that fork left behind
-    os._exit(0 if all(torch.equal(a, b) for a, b in zip(want, got)) else 1)
+    torch.set_num_threads(1)  # PyTorch's own comparison would wait for the pool that fork left
+    behind os._exit(0 if all(torch.equal(a, b) for a, b in zip(want, got)) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 print("done")
 """
@@ -271,6 +280,9 @@ def test_info() -> None:
 
 def test_an_unknown_command_is_exit_2() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "crossmedia_fast", "fly"], capture_output=True, timeout=120, check=False
+        [sys.executable, "-m", "crossmedia_fast", "fly"],
+        capture_output=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 2

@@ -42,7 +42,9 @@ def test_first_second_and_forward_derivatives(activation: str, pool: str) -> Non
     gradcheck(f, tensors, fast_mode=True, check_forward_ad=True, check_backward_ad=False)
 
 
-@pytest.mark.parametrize("pool", ["max3s2p1_ceil", "max3s1", "max_gaps", "avg3s2p1_valid", "avg2s1"])
+@pytest.mark.parametrize(
+    "pool", ["max3s2p1_ceil", "max3s1", "max_gaps", "avg3s2p1_valid", "avg2s1"]
+)
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_second_derivatives_of_unusual_windows(pool: str, channels_last: bool) -> None:
     for activation in ("relu", "silu"):
@@ -71,7 +73,7 @@ def test_third_derivative() -> None:
 
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh", "silu"])
 def test_r1_penalty_trains_as_with_the_reference(activation: str) -> None:
-    """Mescheder et al. 2018: the squared gradient of the critic at its input, differentiated again."""
+    """Mescheder et al. 2018: the squared gradient at the input, differentiated again."""
 
     def penalty(function: Any) -> tuple[Tensor, ...]:
         x, w, b = leaves(in_channels=2, out_channels=4)
@@ -86,7 +88,9 @@ def test_r1_penalty_trains_as_with_the_reference(activation: str) -> None:
         assert_within(ours, theirs, GRADIENTS[torch.float64])
 
 
-@pytest.mark.parametrize("arguments", [OVERLAPPING, {"pool": "avg"}, {"activation": "tanh"}], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [OVERLAPPING, {"pool": "avg"}, {"activation": "tanh"}], ids=str
+)
 def test_functional_transforms(arguments: dict[str, Any]) -> None:
     x, w, b = make(**SMALL)
     batch = torch.randn(4, *x.shape, dtype=x.dtype)
@@ -222,7 +226,10 @@ def _kept_bytes(function: Any, tensors: list[Tensor]) -> int:
 @pytest.mark.parametrize(
     ("activation", "pool", "bytes_per_output"),
     [
-        *((a, "max", 5) for a in ("relu", "leaky_relu", "relu6", "elu", "tanh", "sigmoid", "softplus")),
+        *(
+            (a, "max", 5)
+            for a in ("relu", "leaky_relu", "relu6", "elu", "tanh", "sigmoid", "softplus")
+        ),
         ("identity", "max", 1),  # the index alone
         *((a, "none", 4) for a in ("relu", "tanh", "sigmoid", "softplus")),
         ("identity", "avg", 0),

@@ -132,7 +132,9 @@ def test_the_table_is_long_enough() -> None:
     ("changed", "error", "word"),
     BAD,
     ids=[
-        "-".join(f"{k}={v if not isinstance(v, torch.Tensor) else tuple(v.shape)}" for k, v in c.items())
+        "-".join(
+            f"{k}={v if not isinstance(v, torch.Tensor) else tuple(v.shape)}" for k, v in c.items()
+        )
         for c, _, _ in BAD
     ],
 )

@@ -21,7 +21,9 @@ def check(tensors: Any, **arguments: Any) -> None:
     dtype = tensors[0].dtype
     doubles = [t.double() for t in tensors]
     expected = cmf.conv_act_pool2d_reference(*doubles, **arguments)
-    dy = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    dy = torch.randn(
+        expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     y, grads = gradients(cmf.conv_act_pool2d, tensors, dy, **arguments)
     _, expected_grads = gradients(cmf.conv_act_pool2d_reference, doubles, dy, **arguments)
     assert y.dtype == dtype

@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Against float64. A convolution of a few dozen terms loses a few units in the last place (float32:
 # 6e-8 each); ours adds one rounding (the bias) and an activation of at most 2 ulp.
-# The half types round the convolution's output once before the activation and the result once after.
+# The half types round the convolution's output once, before the activation, and the result once.
 VALUES = {
     torch.float64: 1e-13,
     torch.float32: 2e-6,
@@ -25,8 +25,8 @@ GRADIENTS = {
     torch.float32: 1e-5,
 }
 
-# In the half types an element's rounding may move a maximum to its neighbour, and a whole gradient with
-# it; no fixed bound holds. Our error may be at most twice that of PyTorch in the same dtype.
+# In the half types an element's rounding may move a maximum to its neighbour, and a whole gradient
+# with it; no fixed bound holds. Our error may be at most twice that of PyTorch in the same dtype.
 HALF_GRADIENT_FACTOR = 2.0
 
 # Same dtype, same convolution, another order of the operations behind it: two roundings and an
@@ -40,7 +40,7 @@ SAME_DTYPE = {
 
 
 def assert_within(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Equal shapes, equal NaN and infinities, and elsewhere |difference| <= tolerance · max |expected|."""
+    """Equal shapes, NaN and infinities; elsewhere |difference| <= tolerance · max |expected|."""
     assert actual.shape == expected.shape
     expected = expected.to(torch.float64)
     actual = actual.to(torch.float64)

@@ -18,12 +18,14 @@ class ConvActPool2d(torch.nn.Conv2d):
     Fused, in this order: convolution, bias, activation, pooling; see
     :func:`crossmedia_fast.conv_act_pool2d`.
 
-    Equivalent to: ``nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size, ...), act, pool)``.
+    Equivalent to: ``nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size, ...), act,
+    pool)``.
     It *is* an ``nn.Conv2d``: the same parameters, the same initialisation, the same ``state_dict``
     keys, so that checkpoints of the unfused layer load and ``isinstance(m, nn.Conv2d)`` code works.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+        padding_mode,
             device, dtype: as :class:`torch.nn.Conv2d`.
         activation, activation_param, pool, pool_size, pool_stride, pool_padding, ceil_mode,
             count_include_pad, backend: as :func:`crossmedia_fast.conv_act_pool2d`.
@@ -66,7 +68,7 @@ class ConvActPool2d(torch.nn.Conv2d):
             dilation,
             groups,
             bias,
-            padding_mode,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )

@@ -1,6 +1,7 @@
 """The activations: names, parameters, values and derivatives in plain PyTorch.
 
-The formulas that the compiled kernels implement stand in csrc/common/activation.h; these twins serve
+The formulas that the compiled kernels implement stand in csrc/common/activation.h; these twins
+serve
 the reference and every derivative beyond the first, so they must be differentiable themselves.
 """
 
@@ -64,8 +65,8 @@ def activate(z: Tensor, activation: str, param: float) -> Tensor:
 def backward_from_output(dy: Tensor, y: Tensor, activation: str, param: float) -> Tensor:
     """dy · act'(z), where the derivative follows from y = act(z).
 
-    Where a derivative is 0 by definition the gradient is 0, not 0 · dy: an infinite dy behind a dead
-    unit stays out, as in PyTorch's threshold_backward.
+    Where a derivative is 0 by definition the gradient is 0, not 0 · dy: an infinite dy behind a
+    dead unit stays out, as in PyTorch's threshold_backward.
     """
     if activation == "identity":
         return dy

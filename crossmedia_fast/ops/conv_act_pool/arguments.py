@@ -182,9 +182,7 @@ def _check_tensor(name: str, tensor: Any, ranks: tuple[int, ...]) -> None:
         kind = "nested" if tensor.is_nested else tensor.layout
         raise NotImplementedError(f"{name} must be a dense (strided) tensor, got {kind}")
     if tensor.dtype not in DTYPES:
-        raise TypeError(
-            f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}"
-        )
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {tensor.dtype}")
     if tensor.dim() not in ranks:
         expected = " or ".join(f"{rank}-dimensional" for rank in ranks)
         raise ValueError(f"{name} must be {expected}, got shape {tuple(tensor.shape)}")
@@ -216,13 +214,13 @@ def check_tensors(input: Any, weight: Any, bias: Any, groups: int) -> None:
         raise ValueError(f"weight must have no empty dimension, got shape {tuple(weight.shape)}")
     if channels % groups or weight.shape[0] % groups:
         raise ValueError(
-            f"groups must divide the input's channels ({channels}) and the weight's output channels "
-            f"({weight.shape[0]}), got {groups}"
+            f"groups must divide the input's channels ({channels}) and the weight's output "
+            f"channels ({weight.shape[0]}), got {groups}"
         )
     if weight.shape[1] != channels // groups:
         raise ValueError(
-            f"weight must be [K, {channels // groups}, R, S] for an input of {channels} channels in "
-            f"{groups} groups, got shape {tuple(weight.shape)}"
+            f"weight must be [K, {channels // groups}, R, S] for an input of {channels} channels "
+            f"in {groups} groups, got shape {tuple(weight.shape)}"
         )
     if bias is not None and bias.shape[0] != weight.shape[0]:
         raise ValueError(f"bias must have shape ({weight.shape[0]},), got {tuple(bias.shape)}")
@@ -241,8 +239,8 @@ def conv_output_size(input: Tensor, weight: Tensor, conv: Conv2d) -> tuple[int, 
         padded = length + 2 * padding
         if reach > padded:
             raise ValueError(
-                f"weight is larger than the padded input: its {name} reaches over {reach} with "
-                f"dilation {conv.dilation[axis]}, the input's {name} is {length} with padding {padding}"
+                f"weight is larger than the padded input: its {name} reaches {reach} with "
+                f"dilation {conv.dilation[axis]}, the input has {length}, padding {padding}"
             )
         sizes.append((padded - reach) // conv.stride[axis] + 1)
     return sizes[0], sizes[1]
@@ -254,8 +252,8 @@ def check_pool_fits(pool: Pool2d, height: int, width: int) -> None:
         return
     if min(pool.output_size(height, width)) < 1:
         raise ValueError(
-            f"pool_size {pool.size} with pool_padding {pool.padding} does not fit the convolution's "
-            f"output of {height}×{width}"
+            f"pool_size {pool.size} with pool_padding {pool.padding} does not fit the "
+            f"convolution's output of {height}×{width}"
         )
 
 

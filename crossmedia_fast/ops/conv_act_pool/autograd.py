@@ -2,8 +2,8 @@
 
 First derivatives run in one native pass from the pooled gradient. Every further derivative is
 PyTorch's own differentiation of the formulas below, which are written from what the forward saved
-(its output, or the pre-activation at the chosen positions, and the index), so that a double backward
-keeps no more memory than a single one.
+(its output, or the pre-activation at the chosen positions, and the index), so that a double
+backward keeps no more memory than a single one.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def flat_index(index: Tensor, pool: Pool2d, width: int) -> Tensor:  # [N, K, P, 
 
 def _positive_side(mask: Tensor, pool: Pool2d, height: int, width: int) -> Tensor:
     """Bits per window [N, K, P, Q] -> bool per element [N, K, H, W]."""
-    out = torch.zeros(
-        (*mask.shape[:2], height * width), dtype=torch.uint8, device=mask.device
-    )
+    out = torch.zeros((*mask.shape[:2], height * width), dtype=torch.uint8, device=mask.device)
     out_height, out_width = mask.shape[-2:]
     for r in range(pool.size[0]):
         h = torch.arange(out_height) * pool.stride[0] - pool.padding[0] + r
@@ -140,31 +138,36 @@ class ActPool2d(torch.autograd.Function):
             ctx.save_for_backward(x, None, bias)
         else:
             ctx.save_for_backward(None, index)
-        ctx.launch = launch
-        ctx.pool = pool
-        ctx.has_bias = bias is not None
+        ctx.call = launch, pool
+        if preactivation is None:
+            return y
         ctx.set_materialize_grads(False)
-        return y if preactivation is None else (y, preactivation)
+        return y, preactivation
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dpreactivation: Tensor | None = None) -> Any:
         if dy is None and dpreactivation is None:
             return None, None, None, None
-        saved, index, *rest = ctx.saved_tensors
-        bias = rest[0] if rest else None
-        need_dx, need_dbias = ctx.needs_input_grad[:2]
-        launch = ctx.launch
+        launch, pool = ctx.call
+        if launch.saved == "input":
+            saved, index, bias = ctx.saved_tensors
+        else:
+            (saved, index), bias = ctx.saved_tensors, None
+        need_dx, need_dbias, _, _ = ctx.needs_input_grad
         if (
             dpreactivation is not None
+            or dy is None
             or torch.is_grad_enabled()
             or torch._C._are_functorch_transforms_active()
-            or torch._C._functorch.is_legacy_batchedtensor(dy)  # autograd.grad(is_grads_batched=True)
+            or torch._C._functorch.is_legacy_batchedtensor(
+                dy
+            )  # autograd.grad(is_grads_batched=True)
             or type(dy) is not Tensor
         ):
-            dx, dbias = differentiable_backward(
-                ctx.pool, launch.saved, launch.x_shape, dy, dpreactivation, saved, bias, index
+            dense, sums = differentiable_backward(
+                pool, launch.saved, launch.x_shape, dy, dpreactivation, saved, bias, index
             )
-            return dx, dbias if need_dbias else None, None, None
+            return dense, sums if need_dbias else None, None, None
         dx, dbias = cpu.act_pool2d_backward(launch, dy, saved, bias, index, need_dx, need_dbias)
         return dx, dbias, None, None
 

@@ -110,8 +110,10 @@ def is_channels_last(x: Tensor) -> bool:
 def as_format(x: Tensor, channels_last: bool) -> Tensor:
     """`x`, dense in that memory format (itself where it is)."""
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return x if x.is_contiguous(memory_format=memory_format) else x.contiguous(
-        memory_format=memory_format
+    return (
+        x
+        if x.is_contiguous(memory_format=memory_format)
+        else x.contiguous(memory_format=memory_format)
     )
 
 

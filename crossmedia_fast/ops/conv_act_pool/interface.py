@@ -26,7 +26,7 @@ _MAX_CACHED = 4096
 class _Prepared:
     """A checked and planned call; made once per combination of shapes and arguments."""
 
-    __slots__ = ("add_batch", "bias_in_epilogue", "conv_args", "launches", "plan", "plain", "pool")
+    __slots__ = ("add_batch", "bias_in_epilogue", "conv_args", "launches", "plain", "plan", "pool")
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class _Prepared:
         check_all(input, weight, bias, conv, pool)
         self.plan: Plan = make_plan(conv, pool, input.dtype, input.device, backend)
         self.pool = pool
-        self.conv_args = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.conv_args: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self.add_batch = input.dim() == 3
         self.plain = input.device.type == "cpu" and not torch.compiler.is_compiling()
         # The half types round once at the end of the convolution, bias included: leave it there.
@@ -149,8 +149,10 @@ def conv_act_pool2d(
     4. max or average pooling, or none.
 
     Equivalent to: ``pool(act(F.conv2d(input, weight, bias, stride, padding, dilation, groups)))``
-    for values, gradients of every order, NaN and infinity, ties (the first maximum in row order wins,
-    as in ``F.max_pool2d``), empty batches and errors. :func:`conv_act_pool2d_reference` is that line.
+    for values, gradients of every order, NaN and infinity, ties (the first maximum in row order
+    wins,
+    as in ``F.max_pool2d``), empty batches and errors. :func:`conv_act_pool2d_reference` is that
+    line.
 
     Args:
         input: [N, C, H, W] or [C, H, W], any strides; float32, float64, float16 or bfloat16.
@@ -171,12 +173,13 @@ def conv_act_pool2d(
         [N, K, P, Q] (or [K, P, Q]), in the memory format that the convolution gives.
 
     Raises:
-        TypeError, ValueError: an argument is wrong; the message names it, what was expected and what
+        TypeError, ValueError: an argument is wrong; the message names it, what was expected and
+        what
             came.
         NotImplementedError: the named backend can't run, or a tensor is sparse or nested.
 
-    For backward it keeps the input and weight, and of the rest at most the pooled output and one byte
-    an output element, for every activation whose derivative follows from its output.
+    For backward it keeps the input and weight, and of the rest at most the pooled output and one
+    byte an output element, for every activation whose derivative follows from its output.
     """
     key: Any = None
     prepared = None

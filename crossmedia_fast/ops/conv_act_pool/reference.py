@@ -21,9 +21,7 @@ from .arguments import (
 def pool2d(a: Tensor, pool: Pool2d) -> Tensor:  # [N, K, H, W] -> [N, K, P, Q]
     """The pooling alone, by PyTorch's own function."""
     if pool.pool == "max":
-        return F.max_pool2d(
-            a, pool.size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode
-        )
+        return F.max_pool2d(a, pool.size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)
     if pool.pool == "avg":
         return F.avg_pool2d(
             a, pool.size, pool.stride, pool.padding, pool.ceil_mode, pool.count_include_pad

@@ -21,7 +21,8 @@ _POOL_ARGS = (
 )
 
 # saved activations, and who needs them:
-# "output" y · "preactivation" x + bias at the chosen position · "input" x · "mask" index · "nothing"
+# "output" y · "preactivation" x + bias at the chosen position · "input" x · "mask" index ·
+# "nothing"
 _PIECEWISE_LINEAR = ("relu", "leaky_relu", "relu6")
 
 
@@ -266,6 +267,4 @@ torch.library.register_autograd(
 def act_pool2d(x: Tensor, bias: Tensor | None, pool: Pool2d, save: bool) -> Tensor:
     """The registered op, called the way the public function does."""
     channels_last = cpu.is_channels_last(x)
-    return torch.ops.crossmedia_fast.act_pool2d(
-        x, bias, *_as_args(pool), channels_last, save
-    )[0]
+    return torch.ops.crossmedia_fast.act_pool2d(x, bias, *_as_args(pool), channels_last, save)[0]
