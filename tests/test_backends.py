@@ -217,8 +217,8 @@ want = registration.act_pool2d(z, None, pool, False), cmf.gan_generator_loss(log
 child = os.fork()
 if child == 0:
     got = registration.act_pool2d(z, None, pool, False), cmf.gan_generator_loss(logits)
-    torch.set_num_threads(1)  # PyTorch's own comparison would wait for the pool that fork left
-    behind os._exit(0 if all(torch.equal(a, b) for a, b in zip(want, got)) else 1)
+    torch.set_num_threads(1)  # PyTorch's own comparison would wait for the lost pool
+    os._exit(0 if all(torch.equal(a, b) for a, b in zip(want, got)) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 print("done")
 """
