@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from crossmedia_fast.ops.conv_act_pool import cpu_direct, interface
 
 # Edges of the kernels: narrower than a vector, one vector of each instruction set (4, 8, 16 lanes)
 # and its neighbours, primes, and one row or column.
@@ -74,3 +78,16 @@ def gradients(function: Any, tensors: Any, dy: Tensor, **arguments: Any) -> Any:
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
     y = function(*leaves, **arguments)
     return y, torch.autograd.grad(y, leaves, dy.to(y.dtype))
+
+
+@contextmanager
+def algorithm(name: str) -> Iterator[None]:
+    """Runs the block with algorithm "direct" or "epilogue", wherever that can run."""
+    limit = cpu_direct.MOST_MULTIPLY_ADDS
+    cpu_direct.MOST_MULTIPLY_ADDS = 0 if name == "epilogue" else limit
+    interface._prepared.clear()
+    try:
+        yield
+    finally:
+        cpu_direct.MOST_MULTIPLY_ADDS = limit
+        interface._prepared.clear()

@@ -73,9 +73,13 @@ def test_use_backend_and_the_argument() -> None:
 def test_explain_says_why_not() -> None:
     tensors = make()
     plan = cmf.explain(*tensors)
-    assert (plan.backend, plan.algorithm) == ("cpu", "epilogue")
-    for name in ("cuda", "triton", "reference", "convolution"):
+    assert (plan.backend, plan.algorithm) == ("cpu", "direct")
+    for name in ("cuda", "triton", "reference", "convolution", "epilogue"):
         assert f"{name}: " in str(plan)
+    for other in (make(size=(200, 200)), make(channels_last=True), make(dtype=torch.bfloat16)):
+        plan = cmf.explain(*other)
+        assert (plan.backend, plan.algorithm) == ("cpu", "epilogue")
+        assert "not algorithm direct: " in str(plan)
     nothing = cmf.explain(*tensors, activation="identity", pool="none")
     assert nothing.algorithm == "convolution"
     with pytest.raises(ValueError, match="groups"):

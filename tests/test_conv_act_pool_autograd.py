@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import crossmedia_fast as cmf
 from crossmedia_fast.ops.conv_act_pool.activation import ACTIVATIONS
 
-from .conv_act_pool_cases import POOLS, make
+from .conv_act_pool_cases import POOLS, algorithm, make
 from .tolerances import GRADIENTS, SAME_DTYPE, assert_within
 
 # Finite differences need float64; the tensors are small because a check costs a call per element.
@@ -24,6 +25,13 @@ SMALL: dict[str, Any] = {"size": (6, 5), "dtype": torch.float64}
 OVERLAPPING: dict[str, Any] = {
     "padding": 1, "pool_size": 3, "pool_stride": 2, "pool_padding": 1, "activation": "silu",
 }  # fmt: skip
+
+
+@pytest.fixture(params=["direct", "epilogue"], autouse=True)
+def each_algorithm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test of this file runs with both; where one can't run, the other does."""
+    with algorithm(request.param):
+        yield
 
 
 def leaves(**arguments: Any) -> list[Tensor]:

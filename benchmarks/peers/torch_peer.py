@@ -139,6 +139,9 @@ class _Layers(torch.nn.Module):
 
 def _variant_function(case: Case, variant: str, operands: Operands) -> Function:
     kind, _, rest = variant.partition("_")
+    # every case compiles the same code object anew: what earlier cases left would count against the
+    # recompilation limit
+    torch._dynamo.reset()
     if kind == "fused":
         return _package_function(case, "")
     softplus = rest == "softplus"

@@ -11,6 +11,7 @@ namespace cmf {
 const KernelTable& kernels();
 
 void bind_act_pool2d(pybind11::module_& module);
+void bind_conv2d_small(pybind11::module_& module);
 void bind_gan_loss(pybind11::module_& module);
 
 }  // namespace cmf

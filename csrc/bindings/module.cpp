@@ -53,5 +53,6 @@ PYBIND11_MODULE(_native, module) {
 #endif
 
   cmf::bind_act_pool2d(module);
+  cmf::bind_conv2d_small(module);
   cmf::bind_gan_loss(module);
 }

@@ -2,6 +2,7 @@
 #include "cpu/kernel_table.h"
 
 #include "cpu/act_pool2d.h"
+#include "cpu/conv2d_small.h"
 #include "cpu/gan_loss.h"
 #include "cpu/simd.h"
 
@@ -20,6 +21,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_VECTOR_BYTES,
       CMF_ISA::act_pool2d_forward,
       CMF_ISA::act_pool2d_backward,
+      CMF_ISA::conv2d_small_forward,
+      CMF_ISA::conv2d_small_backward,
       CMF_ISA::gan_loss_forward,
       CMF_ISA::gan_loss_backward,
   };

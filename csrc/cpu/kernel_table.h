@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "common/act_pool2d_problem.h"
+#include "common/conv2d_problem.h"
 #include "common/gan_loss_problem.h"
 
 namespace cmf {
@@ -32,6 +33,19 @@ struct KernelTable {
                               void* dx,           // [N, K, H, W] or null
                               void* dbias,        // [K] or null
                               int threads);
+
+  // z = x * w; then dx and dw (each may be null) from dz. One thread; false as above.
+  bool (*conv2d_small_forward)(const Conv2dProblem& problem,
+                               const void* x,  // [N, C, H, W]
+                               const void* w,  // [K, C, R, S]
+                               void* z);       // [N, K, P, Q]
+
+  bool (*conv2d_small_backward)(const Conv2dProblem& problem,
+                                const void* dz,  // [N, K, P, Q]
+                                const void* x,   // [N, C, H, W]
+                                const void* w,   // [K, C, R, S]
+                                void* dx,        // [N, C, H, W] or null
+                                void* dw);       // [K, C, R, S] or null
 
   // csrc/cpu/gan_loss.h says what these take and give
   int (*gan_loss_forward)(const GanLossProblem& problem, const void* const* operands,

@@ -11,9 +11,10 @@ from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from ... import backends
-from . import cpu
+from . import cpu, cpu_direct
 from .arguments import Conv2d, Pool2d, autocast_enabled, check_conv, check_pool
 from .autograd import ActPool2d, act_pool2d_transformable
+from .autograd_direct import DirectConvActPool2d
 from .plan import Plan, make_plan
 from .reference import act_pool2d as act_pool2d_reference
 from .reference import check_all
@@ -26,7 +27,16 @@ _MAX_CACHED = 4096
 class _Prepared:
     """A checked and planned call; made once per combination of shapes and arguments."""
 
-    __slots__ = ("add_batch", "bias_in_epilogue", "conv_args", "launches", "plain", "plan", "pool")
+    __slots__ = (
+        "add_batch",
+        "bias_in_epilogue",
+        "conv_args",
+        "direct",
+        "launches",
+        "plain",
+        "plan",
+        "pool",
+    )
 
     def __init__(
         self,
@@ -37,19 +47,34 @@ class _Prepared:
         pool: Pool2d,
         backend: str | None,
     ) -> None:
-        check_all(input, weight, bias, conv, pool)
-        self.plan: Plan = make_plan(conv, pool, input.dtype, input.device, backend)
+        z_shape = check_all(input, weight, bias, conv, pool)
+        autocast = autocast_enabled(input.device)
+        x_shape = (z_shape[0], *input.shape[-3:])
+        w_shape = tuple(weight.shape)
+        self.plain = input.device.type == "cpu" and not torch.compiler.is_compiling()
+        why_not_direct = "takes plain tensors on the CPU alone"
+        if self.plain and _is_plain(input, weight, bias):
+            contiguous = input.is_contiguous() and weight.is_contiguous()
+            why_not_direct = cpu_direct.why_not(
+                x_shape, w_shape, z_shape, conv, input.dtype, contiguous, autocast
+            )
+        self.plan: Plan = make_plan(conv, pool, input.dtype, input.device, backend, why_not_direct)
+        self.direct: tuple[cpu_direct.SmallConv2d, cpu.Launch] | None = None
+        if self.plan.algorithm == "direct":
+            self.direct = (
+                cpu_direct.SmallConv2d(x_shape, w_shape, conv, input.dtype),
+                cpu.launch_for(z_shape, input.dtype, False, pool),
+            )
         self.pool = pool
         self.conv_args: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self.add_batch = input.dim() == 3
-        self.plain = input.device.type == "cpu" and not torch.compiler.is_compiling()
         # The half types round once at the end of the convolution, bias included: leave it there.
         # In float32 and float64 the epilogue adds it, and its gradient comes from the pooled one.
         self.bias_in_epilogue = (
             bias is not None
             and input.dtype in (torch.float32, torch.float64)
             and bias.dtype == input.dtype
-            and not autocast_enabled(input.device)
+            and not autocast
         )
         self.launches: dict[tuple[bool, torch.dtype], cpu.Launch] = {}
 
@@ -68,7 +93,7 @@ _prepared: dict[Any, _Prepared] = {}
 
 def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
     """pool(act(x + bias)) for a fresh convolution output `x`: nobody else holds it."""
-    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+    if _transforms_active():
         return act_pool2d_transformable(x, bias, prepared.pool)
     channels_last = False
     if not x.is_contiguous():
@@ -81,8 +106,26 @@ def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         y = ActPool2d.apply(x, bias, launch, prepared.pool)
         return y if type(y) is Tensor else y[0]
-    in_place = prepared.pool.pool == "none" and not x.is_inference()
-    return cpu.act_pool2d_forward(launch, x, bias, False, in_place)[0]
+    return cpu.act_pool2d_forward(launch, x, bias, False, prepared.pool.pool == "none")[0]
+
+
+def _transforms_active() -> bool:
+    """Whether torch.func or forward-mode AD looks at what happens."""
+    return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
+
+
+def _run_direct(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
+    """The small convolution, activation and pooling, as one node of the graph."""
+    assert prepared.direct is not None
+    conv, launch = prepared.direct
+    if bias is not None and not bias.is_contiguous():
+        bias = bias.contiguous()
+    if torch.is_grad_enabled() and (
+        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    ):
+        return DirectConvActPool2d.apply(input, weight, bias, conv, launch, prepared.pool)
+    z = conv.forward(input, weight)
+    return cpu.act_pool2d_forward(launch, z, bias, False, prepared.pool.pool == "none")[0]
 
 
 def _is_plain(input: Any, weight: Any, bias: Any) -> bool:
@@ -105,8 +148,12 @@ def _run(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: _Prepared
     in_epilogue = prepared.bias_in_epilogue
     if prepared.add_batch:
         input = input.unsqueeze(0)
+    plain = prepared.plain and _is_plain(input, weight, bias)
+    if plain and prepared.direct is not None and not _transforms_active():
+        y = _run_direct(input, weight, bias, prepared)
+        return y.squeeze(0) if prepared.add_batch else y
     x = F.conv2d(input, weight, None if in_epilogue else bias, *prepared.conv_args)
-    if prepared.plain and _is_plain(input, weight, bias):
+    if plain:
         y = _run_epilogue(x, bias if in_epilogue else None, prepared)
     else:
         y = _run_registered(x, bias if in_epilogue else None, prepared.pool)
@@ -190,10 +237,12 @@ def conv_act_pool2d(
                 input.dtype,
                 input.device,
                 input.layout,
+                input.layout == torch.strided and input.is_contiguous(),
                 weight.shape,
                 weight.dtype,
                 weight.device,
                 weight.layout,
+                weight.layout == torch.strided and weight.is_contiguous(),
                 None if bias is None else (bias.shape, bias.dtype, bias.device, bias.layout),
                 torch._C._is_any_autocast_enabled() and torch.get_autocast_dtype("cpu"),
                 activation,

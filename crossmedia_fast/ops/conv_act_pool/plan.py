@@ -14,7 +14,7 @@ from ... import backends
 from .arguments import Conv2d, Pool2d
 
 # In the order in which they are tried.
-ALGORITHMS = ("convolution", "epilogue", "reference")
+ALGORITHMS = ("convolution", "direct", "epilogue", "reference")
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,31 @@ def make_plan(
     dtype: torch.dtype,
     device: torch.device,
     backend: str | None,
+    why_not_direct: str,
     algorithm: str | None = None,
 ) -> Plan:
-    """The plan of one call; `algorithm` forces one (for tests), raising where it can't run."""
+    """The plan of one call; `algorithm` forces one (for tests), raising where it can't run.
+
+    `why_not_direct` is cpu_direct's word on the shapes: "" where the direct convolution may run.
+    """
     chosen, rejected_backends = backends.resolve(backend, device, dtype)
     nothing_to_fuse = pool.activation == "identity" and pool.pool == "none"
 
     refusals: dict[str, str] = {}
     if chosen == "reference":
-        refusals["convolution"] = refusals["epilogue"] = "belongs to backend cpu"
+        for name in ("convolution", "direct", "epilogue"):
+            refusals[name] = "belongs to backend cpu"
     else:
         refusals["reference"] = "backend cpu has a native algorithm for every argument"
         if nothing_to_fuse:
-            refusals["epilogue"] = "nothing follows the convolution"
+            refusals["direct"] = refusals["epilogue"] = "nothing follows the convolution"
         else:
             refusals["convolution"] = "activation or pooling follows the convolution"
+            if why_not_direct:
+                refusals["direct"] = why_not_direct
     reasons = {
         "convolution": "PyTorch's convolution alone: neither activation nor pooling follows it",
+        "direct": "a small problem: our own convolution, then the same pass, as one graph node",
         "epilogue": "PyTorch's convolution, then bias, activation and pooling in one native pass",
         "reference": "PyTorch's own functions, one after another",
     }
@@ -65,6 +73,9 @@ def make_plan(
         raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {picked!r}")
     if picked in refusals:
         raise NotImplementedError(f"algorithm {picked!r} can't run here: {refusals[picked]}")
+    for name in ALGORITHMS:
+        if name != picked:
+            refusals.setdefault(name, f"algorithm {picked!r} comes first")
     return Plan(
         chosen,
         picked,

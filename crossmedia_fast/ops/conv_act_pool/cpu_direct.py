@@ -1,0 +1,101 @@
+"""The CPU backend's direct convolution: allocates outputs and calls csrc/cpu/conv2d_small.
+
+For problems so small that what a library does before it computes costs more than the arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import native
+from .arguments import Conv2d
+from .cpu import _DTYPE_NAMES, dense_strides
+
+# Multiply-adds up to which one thread of this kernel beats the library: a few microseconds.
+MOST_MULTIPLY_ADDS = 200_000
+MOST_TAPS = 7  # along one axis
+
+
+def why_not(
+    x_shape: tuple[int, ...],  # [N, C, H, W]
+    w_shape: tuple[int, ...],  # [K, C / groups, R, S]
+    z_shape: tuple[int, ...],  # [N, K, P, Q]
+    conv: Conv2d,
+    dtype: torch.dtype,
+    contiguous: bool,
+    autocast: bool,
+) -> str:
+    """Why the direct convolution does not run; "" where it does."""
+    if native.module is None:
+        return native.reason
+    if autocast or dtype not in (torch.float32, torch.float64):
+        return "computes in float32 and float64 alone"
+    if not contiguous:
+        return "reads contiguous tensors alone"
+    if conv.stride != (1, 1) or conv.dilation != (1, 1) or conv.groups != 1:
+        return "has stride, dilation and groups 1 alone"
+    if isinstance(conv.padding, str) or max(w_shape[2:]) > MOST_TAPS:
+        return f"takes padding in numbers and at most {MOST_TAPS} taps along an axis"
+    if any(pad >= taps for pad, taps in zip(conv.padding, w_shape[2:], strict=True)):
+        return "takes padding below the kernel's size alone"
+    batch, filters, height, width = z_shape
+    work = batch * filters * height * width * x_shape[1] * w_shape[2] * w_shape[3]
+    if work > MOST_MULTIPLY_ADDS:
+        return f"is for at most {MOST_MULTIPLY_ADDS:,} multiply-adds, these are {work:,}"
+    return ""
+
+
+class SmallConv2d:
+    """One small convolution, ready to call: the native struct and the sizes of what it writes."""
+
+    __slots__ = ("native", "padding", "w_shape", "x_shape", "z_shape", "z_strides")
+
+    def __init__(
+        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], conv: Conv2d, dtype: torch.dtype
+    ) -> None:
+        assert native.module is not None
+        assert not isinstance(conv.padding, str)
+        self.native: Any = native.module.Conv2dProblem(
+            batch=x_shape[0],
+            in_channels=x_shape[1],
+            height=x_shape[2],
+            width=x_shape[3],
+            out_channels=w_shape[0],
+            kernel_height=w_shape[2],
+            kernel_width=w_shape[3],
+            pad_height=conv.padding[0],
+            pad_width=conv.padding[1],
+            dtype=_DTYPE_NAMES[dtype],
+        )
+        self.padding = conv.padding
+        self.x_shape = x_shape
+        self.w_shape = w_shape
+        self.z_shape = (x_shape[0], w_shape[0], self.native.out_height, self.native.out_width)
+        self.z_strides = dense_strides(self.z_shape, channels_last=False)
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """z [N, K, P, Q] of contiguous x [N, C, H, W] and w [K, C, R, S]."""
+        z = x.new_empty_strided(self.z_shape, self.z_strides)
+        native.module.conv2d_small_forward(  # type: ignore[union-attr]
+            self.native, x.data_ptr(), w.data_ptr(), z.data_ptr()
+        )
+        return z
+
+    def backward(
+        self, dz: Tensor, x: Tensor, w: Tensor, need_dx: bool, need_dw: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """dx [N, C, H, W] and dw [K, C, R, S] from a contiguous dz [N, K, P, Q]."""
+        dx = torch.empty_like(x) if need_dx else None
+        dw = torch.empty_like(w) if need_dw else None
+        native.module.conv2d_small_backward(  # type: ignore[union-attr]
+            self.native,
+            dz.data_ptr(),
+            x.data_ptr(),
+            w.data_ptr(),
+            0 if dx is None else dx.data_ptr(),
+            0 if dw is None else dw.data_ptr(),
+        )
+        return dx, dw
