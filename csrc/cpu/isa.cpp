@@ -63,8 +63,8 @@ bool has(const Feature& feature) {
 constexpr int kFeatureCount = sizeof kFeatures / sizeof kFeatures[0];
 #endif
 
-// The build passes the very list that its compiler flags were made from (CMakeLists.txt), so that the
-// gate can't fall behind the flags: -mavx2 is feature "avx2".
+// The build passes the very list that its compiler flags were made from (CMakeLists.txt), so that
+// the gate can't fall behind the flags: -mavx2 is feature "avx2".
 const char* const kBaselineFeatures[] = {nullptr};
 #if defined(CMF_HAVE_AVX2)
 const char* const kAvx2Features[] = {CMF_AVX2_FEATURES, nullptr};
