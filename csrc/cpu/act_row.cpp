@@ -76,12 +76,12 @@ void copy_row(const D* x, C* y, int64_t count) {
 
 }  // namespace
 
-#define CMF_EACH_ACTIVATION(CASE)                                                            \
-  CASE(kIdentity)                                                                            \
-  CASE(kRelu)                                                                                \
-  CASE(kLeakyRelu)                                                                           \
-  CASE(kRelu6) CASE(kElu) CASE(kSilu) CASE(kGelu) CASE(kGeluTanh) CASE(kTanh) CASE(kSigmoid) \
-      CASE(kSoftplus) CASE(kHardswish)
+// clang-format off: it formats these lines another way each time
+#define CMF_EACH_ACTIVATION(CASE)                                           \
+  CASE(kIdentity) CASE(kRelu) CASE(kLeakyRelu) CASE(kRelu6) CASE(kElu)      \
+  CASE(kSilu) CASE(kGelu) CASE(kGeluTanh) CASE(kTanh) CASE(kSigmoid)        \
+  CASE(kSoftplus) CASE(kHardswish)
+// clang-format on
 
 template <class In, class Out>
 void activate_row(const ActPool2dProblem& problem, const In* x, RowBias<ComputeType<In>> bias,
