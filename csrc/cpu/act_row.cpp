@@ -16,20 +16,6 @@ CMF_HOST_DEVICE void for_each_vector(int64_t count, const Body& body) {
   if (i < count) body(i, static_cast<int>(count - i));
 }
 
-template <class C, class T>
-CMF_HOST_DEVICE Vec<C> load_lanes(const T* source, int lanes) {
-  return lanes == kLanes<C> ? load<C>(source) : load_partial<C>(source, lanes);
-}
-
-template <class C, class T>
-CMF_HOST_DEVICE void store_lanes(T* target, Vec<C> value, int lanes) {
-  if (lanes == kLanes<C>) {
-    store<C>(target, value);
-  } else {
-    store_partial<C>(target, value, lanes);
-  }
-}
-
 template <class C>
 CMF_HOST_DEVICE Vec<C> bias_lanes(RowBias<C> bias, int64_t i, int lanes) {
   return bias.row ? load_lanes<C>(bias.row + i, lanes) : broadcast<C>(bias.value);

@@ -55,15 +55,6 @@ CMF_HOST_DEVICE Vec<C> load_up_to(const S* source, int64_t count) {
   return load_partial<C>(source, static_cast<int>(count));
 }
 
-template <class C>
-CMF_HOST_DEVICE void store_up_to(C* target, Vec<C> value, int lanes) {
-  if (lanes == kLanes<C>) {
-    store<C>(target, value);
-  } else {
-    store_partial<C>(target, value, lanes);
-  }
-}
-
 // -- contiguous: a row is [W] -> [Q], vectors run along it
 // ----------------------------------------------
 
@@ -192,7 +183,7 @@ CMF_HOST_DEVICE void pool_pixel(const MaskRule<C>& rule, WindowRows<S> input, Po
         }
       }
     }
-    store_up_to<C>(out + c, reducer.value, lanes);
+    store_lanes<C>(out + c, reducer.value, lanes);
     if (kTrack) codes.store_lanes<C>(c, reducer.code, lanes);
   }
 }

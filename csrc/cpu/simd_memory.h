@@ -312,5 +312,21 @@ CMF_HOST_DEVICE Mask<C> load_bytes_partial(const uint8_t* source, int count) {
   return load_bytes<C>(padded);
 }
 
+// Whole vectors inside a row, the first `lanes` of one at its end.
+
+template <class C, class T>
+CMF_HOST_DEVICE Vec<C> load_lanes(const T* source, int lanes) {
+  return lanes == kLanes<C> ? load<C>(source) : load_partial<C>(source, lanes);
+}
+
+template <class C, class T>
+CMF_HOST_DEVICE void store_lanes(T* target, Vec<C> value, int lanes) {
+  if (lanes == kLanes<C>) {
+    store<C>(target, value);
+  } else {
+    store_partial<C>(target, value, lanes);
+  }
+}
+
 }  // namespace CMF_ISA
 }  // namespace cmf

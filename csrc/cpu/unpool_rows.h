@@ -59,20 +59,6 @@ CMF_HOST_DEVICE int64_t code_at(const char* codes, int itemsize, int64_t i) {
 }
 
 template <class C>
-CMF_HOST_DEVICE Vec<C> load_some(const C* source, int lanes) {
-  return lanes == kLanes<C> ? load<C>(source) : load_partial<C>(source, lanes);
-}
-
-template <class C>
-CMF_HOST_DEVICE void store_some(C* target, Vec<C> value, int lanes) {
-  if (lanes == kLanes<C>) {
-    store<C>(target, value);
-  } else {
-    store_partial<C>(target, value, lanes);
-  }
-}
-
-template <class C>
 CMF_HOST_DEVICE Mask<C> load_codes(const char* codes, int itemsize, int64_t i, int lanes) {
   if (itemsize == 1) {
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(codes) + i;
@@ -133,11 +119,11 @@ CMF_HOST_DEVICE void unpool_row_vectors(const PoolAxis& axis, const Rule& rule,
     const int64_t left = axis.length - w;
     Vec<C> low = sums[0], high = sums[kStride - 1];
     if (kStride == 2) interleave<C>(sums[0], sums[kStride - 1], &low, &high);
-    store_some<C>(target + w, low, left < kLanes<C> ? static_cast<int>(left) : kLanes<C>);
+    store_lanes<C>(target + w, low, left < kLanes<C> ? static_cast<int>(left) : kLanes<C>);
     const int64_t behind = left - kLanes<C>;
     if (kStride == 2 && behind > 0) {
-      store_some<C>(target + w + kLanes<C>, high,
-                    behind < kLanes<C> ? static_cast<int>(behind) : kLanes<C>);
+      store_lanes<C>(target + w + kLanes<C>, high,
+                     behind < kLanes<C> ? static_cast<int>(behind) : kLanes<C>);
     }
   }
 }
@@ -203,13 +189,13 @@ void unpool_row_channels_last(const PoolAxis& axis, int64_t channels, const Rule
         for (int64_t q = cover.first; q < cover.last; ++q) {
           const int64_t i = q * channels + c;
           const int64_t s = w + axis.pad - q * axis.stride;
-          const Vec<C> g = load_some<C>(row.g + i, lanes);
+          const Vec<C> g = load_lanes<C>(row.g + i, lanes);
           const Mask<C> code =
               Rule::kCodes ? load_codes<C>(row.codes, itemsize, i, lanes) : Mask<C>{};
           sum += rule.take(g, code, static_cast<int>(row.position + s));
         }
       }
-      store_some<C>(target + w * channels + c, sum, lanes);
+      store_lanes<C>(target + w * channels + c, sum, lanes);
     }
   }
 }
