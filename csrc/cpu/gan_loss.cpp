@@ -39,30 +39,16 @@ struct Block {
   bool bad;    // is set
 };
 
-template <class C>
-Vec<C> load_some(const C* source, int count) {
-  return count == kLanes<C> ? load<C>(source) : load_partial<C>(source, count);
-}
-
-template <class C>
-void store_some(C* target, Vec<C> value, int count) {
-  if (count == kLanes<C>) {
-    store<C>(target, value);
-  } else {
-    store_partial<C>(target, value, count);
-  }
-}
-
 // One vector of elements; `count` is a constant kLanes<C> in all but the last.
 template <class C, class F, Mode kMode>
 CMF_HOST_DEVICE void run_vector(const Block<C>& block, int i, int count, Vec<C>* sum,
                                 Mask<C>* bad) {
   using V = Vec<C>;
-  const V x = load_some<C>(block.operand[0] + i, count);
-  const V y = F::kOperands > 1 ? load_some<C>(block.operand[1] + i, count) : V{};
-  const V weight = F::kOperands > 2 ? load_some<C>(block.operand[2] + i, count) : V{};
+  const V x = load_lanes<C>(block.operand[0] + i, count);
+  const V y = F::kOperands > 1 ? load_lanes<C>(block.operand[1] + i, count) : V{};
+  const V weight = F::kOperands > 2 ? load_lanes<C>(block.operand[2] + i, count) : V{};
   V grad = broadcast<C>(block.factor);
-  if (kMode == kElementGradients) grad *= load_some<C>(block.grad + i, count);
+  if (kMode == kElementGradients) grad *= load_lanes<C>(block.grad + i, count);
   const GanLossResult<V> result = F::evaluate(x, y, weight, broadcast<C>(block.parameter), grad);
   if (kMode == kSum || kMode == kSumAndGradients) {
     *sum += count == kLanes<C>
@@ -71,12 +57,12 @@ CMF_HOST_DEVICE void run_vector(const Block<C>& block, int i, int count, Vec<C>*
   }
   if (kMode == kElements) {
     V value = result.value * block.factor;
-    if (block.add) value += load_some<C>(block.value + i, count);
-    store_some<C>(block.value + i, value, count);
+    if (block.add) value += load_lanes<C>(block.value + i, count);
+    store_lanes<C>(block.value + i, value, count);
   }
   if (kMode == kSumAndGradients || kMode == kGradients || kMode == kElementGradients) {
-    if (block.dx) store_some<C>(block.dx + i, result.dx, count);
-    if (F::kOperands > 1 && block.dy) store_some<C>(block.dy + i, result.dy, count);
+    if (block.dx) store_lanes<C>(block.dx + i, result.dx, count);
+    if (F::kOperands > 1 && block.dy) store_lanes<C>(block.dy + i, result.dy, count);
   }
   if (kMode != kGradients && kMode != kElementGradients) *bad |= result.bad;
 }
