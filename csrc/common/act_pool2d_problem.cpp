@@ -2,8 +2,7 @@
 
 #include <string.h>
 
-#include <stdexcept>
-#include <string>
+#include "common/check.h"
 
 // the scalar predicates alone are used here, from the copy of the instruction set that runs
 // everywhere
@@ -34,24 +33,6 @@ constexpr int64_t kLargest = INT64_C(1) << 40;
 constexpr int kMaskBits = 8;  // a mask is one byte
 constexpr int64_t kByteIndices = 255;
 
-void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
-  if (value < least || value > most) {
-    throw std::invalid_argument(std::string(name) + " must be between " + std::to_string(least) +
-                                " and " + std::to_string(most) + ", got " + std::to_string(value));
-  }
-}
-
-void check_bytes(const char* name, int64_t a, int64_t b, int64_t c, int64_t d, int64_t itemsize) {
-  int64_t total = a;
-  bool overflow = __builtin_mul_overflow(total, b, &total);
-  overflow |= __builtin_mul_overflow(total, c, &total);
-  overflow |= __builtin_mul_overflow(total, d, &total);
-  overflow |= __builtin_mul_overflow(total, itemsize, &total);
-  if (overflow || total > (INT64_C(1) << 62)) {
-    throw std::invalid_argument(std::string(name) + " has more bytes than can be addressed");
-  }
-}
-
 void check_axis(const char* name, int64_t length, int64_t out, int64_t size, int64_t stride,
                 int64_t pad) {
   const int64_t reach = length + 2 * pad - size;
@@ -59,9 +40,8 @@ void check_axis(const char* name, int64_t length, int64_t out, int64_t size, int
   // ceil_mode may add one window, if that starts inside the input or its left padding
   const bool one_more = out == floor_out + 1 && (out - 1) * stride < length + pad && size > 0;
   if (out < 1 || (out != floor_out && !one_more)) {
-    throw std::invalid_argument(std::string("out_") + name + " must be " +
-                                std::to_string(floor_out) + " for these windows, got " +
-                                std::to_string(out));
+    throw_invalid(std::string("out_") + name + " must be " + std::to_string(floor_out) +
+                  " for these windows, got " + std::to_string(out));
   }
 }
 
@@ -108,7 +88,7 @@ void complete_act_pool2d_problem(ActPool2dProblem* problem) {
   if (p.pool == Pool::kNone) {
     const bool trivial = p.pool_height == 1 && p.pool_width == 1 && p.pool_stride_height == 1 &&
                          p.pool_stride_width == 1;
-    if (!trivial) throw std::invalid_argument("pool 'none' must have windows of 1×1 at stride 1");
+    if (!trivial) throw_invalid("pool 'none' must have windows of 1×1 at stride 1");
   }
   check_axis("height", p.height, p.out_height, p.pool_height, p.pool_stride_height,
              p.pool_pad_height);
@@ -118,7 +98,7 @@ void complete_act_pool2d_problem(ActPool2dProblem* problem) {
   check_bytes("y", p.batch, p.channels, p.out_height, p.out_width, 8);
   // an index names a position in a window, a 32-bit integer at most
   if (p.pool == Pool::kMax && p.pool_height * p.pool_width > INT32_MAX) {
-    throw std::invalid_argument("pool_height × pool_width must be below 2**31 for max pooling");
+    throw_invalid("pool_height × pool_width must be below 2**31 for max pooling");
   }
   const auto activation = static_cast<baseline::Activation>(p.activation);
   p.monotone = baseline::is_monotone(activation, p.activation_param);

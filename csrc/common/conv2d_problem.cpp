@@ -1,7 +1,6 @@
 #include "common/conv2d_problem.h"
 
-#include <stdexcept>
-#include <string>
+#include "common/check.h"
 
 namespace cmf {
 namespace {
@@ -9,20 +8,13 @@ namespace {
 constexpr int64_t kMostElements = INT64_C(1) << 24;  // of any one tensor
 constexpr int64_t kMostKernel = 7;                   // taps along one axis
 
-void check_range(const char* name, int64_t value, int64_t least, int64_t most) {
-  if (value < least || value > most) {
-    throw std::invalid_argument(std::string(name) + " must be between " + std::to_string(least) +
-                                " and " + std::to_string(most) + ", got " + std::to_string(value));
-  }
-}
-
 void check_elements(const char* name, int64_t a, int64_t b, int64_t c, int64_t d) {
   int64_t total = a;
   bool overflow = __builtin_mul_overflow(total, b, &total);
   overflow |= __builtin_mul_overflow(total, c, &total);
   overflow |= __builtin_mul_overflow(total, d, &total);
   if (overflow || total > kMostElements) {
-    throw std::invalid_argument(std::string(name) + " is too large for a small convolution");
+    throw_invalid(std::string(name) + " is too large for a small convolution");
   }
 }
 
