@@ -10,7 +10,16 @@ namespace cmf {
 // The kernels of the instruction set in use.
 const KernelTable& kernels();
 
+constexpr int kMostThreads = 4096;
+
+// Throws where `threads` is out of range.
+void check_threads(int threads);
+
+// An address as a pointer. `needed` says whether 0 (absent) is an error.
+void* checked_pointer(const char* name, uintptr_t address, int alignment, bool needed);
+
 void bind_act_pool2d(pybind11::module_& module);
+void bind_conv_act_pool2d(pybind11::module_& module);
 void bind_conv2d_small(pybind11::module_& module);
 void bind_gan_loss(pybind11::module_& module);
 

@@ -12,8 +12,6 @@ namespace py = pybind11;
 namespace cmf {
 namespace {
 
-constexpr int kMostThreads = 4096;
-
 int32_t known(int32_t code, const char* field, const std::string& name) {
   if (code < 0) throw py::value_error(std::string("unknown ") + field + " '" + name + "'");
   return code;
@@ -50,26 +48,6 @@ ActPool2dProblem make_problem(int64_t batch, int64_t channels, int64_t height, i
   return p;
 }
 
-void check_threads(int threads) {
-  if (threads < 1 || threads > kMostThreads) {
-    throw py::value_error("threads must be between 1 and " + std::to_string(kMostThreads) +
-                          ", got " + std::to_string(threads));
-  }
-}
-
-// An address as a pointer. `needed` says whether 0 (absent) is an error.
-template <class P = void>
-P* pointer(const char* name, uintptr_t address, int alignment, bool needed) {
-  if (address == 0 && needed) {
-    throw py::value_error(std::string(name) + " must be an address for this problem, got 0");
-  }
-  if (address % static_cast<uintptr_t>(alignment) != 0) {
-    throw py::value_error(std::string(name) + " must be aligned to " + std::to_string(alignment) +
-                          " bytes");
-  }
-  return reinterpret_cast<P*>(address);
-}
-
 void forward(const ActPool2dProblem& p, uintptr_t x, uintptr_t bias, uintptr_t y, uintptr_t index,
              uintptr_t preactivation, int threads) {
   check_threads(threads);
@@ -82,11 +60,12 @@ void forward(const ActPool2dProblem& p, uintptr_t x, uintptr_t bias, uintptr_t y
   if (x == y && x != 0 && p.pool != Pool::kNone) {
     throw py::value_error("y must not be x where there is a pooling");
   }
-  const void* x_data = pointer<const void>("x", x, p.itemsize, p.batch > 0);
-  const void* bias_data = pointer<const void>("bias", bias, p.itemsize, false);
-  void* y_data = pointer("y", y, p.itemsize, p.batch > 0);
-  void* index_data = pointer("index", index, p.index_itemsize ? p.index_itemsize : 1, false);
-  void* preactivation_data = pointer("preactivation", preactivation, p.itemsize, false);
+  const void* x_data = checked_pointer("x", x, p.itemsize, p.batch > 0);
+  const void* bias_data = checked_pointer("bias", bias, p.itemsize, false);
+  void* y_data = checked_pointer("y", y, p.itemsize, p.batch > 0);
+  void* index_data =
+      checked_pointer("index", index, p.index_itemsize ? p.index_itemsize : 1, false);
+  void* preactivation_data = checked_pointer("preactivation", preactivation, p.itemsize, false);
   if (p.batch == 0) return;
   bool success;
   {
@@ -101,15 +80,15 @@ void backward(const ActPool2dProblem& p, uintptr_t dy, uintptr_t saved, uintptr_
               uintptr_t index, uintptr_t dx, uintptr_t dbias, int threads) {
   check_threads(threads);
   const bool some = p.batch > 0;
-  const void* dy_data = pointer<const void>("dy", dy, p.itemsize, some);
+  const void* dy_data = checked_pointer("dy", dy, p.itemsize, some);
   const bool needs_saved = p.saved != Saved::kNothing && p.saved != Saved::kMask;
-  const void* saved_data = pointer<const void>("saved", saved, p.itemsize, some && needs_saved);
-  const void* bias_data = pointer<const void>("bias", bias, p.itemsize, false);
+  const void* saved_data = checked_pointer("saved", saved, p.itemsize, some && needs_saved);
+  const void* bias_data = checked_pointer("bias", bias, p.itemsize, false);
   const int index_size = p.index_itemsize ? p.index_itemsize : 1;
   const void* index_data =
-      pointer<const void>("index", index, index_size, some && p.index_itemsize != 0);
-  void* dx_data = pointer("dx", dx, p.itemsize, false);
-  void* dbias_data = pointer("dbias", dbias, p.itemsize, false);
+      checked_pointer("index", index, index_size, some && p.index_itemsize != 0);
+  void* dx_data = checked_pointer("dx", dx, p.itemsize, false);
+  void* dbias_data = checked_pointer("dbias", dbias, p.itemsize, false);
   bool success;
   {
     py::gil_scoped_release release;

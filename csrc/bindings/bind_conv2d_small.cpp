@@ -31,33 +31,22 @@ Conv2dProblem make_problem(int64_t batch, int64_t in_channels, int64_t height, i
   return p;
 }
 
-void* pointer(const char* name, uintptr_t address, const Conv2dProblem& p, bool needed) {
-  if (address == 0 && needed) {
-    throw py::value_error(std::string(name) + " must be an address for this problem, got 0");
-  }
-  if (address % static_cast<uintptr_t>(p.itemsize) != 0) {
-    throw py::value_error(std::string(name) + " must be aligned to " + std::to_string(p.itemsize) +
-                          " bytes");
-  }
-  return reinterpret_cast<void*>(address);
-}
-
 void forward(const Conv2dProblem& p, uintptr_t x, uintptr_t w, uintptr_t z) {
   const bool some = p.batch > 0;
-  const void* x_data = pointer("x", x, p, some);
-  const void* w_data = pointer("w", w, p, some);
-  void* z_data = pointer("z", z, p, some);
+  const void* x_data = checked_pointer("x", x, p.itemsize, some);
+  const void* w_data = checked_pointer("w", w, p.itemsize, some);
+  void* z_data = checked_pointer("z", z, p.itemsize, some);
   if (!kernels().conv2d_small_forward(p, x_data, w_data, z_data)) throw std::bad_alloc();
 }
 
 void backward(const Conv2dProblem& p, uintptr_t dz, uintptr_t x, uintptr_t w, uintptr_t dx,
               uintptr_t dw) {
   const bool some = p.batch > 0;
-  const void* dz_data = pointer("dz", dz, p, some);
-  const void* x_data = pointer("x", x, p, some && dw != 0);
-  const void* w_data = pointer("w", w, p, some && dx != 0);
-  void* dx_data = pointer("dx", dx, p, false);
-  void* dw_data = pointer("dw", dw, p, false);
+  const void* dz_data = checked_pointer("dz", dz, p.itemsize, some);
+  const void* x_data = checked_pointer("x", x, p.itemsize, some && dw != 0);
+  const void* w_data = checked_pointer("w", w, p.itemsize, some && dx != 0);
+  void* dx_data = checked_pointer("dx", dx, p.itemsize, false);
+  void* dw_data = checked_pointer("dw", dw, p.itemsize, false);
   if (!kernels().conv2d_small_backward(p, dz_data, x_data, w_data, dx_data, dw_data)) {
     throw std::bad_alloc();
   }

@@ -17,6 +17,24 @@ const KernelTable& kernels() {
   return table;
 }
 
+void check_threads(int threads) {
+  if (threads < 1 || threads > kMostThreads) {
+    throw py::value_error("threads must be between 1 and " + std::to_string(kMostThreads) +
+                          ", got " + std::to_string(threads));
+  }
+}
+
+void* checked_pointer(const char* name, uintptr_t address, int alignment, bool needed) {
+  if (address == 0 && needed) {
+    throw py::value_error(std::string(name) + " must be an address for this problem, got 0");
+  }
+  if (address % static_cast<uintptr_t>(alignment) != 0) {
+    throw py::value_error(std::string(name) + " must be aligned to " + std::to_string(alignment) +
+                          " bytes");
+  }
+  return reinterpret_cast<void*>(address);
+}
+
 }  // namespace cmf
 
 PYBIND11_MODULE(_native, module) {
@@ -54,5 +72,6 @@ PYBIND11_MODULE(_native, module) {
 
   cmf::bind_act_pool2d(module);
   cmf::bind_conv2d_small(module);
+  cmf::bind_conv_act_pool2d(module);
   cmf::bind_gan_loss(module);
 }

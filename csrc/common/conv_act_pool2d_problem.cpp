@@ -1,10 +1,15 @@
 #include "common/conv_act_pool2d_problem.h"
 
+#include <string.h>
+
 #include "common/check.h"
+#include "common/conv_act_pool2d_kernels.h"
 
 namespace cmf {
 namespace {
 
+const char* const kAlgorithmNames[kConvAlgorithms] = {"winograd", "few_channels", "pointwise",
+                                                      "depthwise"};
 constexpr int64_t kLargest = INT64_C(1) << 40;
 
 void check_axis(const char* name, int64_t in, int64_t taps, int64_t stride, int64_t pad,
@@ -18,6 +23,13 @@ void check_axis(const char* name, int64_t in, int64_t taps, int64_t stride, int6
 }
 
 }  // namespace
+
+int32_t conv_algorithm_from_name(const char* name) {
+  for (int32_t i = 0; i < kConvAlgorithms; ++i) {
+    if (strcmp(kAlgorithmNames[i], name) == 0) return i;
+  }
+  return -1;
+}
 
 void check_conv_act_pool2d_problem(const ConvActPool2dProblem& p) {
   check_range("in_channels", p.in_channels, 1, kLargest);

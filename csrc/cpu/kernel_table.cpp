@@ -23,6 +23,12 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_ISA::act_pool2d_backward,
       CMF_ISA::conv2d_small_forward,
       CMF_ISA::conv2d_small_backward,
+      {
+          {nullptr, nullptr, nullptr},  // kWinograd
+          {nullptr, nullptr, nullptr},  // kFewChannels
+          {nullptr, nullptr, nullptr},  // kPointwise
+          {nullptr, nullptr, nullptr},  // kDepthwise
+      },
       CMF_ISA::gan_loss_forward,
       CMF_ISA::gan_loss_backward,
   };

@@ -7,6 +7,7 @@
 
 #include "common/act_pool2d_problem.h"
 #include "common/conv2d_problem.h"
+#include "common/conv_act_pool2d_kernels.h"
 #include "common/gan_loss_problem.h"
 
 namespace cmf {
@@ -46,6 +47,9 @@ struct KernelTable {
                                 const void* w,   // [K, C, R, S]
                                 void* dx,        // [N, C, H, W] or null
                                 void* dw);       // [K, C, R, S] or null
+
+  // the convolutions that are fused with what follows them, by ConvAlgorithm
+  ConvKernels conv_act_pool2d[kConvAlgorithms];
 
   // csrc/cpu/gan_loss.h says what these take and give
   int (*gan_loss_forward)(const GanLossProblem& problem, const void* const* operands,

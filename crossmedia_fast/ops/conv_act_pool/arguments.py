@@ -49,6 +49,15 @@ class Conv2d:
     dilation: tuple[int, int]
     groups: int
 
+    def symmetric_padding(self, taps: tuple[int, ...]) -> tuple[int, int] | None:
+        """The padding on both sides of each axis; None where "same" needs more on one side."""
+        if not isinstance(self.padding, str):
+            return self.padding
+        if self.padding == "valid":
+            return 0, 0
+        reach = [d * (n - 1) for d, n in zip(self.dilation, taps, strict=True)]
+        return None if any(n % 2 for n in reach) else (reach[0] // 2, reach[1] // 2)
+
 
 def _pool_output(length: int, size: int, stride: int, padding: int, ceil_mode: bool) -> int:
     reach = length + 2 * padding - size

@@ -1,0 +1,136 @@
+// The fused convolutions: checks every pointer against its problem, then calls the algorithm's
+// kernel without the GIL.
+#include <pybind11/pybind11.h>
+
+#include <new>
+#include <string>
+
+#include "bindings/bind.h"
+
+namespace py = pybind11;
+
+namespace cmf {
+namespace {
+
+ConvActPool2dProblem make_problem(const ActPool2dProblem& pool, int64_t in_channels, int64_t height,
+                                  int64_t width, int64_t kernel_height, int64_t kernel_width,
+                                  int64_t stride_height, int64_t stride_width, int64_t pad_height,
+                                  int64_t pad_width, int64_t dilation_height,
+                                  int64_t dilation_width, int64_t groups, bool x_channels_last) {
+  ConvActPool2dProblem p = {};
+  p.in_channels = in_channels;
+  p.height = height;
+  p.width = width;
+  p.kernel_height = kernel_height;
+  p.kernel_width = kernel_width;
+  p.stride_height = stride_height;
+  p.stride_width = stride_width;
+  p.pad_height = pad_height;
+  p.pad_width = pad_width;
+  p.dilation_height = dilation_height;
+  p.dilation_width = dilation_width;
+  p.groups = groups;
+  p.x_channels_last = x_channels_last;
+  p.pool = pool;
+  check_conv_act_pool2d_problem(p);
+  return p;
+}
+
+const ConvKernels& kernels_of(const std::string& algorithm) {
+  const int32_t code = conv_algorithm_from_name(algorithm.c_str());
+  if (code < 0) throw py::value_error("unknown algorithm '" + algorithm + "'");
+  return kernels().conv_act_pool2d[code];
+}
+
+// Why the algorithm can't take this problem; "" where it can.
+std::string refusal(const std::string& algorithm, const ConvActPool2dProblem& p, bool backward) {
+  const ConvKernels& k = kernels_of(algorithm);
+  if (backward ? !k.backward : !k.forward) return "this build has no such kernel";
+  const char* reason = k.refusal(p, backward);
+  return reason ? reason : "";
+}
+
+const ConvKernels& accepting_kernels(const std::string& algorithm, const ConvActPool2dProblem& p,
+                                     bool backward) {
+  const std::string reason = refusal(algorithm, p, backward);
+  if (!reason.empty()) {
+    throw py::value_error("algorithm '" + algorithm + "' can't take this problem: " + reason);
+  }
+  return kernels_of(algorithm);
+}
+
+void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
+             uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
+             uintptr_t preactivation, int threads) {
+  check_threads(threads);
+  const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  const int size = p.pool.itemsize;
+  const bool some = p.pool.batch > 0;
+  if (index != 0 && p.pool.index_itemsize == 0) {
+    throw py::value_error("index must be 0: this problem has none");
+  }
+  if (preactivation != 0 && (p.pool.saved != Saved::kPreactivation || index == 0)) {
+    throw py::value_error("preactivation must be 0 for this problem, or come with an index");
+  }
+  ConvForwardTensors t = {};
+  t.x = checked_pointer("x", x, size, some);
+  t.w = checked_pointer("w", w, size, some);
+  t.prepared = checked_pointer("prepared", prepared, size, false);
+  t.bias = checked_pointer("bias", bias, size, false);
+  t.y = checked_pointer("y", y, size, some);
+  t.index =
+      checked_pointer("index", index, p.pool.index_itemsize ? p.pool.index_itemsize : 1, false);
+  t.preactivation = checked_pointer("preactivation", preactivation, size, false);
+  if (!some) return;
+  bool success;
+  {
+    py::gil_scoped_release release;
+    success = k.forward(p, t, threads);
+  }
+  if (!success) throw std::bad_alloc();
+}
+
+void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t dy,
+              uintptr_t saved, uintptr_t index, uintptr_t x, uintptr_t w, uintptr_t bias,
+              uintptr_t dx, uintptr_t dw, uintptr_t dbias, int threads) {
+  check_threads(threads);
+  const ConvKernels& k = accepting_kernels(algorithm, p, true);
+  const int size = p.pool.itemsize;
+  const bool some = p.pool.batch > 0;
+  const bool needs_saved = p.pool.saved != Saved::kNothing && p.pool.saved != Saved::kMask;
+  const int index_size = p.pool.index_itemsize ? p.pool.index_itemsize : 1;
+  ConvBackwardTensors t = {};
+  t.dy = checked_pointer("dy", dy, size, some);
+  t.saved = checked_pointer("saved", saved, size, some && needs_saved);
+  t.index = checked_pointer("index", index, index_size, some && p.pool.index_itemsize != 0);
+  t.x = checked_pointer("x", x, size, some && dw != 0);
+  t.w = checked_pointer("w", w, size, some && dx != 0);
+  t.bias = checked_pointer("bias", bias, size, false);
+  t.dx = checked_pointer("dx", dx, size, false);
+  t.dw = checked_pointer("dw", dw, size, false);
+  t.dbias = checked_pointer("dbias", dbias, size, false);
+  if (!some) throw py::value_error("batch must not be 0 here");
+  bool success;
+  {
+    py::gil_scoped_release release;
+    success = k.backward(p, t, threads);
+  }
+  if (!success) throw std::bad_alloc();
+}
+
+}  // namespace
+
+void bind_conv_act_pool2d(py::module_& module) {
+  py::class_<ConvActPool2dProblem>(module, "ConvActPool2dProblem",
+                                   "Shapes of one convolution with its activation and pooling.")
+      .def(py::init(&make_problem), py::kw_only(), py::arg("pool"), py::arg("in_channels"),
+           py::arg("height"), py::arg("width"), py::arg("kernel_height"), py::arg("kernel_width"),
+           py::arg("stride_height"), py::arg("stride_width"), py::arg("pad_height"),
+           py::arg("pad_width"), py::arg("dilation_height"), py::arg("dilation_width"),
+           py::arg("groups"), py::arg("x_channels_last"));
+  module.def("conv_act_pool2d_refusal", &refusal);
+  module.def("conv_act_pool2d_forward", &forward);
+  module.def("conv_act_pool2d_backward", &backward);
+}
+
+}  // namespace cmf

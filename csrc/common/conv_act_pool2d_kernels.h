@@ -1,0 +1,49 @@
+// What the kernels of every convolution algorithm take and give.
+//
+// Read by files of every instruction set, so: plain data, nothing inline.
+#pragma once
+
+#include "common/conv_act_pool2d_problem.h"
+
+namespace cmf {
+
+enum class ConvAlgorithm : int32_t { kWinograd, kFewChannels, kPointwise, kDepthwise };
+constexpr int kConvAlgorithms = 4;
+
+struct ConvForwardTensors {
+  const void* x;         // [N, C, H, W], in the problem's format
+  const void* w;         // [K, C / groups, R, S], contiguous
+  const void* prepared;  // w as the algorithm wants it, where it prepares weights
+  const void* bias;      // [K] or null
+  void* y;               // [N, K, P, Q]
+  void* index;           // [N, K, P, Q] or null
+  void* preactivation;   // [N, K, P, Q] or null
+};
+
+struct ConvBackwardTensors {
+  const void* dy;     // [N, K, P, Q], in y's format
+  const void* saved;  // what problem.pool.saved names, or null
+  const void* index;  // [N, K, P, Q] or null
+  const void* x;      // [N, C, H, W]
+  const void* w;      // [K, C / groups, R, S], contiguous
+  const void* bias;   // [K] or null
+  void* dx;           // [N, C, H, W] in x's format, or null
+  void* dw;           // [K, C / groups, R, S] contiguous, or null
+  void* dbias;        // [K] or null
+};
+
+// The kernels of one algorithm. `forward` and `backward` give false where scratch memory could not
+// be had; each may be null where there is none.
+struct ConvKernels {
+  // Why this problem (its backward) is not for this algorithm; null where it is.
+  const char* (*refusal)(const ConvActPool2dProblem& problem, bool backward);
+  bool (*forward)(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
+                  int threads);
+  bool (*backward)(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+                   int threads);
+};
+
+// -1 where the name is unknown.
+int32_t conv_algorithm_from_name(const char* name);
+
+}  // namespace cmf
