@@ -1,0 +1,148 @@
+#include "cpu/band_epilogue.h"
+
+#include <string.h>
+
+#include "cpu/simd_transpose.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+typedef Vec<float> V;
+constexpr int kV = kLanes<float>;
+
+ActPool2dProblem band_problem(const ActPool2dProblem& whole, int lanes) {
+  ActPool2dProblem p = whole;
+  p.batch = 1;
+  p.channels = lanes;
+  p.channels_last = true;
+  return p;
+}
+
+V load_as_float(const float* source) { return load<float>(source); }
+V load_as_float(const uint8_t* source) { return bit_cast<V>(load_bytes<float>(source)); }
+
+void store_as(float* target, V value, int lanes) { store_lanes<float>(target, value, lanes); }
+void store_as(uint8_t* target, V value, int lanes) {
+  const Mask<float> bits = bit_cast<Mask<float>>(value);
+  if (lanes == kV) {
+    store_bytes<float>(target, bits);
+  } else {
+    store_bytes_partial<float>(target, bits, lanes);
+  }
+}
+
+// Pixels by channels -> channels by pixels: source [pixels][lanes] -> target[k · plane + pixel].
+template <class T>
+void store_planes(const T* source, int64_t pixels, int lanes, int k_count, int64_t plane,
+                  T* target) {
+  for (int k = 0; k < k_count; k += kV) {
+    const int filters = k_count - k < kV ? k_count - k : kV;
+    for (int64_t i = 0; i < pixels; i += kV) {
+      const int count = pixels - i < kV ? static_cast<int>(pixels - i) : kV;
+      V block[kV];
+      for (int j = 0; j < kV; ++j) {
+        block[j] = j < count ? load_as_float(source + (i + j) * lanes + k) : V{};
+      }
+      transpose_block<float>(block);
+      for (int j = 0; j < filters; ++j) store_as(target + (k + j) * plane + i, block[j], count);
+    }
+  }
+}
+
+template <class T>
+void store_pixels(const T* source, int64_t pixels, int lanes, int k_count, int64_t channels,
+                  T* target) {
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int k = 0; k < k_count; k += kV) {
+      const int count = k_count - k < kV ? k_count - k : kV;
+      store_as(target + i * channels + k, load_as_float(source + i * lanes + k), count);
+    }
+  }
+}
+
+template <class T>
+void store_either(const ActPool2dProblem& p, const Band& band, const T* source, int lanes,
+                  T* target) {
+  const int64_t pixels = (band.p_last - band.p_first) * p.out_width;
+  const int64_t plane = p.out_height * p.out_width;
+  const int64_t first = band.p_first * p.out_width;
+  if (p.channels_last) {
+    store_pixels(source, pixels, lanes, band.k_count, p.channels,
+                 target + (band.n * plane + first) * p.channels + band.k_first);
+  } else {
+    store_planes(source, pixels, lanes, band.k_count, plane,
+                 target + (band.n * p.channels + band.k_first) * plane + first);
+  }
+}
+
+}  // namespace
+
+void store_band(const ActPool2dProblem& p, const Band& band, const float* source, int lanes,
+                float* target) {
+  store_either(p, band, source, lanes, target);
+}
+
+void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* source, int lanes,
+                uint8_t* target) {
+  store_either(p, band, source, lanes, target);
+}
+
+BandEpilogue::BandEpilogue(const ActPool2dProblem& problem, int lanes, int64_t most_rows)
+    : problem_(band_problem(problem, lanes)),
+      whole_(problem),
+      worker_(problem_),
+      lanes_(lanes),
+      most_rows_(most_rows) {}
+
+BandEpilogue::~BandEpilogue() { free(y_); }
+
+bool BandEpilogue::prepare() {
+  if (problem_.pool == Pool::kNone) return true;
+  // three arrays in one: two of floats and one of bytes
+  const size_t count = static_cast<size_t>(most_rows_ * problem_.out_width * lanes_);
+  y_ = static_cast<float*>(malloc(count * (2 * sizeof(float) + 1)));
+  if (!y_) return false;
+  preactivation_ = y_ + count;
+  codes_ = reinterpret_cast<uint8_t*>(preactivation_ + count);
+  return worker_.prepare(nullptr);
+}
+
+void BandEpilogue::pool(float* z, int64_t z_first, const Band& band,
+                        const ConvForwardTensors& tensors) {
+  float* y = static_cast<float*>(tensors.y);
+  if (problem_.pool == Pool::kNone) {
+    finish(z + (band.p_first - z_first) * problem_.width * lanes_, nullptr, band, tensors);
+    return;
+  }
+  // the worker counts rows from the image's first: its bases lie that far before the scratch
+  const int64_t row = problem_.out_width * lanes_;
+  const int64_t skipped = band.p_first * row;
+  const int64_t rows = band.p_last - band.p_first;
+  char* codes = tensors.index ? reinterpret_cast<char*>(codes_) - skipped : nullptr;
+  float* preactivation = tensors.preactivation ? preactivation_ - skipped : nullptr;
+  worker_.run(z - z_first * problem_.width * lanes_, -0.0f, y_ - skipped, codes, preactivation,
+              band.p_first, band.p_last, 0, rows);
+  store_band(whole_, band, y_, lanes_, y);
+  if (tensors.index) {
+    store_band(whole_, band, codes_, lanes_, static_cast<uint8_t*>(tensors.index));
+  }
+  if (tensors.preactivation) {
+    store_band(whole_, band, preactivation_, lanes_, static_cast<float*>(tensors.preactivation));
+  }
+}
+
+void BandEpilogue::finish(float* pooled, const uint8_t* codes, const Band& band,
+                          const ConvForwardTensors& tensors) {
+  const int64_t count = (band.p_last - band.p_first) * problem_.out_width * lanes_;
+  if (problem_.pool != Pool::kAvg) {
+    activate_row(problem_, pooled, RowBias<float>{-0.0f, nullptr}, pooled, count);
+  }
+  store_band(whole_, band, pooled, lanes_, static_cast<float*>(tensors.y));
+  if (codes && tensors.index) {
+    store_band(whole_, band, codes, lanes_, static_cast<uint8_t*>(tensors.index));
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
