@@ -59,6 +59,27 @@ const ConvKernels& accepting_kernels(const std::string& algorithm, const ConvAct
   return kernels_of(algorithm);
 }
 
+// How many elements the algorithm's transformed weights take; 0 where it reads w as it is.
+int64_t prepared_size(const std::string& algorithm, const ConvActPool2dProblem& p) {
+  const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  return k.prepared_size ? k.prepared_size(p) : 0;
+}
+
+void prepare(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t w,
+             uintptr_t prepared, int threads) {
+  check_threads(threads);
+  const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  if (!k.prepare) throw py::value_error("algorithm '" + algorithm + "' prepares no weights");
+  const void* w_data = checked_pointer("w", w, p.pool.itemsize, true);
+  void* prepared_data = checked_pointer("prepared", prepared, p.pool.itemsize, true);
+  bool success;
+  {
+    py::gil_scoped_release release;
+    success = k.prepare(p, w_data, prepared_data, threads);
+  }
+  if (!success) throw std::bad_alloc();
+}
+
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
              uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
              uintptr_t preactivation, int threads) {
@@ -75,7 +96,7 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   ConvForwardTensors t = {};
   t.x = checked_pointer("x", x, size, some);
   t.w = checked_pointer("w", w, size, some);
-  t.prepared = checked_pointer("prepared", prepared, size, false);
+  t.prepared = checked_pointer("prepared", prepared, size, some && k.prepare);
   t.bias = checked_pointer("bias", bias, size, false);
   t.y = checked_pointer("y", y, size, some);
   t.index =
@@ -129,6 +150,8 @@ void bind_conv_act_pool2d(py::module_& module) {
            py::arg("pad_width"), py::arg("dilation_height"), py::arg("dilation_width"),
            py::arg("groups"), py::arg("x_channels_last"));
   module.def("conv_act_pool2d_refusal", &refusal);
+  module.def("conv_act_pool2d_prepared_size", &prepared_size);
+  module.def("conv_act_pool2d_prepare", &prepare);
   module.def("conv_act_pool2d_forward", &forward);
   module.def("conv_act_pool2d_backward", &backward);
 }

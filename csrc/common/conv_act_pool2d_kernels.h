@@ -41,6 +41,10 @@ struct ConvKernels {
                   int threads);
   bool (*backward)(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                    int threads);
+  // For an algorithm that wants its weights transformed: how many elements those take, and the
+  // transform. Null for one that reads w as it is.
+  int64_t (*prepared_size)(const ConvActPool2dProblem& problem);
+  bool (*prepare)(const ConvActPool2dProblem& problem, const void* w, void* prepared, int threads);
 };
 
 // -1 where the name is unknown.

@@ -5,6 +5,7 @@
 #include "cpu/conv2d_small.h"
 #include "cpu/gan_loss.h"
 #include "cpu/simd.h"
+#include "cpu/winograd.h"
 
 #define CMF_TEXT(name) #name
 #define CMF_NAME(name) CMF_TEXT(name)
@@ -24,10 +25,11 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_ISA::conv2d_small_forward,
       CMF_ISA::conv2d_small_backward,
       {
-          {nullptr, nullptr, nullptr},  // kWinograd
-          {nullptr, nullptr, nullptr},  // kFewChannels
-          {nullptr, nullptr, nullptr},  // kPointwise
-          {nullptr, nullptr, nullptr},  // kDepthwise
+          {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, nullptr,
+           CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare},
+          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kFewChannels
+          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise
+          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise
       },
       CMF_ISA::gan_loss_forward,
       CMF_ISA::gan_loss_backward,

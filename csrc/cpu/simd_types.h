@@ -75,6 +75,24 @@ CMF_HOST_DEVICE auto is_nan(V value) -> decltype(value != value) {
   return value != value;
 }
 
+// Whether any lane is NaN.
+CMF_HOST_DEVICE bool any_nan(VectorTypes<float>::Value value) {
+#if defined(__AVX512F__)
+  __m512 lanes;
+  __builtin_memcpy(&lanes, &value, sizeof lanes);
+  return _mm512_cmp_ps_mask(lanes, lanes, _CMP_UNORD_Q) != 0;
+#elif defined(__AVX2__)
+  __m256 lanes;
+  __builtin_memcpy(&lanes, &value, sizeof lanes);
+  return _mm256_movemask_ps(_mm256_cmp_ps(lanes, lanes, _CMP_UNORD_Q)) != 0;
+#else
+  const VectorTypes<float>::Integer nan = value != value;
+  uint64_t halves[2];
+  __builtin_memcpy(halves, &nan, sizeof halves);
+  return (halves[0] | halves[1]) != 0;
+#endif
+}
+
 template <class To, class From>
 CMF_HOST_DEVICE To bit_cast(From value) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast keeps the size");

@@ -63,6 +63,17 @@ class ConvLaunch:
         """Why `algorithm` can't take this problem; "" where it can."""
         return native.module.conv_act_pool2d_refusal(algorithm, self.native, backward)  # type: ignore[union-attr,no-any-return]
 
+    def prepare(self, algorithm: str, w: Tensor) -> Tensor | None:
+        """The weights as `algorithm` wants them; None where it reads them as they are."""
+        count = native.module.conv_act_pool2d_prepared_size(algorithm, self.native)  # type: ignore[union-attr]
+        if not count:
+            return None
+        prepared = w.new_empty(count)
+        native.module.conv_act_pool2d_prepare(  # type: ignore[union-attr]
+            algorithm, self.native, w.data_ptr(), prepared.data_ptr(), native.thread_count()
+        )
+        return prepared
+
     def forward(
         self,
         algorithm: str,

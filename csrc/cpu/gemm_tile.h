@@ -1,0 +1,71 @@
+// The inner product of every Winograd algorithm: a few rows (tiles) by two vectors of columns
+// (output channels), all sums in registers.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// Sums in registers: kGemmRows x 2, beside two vectors of B and one broadcast of A.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kGemmRows = 14;  // of 32 registers
+#elif defined(__AVX2__)
+constexpr int kGemmRows = 6;  // of 16
+#else
+constexpr int kGemmRows = 4;  // of 16, and a product needs one of its own
+#endif
+constexpr int kGemmVectors = 2;
+
+// Blocks of up to kLanes input channels that a sum runs over.
+struct GemmBlocks {
+  int count;
+  const int32_t* index;  // which block of A and B
+  const int32_t* lanes;  // channels of the block with that index
+};
+
+// m [rows][kVectors · kLanes] = sum over blocks and channels of A [block][row][lane] times
+// B [block][lane][kVectors · kLanes]. `a_step`: floats from one block of A to the next.
+template <int kRows, int kVectors>
+void gemm_tile(const float* a, int64_t a_step, const float* b, const GemmBlocks& blocks, float* m) {
+  typedef Vec<float> V;
+  constexpr int kV = kLanes<float>;
+  constexpr int kColumns = kVectors * kV;
+  V sums[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) sums[row][v] = V{};
+  }
+  for (int i = 0; i < blocks.count; ++i) {
+    const int32_t block = blocks.index[i];
+    const float* a_block = a + block * a_step;
+    const float* b_block = b + static_cast<int64_t>(block) * (kV * kColumns);
+    const int32_t lanes = blocks.lanes[block];
+    for (int32_t c = 0; c < lanes; ++c) {
+      V columns[kVectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b_block + c * kColumns + v * kV);
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row) {
+        const V value = broadcast<float>(a_block[row * kV + c]);
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) store<float>(m + row * kColumns + v * kV, sums[row][v]);
+  }
+}
+
+typedef void (*GemmTile)(const float* a, int64_t a_step, const float* b, const GemmBlocks& blocks,
+                         float* m);
+
+// The kernel for 1 <= rows <= kGemmRows and 1 or 2 vectors.
+GemmTile gemm_tile_for(int rows, int vectors);
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,75 @@
+// The Winograd convolutions: what their files share.
+//
+// A convolution of any stride is one of stride 1 over the phases of its input: phase (i, j) has the
+// pixels (i + stride · a, j + stride · b), and its filter the taps (i + stride · r, j + stride ·
+// s). Each phase's channels are further input channels; their products add up in the transform
+// domain.
+#pragma once
+
+#include "common/conv_act_pool2d_kernels.h"
+#include "cpu/gemm_tile.h"
+#include "cpu/simd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+constexpr int kWinogradColumns = kGemmVectors * kLanes<float>;  // output channels of a block
+
+// Up to kLanes input channels of one phase.
+struct ChannelBlock {
+  int32_t phase_height;
+  int32_t phase_width;
+  int32_t first;  // channel
+  int32_t lanes;
+};
+
+// How a problem's channels are laid out in transformed data and weights.
+class WinogradChannels {
+ public:
+  WinogradChannels() = default;
+  ~WinogradChannels();
+  WinogradChannels(const WinogradChannels&) = delete;
+  WinogradChannels& operator=(const WinogradChannels&) = delete;
+
+  // `taps`: r of F(m, r). False where memory could not be had.
+  bool prepare(const ConvActPool2dProblem& problem, int taps);
+
+  int count() const { return count_; }
+  const ChannelBlock& operator[](int i) const { return blocks_[i]; }
+
+  // The blocks that frequency (i, j) sums over: a phase with fewer taps than r has weight 0 at
+  // infinity.
+  GemmBlocks at(bool infinite_height, bool infinite_width) const {
+    const int list = 2 * infinite_height + infinite_width;
+    return GemmBlocks{counts_[list], index_ + list * count_, lanes_};
+  }
+
+  // The stride's columns stand side by side as channels of one pixel: for few channels, whose
+  // vectors would be nearly empty. Phases are then those of rows alone.
+  bool merged() const { return merged_; }
+  int64_t channels_of_pixel() const { return pixel_; }
+
+ private:
+  bool merged_ = false;
+  int64_t pixel_ = 0;
+  int count_ = 0;
+  int counts_[4] = {0, 0, 0, 0};
+  ChannelBlock* blocks_ = nullptr;
+  int32_t* index_ = nullptr;  // [4][count]
+  int32_t* lanes_ = nullptr;  // [count]
+};
+
+// r of the F(m, r) that a problem needs.
+int winograd_taps(const ConvActPool2dProblem& problem);
+
+// Floats of transformed weights: U [K blocks][frequency][channel block][lane][columns].
+int64_t winograd_prepared_size(const ConvActPool2dProblem& problem);
+bool winograd_prepare(const ConvActPool2dProblem& problem, const void* w, void* prepared,
+                      int threads);
+
+const char* winograd_refusal(const ConvActPool2dProblem& problem, bool backward);
+bool winograd_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
+                      int threads);
+
+}  // namespace CMF_ISA
+}  // namespace cmf

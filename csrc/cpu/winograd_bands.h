@@ -1,0 +1,59 @@
+// How a Winograd convolution is cut into work: bands of tiles, for each thread one after another.
+#pragma once
+
+#include "cpu/winograd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// What is done with a tile's outputs in registers.
+enum class TileStore {
+  kOutput,   // stored as they are; BandEpilogue pools them
+  kMax,      // maxima of 2x2 windows, that lie inside tiles
+  kAverage,  // averages of the activated 2x2 windows
+};
+
+// Rows p_first .. p_last - 1 of y in image n, and the rows of tiles that give them.
+struct Segment {
+  int64_t n;
+  int64_t p_first;
+  int64_t p_last;
+  int64_t tile_first;
+  int64_t tile_last;
+};
+
+// Consecutive segments that are transformed together.
+class WinogradBands {
+ public:
+  // `outputs`: m of F(m, r). `tile_floats`: of a transformed tile.
+  WinogradBands(const ActPool2dProblem& pool, int outputs, TileStore store, int64_t tile_floats,
+                int threads);
+
+  int64_t count() const { return bands_; }
+  int64_t segments(int64_t band) const { return first_segment(band + 1) - first_segment(band); }
+  Segment segment(int64_t band, int64_t i) const;
+
+  int64_t tiles_across() const { return across_; }
+  int64_t most_tiles() const { return most_segments_ * most_tile_rows_ * across_; }
+  int64_t most_tile_rows() const { return most_tile_rows_; }  // of a segment
+  int64_t most_segments() const { return most_segments_; }    // of a band
+  int64_t most_rows() const { return most_rows_; }            // of y in a segment
+
+ private:
+  int64_t first_segment(int64_t band) const { return segments_ * band / bands_; }
+  Segment part(int64_t n, int64_t i) const;
+
+  const ActPool2dProblem& pool_;
+  const int outputs_;
+  const TileStore store_;
+  int64_t across_;
+  int64_t parts_;     // segments of an image
+  int64_t segments_;  // of all images
+  int64_t bands_;
+  int64_t most_segments_ = 0;
+  int64_t most_tile_rows_ = 0;
+  int64_t most_rows_ = 0;
+};
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,71 @@
+#include <stdlib.h>
+
+#include "cpu/winograd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kV = kLanes<float>;
+
+// Taps of phase `i`: those of i, i + stride, ...
+int64_t phase_taps(int64_t kernel, int64_t stride, int64_t i) {
+  return kernel <= i ? 0 : (kernel - i + stride - 1) / stride;
+}
+
+}  // namespace
+
+int winograd_taps(const ConvActPool2dProblem& p) {
+  const int64_t height = phase_taps(p.kernel_height, p.stride_height, 0);
+  const int64_t width = phase_taps(p.kernel_width, p.stride_width, 0);
+  return static_cast<int>(height > width ? height : width);
+}
+
+WinogradChannels::~WinogradChannels() {
+  free(blocks_);
+  free(index_);
+}
+
+bool WinogradChannels::prepare(const ConvActPool2dProblem& p, int taps) {
+  merged_ = p.stride_width > 1 && p.in_channels % kV != 0;
+  const int64_t columns = merged_ ? 1 : p.stride_width;
+  pixel_ = merged_ ? p.stride_width * p.in_channels : p.in_channels;
+  const int64_t of_phase = (pixel_ + kV - 1) / kV;
+  const int64_t most = p.stride_height * columns * of_phase;
+  if (most > INT32_MAX / 16) return false;
+  blocks_ = static_cast<ChannelBlock*>(malloc(static_cast<size_t>(most) * sizeof(ChannelBlock)));
+  index_ = static_cast<int32_t*>(malloc(static_cast<size_t>(most) * 5 * sizeof(int32_t)));
+  if (!blocks_ || !index_) return false;
+  // channels outside, phases inside: what is read together stands together
+  for (int64_t first = 0; first < pixel_; first += kV) {
+    for (int64_t i = 0; i < p.stride_height; ++i) {
+      for (int64_t j = 0; j < columns; ++j) {
+        if (phase_taps(p.kernel_height, p.stride_height, i) == 0) continue;
+        if (!merged_ && phase_taps(p.kernel_width, p.stride_width, j) == 0) continue;
+        ChannelBlock& block = blocks_[count_++];
+        block.phase_height = static_cast<int32_t>(i);
+        block.phase_width = static_cast<int32_t>(j);
+        block.first = static_cast<int32_t>(first);
+        block.lanes = static_cast<int32_t>(pixel_ - first < kV ? pixel_ - first : kV);
+      }
+    }
+  }
+  lanes_ = index_ + 4 * count_;
+  for (int b = 0; b < count_; ++b) {
+    const ChannelBlock& block = blocks_[b];
+    lanes_[b] = block.lanes;
+    const bool short_height =
+        phase_taps(p.kernel_height, p.stride_height, block.phase_height) < taps;
+    // a merged pixel has the taps of its first column
+    const bool short_width =
+        phase_taps(p.kernel_width, p.stride_width, merged_ ? 0 : block.phase_width) < taps;
+    for (int list = 0; list < 4; ++list) {
+      if ((list / 2 && short_height) || (list % 2 && short_width)) continue;
+      index_[list * count_ + counts_[list]++] = b;
+    }
+  }
+  return true;
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,80 @@
+#include "cpu/winograd_source.h"
+
+#include <string.h>
+
+#include "cpu/simd_transpose.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+typedef Vec<float> V;
+constexpr int kV = kLanes<float>;
+
+// Planes `plane` apart -> pixels of kV channels.
+void interleave_planes(const float* planes, int64_t plane, int count, int64_t width,
+                       float* target) {
+  for (int64_t w = 0; w < width; w += kV) {
+    const int lanes = width - w < kV ? static_cast<int>(width - w) : kV;
+    V block[kV];
+    for (int c = 0; c < kV; ++c) {
+      block[c] = c < count ? load_lanes<float>(planes + c * plane + w, lanes) : V{};
+    }
+    transpose_block<float>(block);
+    for (int i = 0; i < lanes; ++i) store<float>(target + (w + i) * kV, block[i]);
+  }
+}
+
+}  // namespace
+
+bool WinogradSource::prepare(FrameSize most) {
+  if (!framed_) return true;
+  pixel_ = channels_.merged() ? p_.in_channels : kV;
+  columns_ = most.columns;
+  // vectors of few channels read beyond the last pixel
+  const int64_t count = most.rows * most.columns * pixel_ + 2 * kV;
+  if (!memory_.allocate(count)) return false;
+  frame_ = memory_.data;
+  memset(frame_, 0, static_cast<size_t>(count) * sizeof(float));
+  return true;
+}
+
+void WinogradSource::fill(int64_t n, int64_t first, int64_t rows, int64_t channel) {
+  const float* image = x_ + n * p_.in_channels * p_.height * p_.width;
+  first_ = first;
+  const int64_t length = columns_ * pixel_;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* target = frame_ + i * length;
+    const int64_t h = first + i;
+    if (h < 0 || h >= p_.height) {
+      memset(target, 0, static_cast<size_t>(length) * sizeof(float));
+    } else {
+      fill_row(image, h, channel, target);
+    }
+  }
+}
+
+// The frame's margins on the left and right are zero from the start, and stay so.
+void WinogradSource::fill_row(const float* image, int64_t h, int64_t channel, float* target) const {
+  const int64_t room = columns_ - p_.pad_width;
+  const int64_t width = p_.width < room ? p_.width : room;
+  if (width <= 0) return;
+  target += p_.pad_width * pixel_;
+  const int64_t plane = p_.height * p_.width;
+  if (!channels_.merged()) {
+    const int64_t left = p_.in_channels - channel;
+    interleave_planes(image + channel * plane + h * p_.width, plane,
+                      left < kV ? static_cast<int>(left) : kV, width, target);
+  } else if (p_.x_channels_last) {
+    memcpy(target, image + h * p_.width * pixel_,
+           static_cast<size_t>(width * pixel_) * sizeof(float));
+  } else {
+    for (int64_t c = 0; c < p_.in_channels; ++c) {
+      const float* row = image + c * plane + h * p_.width;
+      for (int64_t w = 0; w < width; ++w) target[w * pixel_ + c] = row[w];
+    }
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
