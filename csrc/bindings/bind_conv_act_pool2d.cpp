@@ -139,6 +139,14 @@ void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
   if (!success) throw std::bad_alloc();
 }
 
+uint64_t hash_bytes(uintptr_t data, int64_t bytes, int threads) {
+  check_threads(threads);
+  if (bytes < 0) throw py::value_error("bytes must not be negative");
+  const void* source = checked_pointer("data", data, 1, bytes > 0);
+  py::gil_scoped_release release;
+  return kernels().hash_bytes(source, bytes, threads);
+}
+
 }  // namespace
 
 void bind_conv_act_pool2d(py::module_& module) {
@@ -154,6 +162,7 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_prepare", &prepare);
   module.def("conv_act_pool2d_forward", &forward);
   module.def("conv_act_pool2d_backward", &backward);
+  module.def("hash_bytes", &hash_bytes);
 }
 
 }  // namespace cmf
