@@ -273,10 +273,10 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
   WinogradChannels channels;
   if (!channels.prepare(p, W::kTaps)) return false;
   const TileStore store = tile_store(p.pool, tensors.index != nullptr);
-  const WinogradBands bands(p.pool, W::kOutputs, store,
-                            int64_t(channels.count()) * kV * W::kFrequencies,
-                            winograd_prepared_size(p), threads);
   const int64_t k_blocks = (p.pool.channels + kWinogradColumns - 1) / kWinogradColumns;
+  const WinogradBands bands(
+      p.pool, W::kOutputs, store, int64_t(channels.count()) * kV * W::kFrequencies,
+      k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns), threads);
   // few bands are shared by several threads, each with output channels of its own
   int64_t shares = bands.count() < threads ? (threads + bands.count() - 1) / bands.count() : 1;
   if (shares > k_blocks) shares = k_blocks;
@@ -339,6 +339,18 @@ bool winograd_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t
     default:
       return forward<Winograd<4, 5>>(p, tensors, threads);
   }
+}
+
+const char* winograd_f6_refusal(const ConvActPool2dProblem& p, bool backward) {
+  if (backward) return "has no backward of its own";
+  const bool fits =
+      p.kernel_height == 3 && p.kernel_width == 3 && p.stride_height == 1 && p.stride_width == 1;
+  return fits ? winograd_refusal(p, false) : "takes 3×3 filters at stride 1 alone";
+}
+
+bool winograd_f6_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors,
+                         int threads) {
+  return forward<Winograd<6, 3>>(p, tensors, threads);
 }
 
 }  // namespace CMF_ISA

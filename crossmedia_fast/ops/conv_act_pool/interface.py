@@ -139,10 +139,12 @@ def _fused(
         reason = "keeps no convolution output for the backward of this activation"
         return None, dict.fromkeys(CONVOLUTIONS, reason)
     refusals = {name: launch.refusal(name) for name in CONVOLUTIONS}
-    if not refusals["winograd"] and forced_algorithm is None:
-        refusals["winograd"] = why_not_winograd(
-            x_shape, w_shape, z_shape, conv, precision.get_conv_precision()
+    if forced_algorithm is None:
+        no_gain = why_not_winograd(
+            x_shape, w_shape, z_shape, conv.stride, precision.get_conv_precision(), needs_grad
         )
+        for name, reason in no_gain.items():
+            refusals[name] = refusals[name] or reason
     return launch, refusals
 
 
