@@ -94,6 +94,7 @@ def make_plan(
 # What a transform costs a value, in multiply-adds; and what Winograd must save to be chosen.
 _TRANSFORM = 25
 _LEAST_GAIN = 1.1
+_LANES = 16
 
 
 def winograd_gain(
@@ -104,14 +105,16 @@ def winograd_gain(
     outputs: int,  # m of F(m×m)
 ) -> float:
     """How many times less work Winograd's F(m×m) is than direct convolution, about."""
-    channels = x_shape[1]
-    filters, _, kernel_height, kernel_width = w_shape
+    # both work in vectors; fewer channels than one holds leave lanes idle
+    channels, filters = x_shape[1], -(-w_shape[0] // _LANES) * _LANES
+    kernel_height, kernel_width = w_shape[2:]
     taps = max(-(-kernel_height // stride[0]), -(-kernel_width // stride[1]))
     phases = stride[0] * stride[1]
     tiles = -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
     products = channels * phases * filters
     transforms = (channels * phases + filters) * _TRANSFORM
-    direct = z_shape[2] * z_shape[3] * channels * filters * kernel_height * kernel_width
+    taps_of_all = max(channels, _LANES) * kernel_height * kernel_width
+    direct = z_shape[2] * z_shape[3] * taps_of_all * filters
     return direct / (tiles * (outputs + taps - 1) ** 2 * (products + transforms))
 
 
