@@ -76,9 +76,14 @@ def test_explain_says_why_not() -> None:
     assert (plan.backend, plan.algorithm) == ("cpu", "direct")
     for name in ("cuda", "triton", "reference", "convolution", "epilogue"):
         assert f"{name}: " in str(plan)
-    for other in (make(size=(200, 200)), make(channels_last=True), make(dtype=torch.bfloat16)):
+    for other, algorithm in (
+        (make(16, 16, size=(50, 50), out_channels=16), "winograd"),
+        (make(16, 16, size=(50, 50), out_channels=16, channels_last=True), "winograd"),
+        (make(dtype=torch.bfloat16), "epilogue"),
+        (make(channels_last=True, dtype=torch.float64), "epilogue"),
+    ):
         plan = cmf.explain(*other)
-        assert (plan.backend, plan.algorithm) == ("cpu", "epilogue")
+        assert (plan.backend, plan.algorithm) == ("cpu", algorithm)
         assert "not algorithm direct: " in str(plan)
     nothing = cmf.explain(*tensors, activation="identity", pool="none")
     assert nothing.algorithm == "convolution"

@@ -16,9 +16,10 @@ from .arguments import Conv2d, Pool2d
 
 # Those of the native module, each a kernel family, in the order in which they are tried.
 CONVOLUTIONS = ("few_channels", "depthwise", "pointwise", "winograd_f6", "winograd")
-ALGORITHMS = ("direct", *CONVOLUTIONS, "convolution", "epilogue", "reference")
+ALGORITHMS = ("folded", "direct", *CONVOLUTIONS, "convolution", "epilogue", "reference")
 
 _REASONS = {
+    "folded": "the average is folded into the weights: a convolution at the windows' stride",
     "direct": "a small problem: our own convolution, then the same pass, as one graph node",
     "few_channels": "few input channels: direct convolution, pooled in registers",
     "depthwise": "a channel of its own for each filter: one pass over input and output",
@@ -59,7 +60,8 @@ def make_plan(
 ) -> Plan:
     """The plan of one call; `algorithm` forces one (for tests), raising where it can't run.
 
-    `why_not`: of "direct" and CONVOLUTIONS, why they don't take these shapes; absent where they do.
+    `why_not`: of "folded", "direct" and CONVOLUTIONS, why they don't take these shapes; absent
+    where they do.
     """
     chosen, rejected_backends = backends.resolve(backend, device, dtype)
     nothing_to_fuse = pool.activation == "identity" and pool.pool == "none"
