@@ -11,8 +11,8 @@ from torch import Tensor
 
 # Against float64. A convolution of a few dozen terms loses a few units in the last place (float32:
 # 6e-8 each); ours adds one rounding (the bias) and an activation of at most 2 ulp. Where the plan
-# takes Winograd's F(4×4), its error is relative to the largest pre-activation, which tanh and sigmoid
-# hide: those of the tests reach 6, and 3.7e-6 was seen. WINOGRAD below is relative to the output.
+# takes Winograd's F(4×4), its error is relative to the largest pre-activation, which tanh and
+# sigmoid hide: those of the tests reach 6, and 3.7e-6 was seen. WINOGRAD is relative to the output.
 # The half types round the convolution's output once, before the activation, and the result once.
 VALUES = {
     torch.float64: 1e-13,
