@@ -147,5 +147,5 @@ def gan_loss(launch: cpu.Launch, operands: Sequence[Tensor]) -> Tensor:
 
 
 def unwrapped(operands: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The operands, those that a finished torch.func transform left wrapped without their wrapper."""
+    """The operands without the wrappers that a finished torch.func transform left on them."""
     return operands if _functorch_active() else tuple(map(_unwrap_if_dead, operands))
