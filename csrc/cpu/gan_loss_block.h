@@ -13,15 +13,10 @@
 namespace cmf {
 namespace CMF_ISA {
 
-constexpr int kBlock = 512;  // elements; what is computed or converted beforehand lies in L1
-constexpr int kChains = 2;   // of sums: a vector's addition need not wait for the last one's
-
-// Odds are at most 1: a product of that many factors is far from the largest number.
-template <class C>
-constexpr int kMostFactors = sizeof(C) == 4 ? 64 : 512;
-static_assert(kBlock / kLanes<float> <= kChains * kMostFactors<float> &&
-                  kBlock / kLanes<double> <= kMostFactors<double>,
-              "a lane's product could overflow");
+// Elements: what is computed or converted beforehand lies in the L1 cache, and a lane's product of
+// 64 factors, at most 2 each, is far from the largest number (of 128 in double).
+constexpr int kBlock = 64 * kLanes<float>;
+constexpr int kChains = 2;  // of sums: a vector's addition need not wait for the last one's
 
 enum Mode { kSum, kSumAndGradients, kGradients, kElements, kElementGradients };
 
@@ -125,13 +120,7 @@ void run_block(Block<C>& given) {
   }
   if (kMode == kSum || kMode == kSumAndGradients) {
     Vec<C> sum = chains[0].sum + chains[1].sum;
-    if (F::kAddsLogarithm) {
-      if (kBlock / kLane <= kMostFactors<C>) {
-        sum += log1p(multiply_odds(chains[0].odds, chains[1].odds));
-      } else {
-        sum += log1p(chains[0].odds) + log1p(chains[1].odds);
-      }
-    }
+    if (F::kAddsLogarithm) sum += log1p(multiply_odds(chains[0].odds, chains[1].odds));
     C lanes[kLane];
     store<C>(lanes, sum);
     for (int lane = 0; lane < kLane; ++lane) given.sums[lane] += static_cast<double>(lanes[lane]);
