@@ -146,6 +146,6 @@ def gan_loss(launch: cpu.Launch, operands: Sequence[Tensor]) -> Tensor:
     return cpu.gan_loss_forward(launch, operands, None)[0]
 
 
-def unwrapped(operands: Sequence[Tensor]) -> Sequence[Tensor]:
+def unwrapped(operands: list[Tensor]) -> list[Tensor]:
     """The operands without the wrappers that a finished torch.func transform left on them."""
-    return operands if _functorch_active() else tuple(map(_unwrap_if_dead, operands))
+    return operands if _functorch_active() else list(map(_unwrap_if_dead, operands))

@@ -49,7 +49,7 @@ def _autocast() -> bool:
     return torch.is_autocast_enabled("cpu")
 
 
-def _run(problem: Problem, operands: Sequence[Tensor], backend: str | None, key: Any) -> Tensor:
+def _run(problem: Problem, operands: list[Tensor], backend: str | None, key: Any) -> Tensor:
     """One checked problem on the backend that the plan names."""
     plan = make_plan(operands[0].dtype, operands[0].device, backend)
     if plan.backend == "reference":
