@@ -14,8 +14,9 @@ namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-constexpr int64_t kLeastChunk = 4096;  // elements, a multiple of kBlock
-constexpr int kMostChunks = 1024;      // beside one a term
+constexpr int64_t kLeastChunk = 4096;  // elements
+static_assert(kLeastChunk % kBlock == 0, "only a term's last block may be partial");
+constexpr int kMostChunks = 1024;  // beside one a term
 constexpr int kTermsAtOnce = 64;
 constexpr int64_t kWorthThreads = 32768;  // elements under which starting threads costs more
 
@@ -23,7 +24,7 @@ constexpr int64_t kWorthThreads = 32768;  // elements under which starting threa
 // they lie.
 template <class T, class C>
 struct Staged {
-  C buffer[kBlock];
+  alignas(CMF_VECTOR_BYTES) C buffer[kBlock];
   const C* read(const T* source, int count) {
     int i = 0;
     for (; i + kLanes<C> <= count; i += kLanes<C>) store<C>(buffer + i, load<C>(source + i));
