@@ -192,3 +192,38 @@ def test_native_call_checks_addresses_and_stays_inside():
     assert (gradient[:16] == sentinel).all()
     assert (gradient[16 + 37 :] == sentinel).all()
     assert (gradient[16 : 16 + 37] != sentinel).all()
+
+
+# The second call of a kind takes a short way that looks at less; what that does not look at must
+# raise the same errors there.
+
+
+@needs_native
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+@pytest.mark.parametrize("convert", ["to_sparse", "to_sparse_csr", "to_mkldnn"])
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_other_layouts_after_a_dense_call(convert, requires_grad, reduction):
+    dense = torch.rand(3, 3)
+    other = getattr(dense, convert)().detach().requires_grad_(requires_grad)
+    for call, argument in (
+        (lambda x: D(x, dense, reduction=reduction), "real"),
+        (lambda x: D(dense, x, reduction=reduction), "fake"),
+        (lambda x: G(x, reduction=reduction), "fake"),
+        (lambda x: L(x, dense, reduction=reduction), "input"),
+        (lambda x: L(dense, x, reduction=reduction), "target"),
+        (lambda x: cmf.nn.GANLoss(reduction=reduction)(x, True), "prediction"),
+    ):
+        call(dense)
+        with pytest.raises(NotImplementedError, match=f"{argument} must be a dense"):
+            call(other)
+
+
+@needs_native
+def test_probabilities_are_checked_in_every_call():
+    good = torch.rand(9, requires_grad=True)
+    bad = torch.full((9,), 1.5, requires_grad=True)
+    G(good, from_logits=False)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            G(bad, from_logits=False)

@@ -163,6 +163,38 @@ def test_stable_where_log_of_sigmoid_is_not():
 
 
 @needs_native
+@pytest.mark.parametrize("logit", [0.0, 1.0, 10.0, 20.0, 60.0])
+def test_as_accurate_as_pytorchs_for_sure_and_unsure_discriminators(logit):
+    # the sum of logarithms is the logarithm of a product, which must neither overflow (odds of 1)
+    # nor lose small odds beside the 1 that they are added to
+    torch.manual_seed(7)
+    x = (logit + torch.rand(5000)).requires_grad_()
+    exact = F.softplus(-x.detach().double()).mean()
+    loss = cmf.gan_generator_loss(x)
+    (grad,) = torch.autograd.grad(loss, x)
+    pytorchs = F.binary_cross_entropy_with_logits(x.detach(), torch.ones(5000))
+    # two float32 roundings, or PyTorch's own error where that is larger
+    bound = max(2.0**-23 * exact, (pytorchs.double() - exact).abs())
+    assert (loss.detach().double() - exact).abs() <= bound
+    exact_grad = -torch.sigmoid(-x.detach().double()) / 5000
+    torch.testing.assert_close(grad.double(), exact_grad, rtol=1e-6, atol=0)
+
+
+@needs_native
+@pytest.mark.parametrize("place", [0, 100, 511, 513])
+def test_nan_and_infinity_anywhere_reach_the_loss(place):
+    for bad in (math.nan, -math.inf):
+        x = torch.randn(514)
+        x[place] = bad
+        for loss in (
+            cmf.gan_generator_loss(x),
+            cmf.gan_generator_loss(x, torch.zeros_like(x), loss="relativistic"),
+        ):
+            assert loss.isnan() if math.isnan(bad) else loss == math.inf
+        assert cmf.log_loss(x, torch.ones_like(x)).isnan()  # as PyTorch's: 0 * inf at infinity
+
+
+@needs_native
 @pytest.mark.parametrize("bad", [1.5, -0.1, math.nan])
 def test_a_probability_outside_its_range_raises_as_in_pytorch(bad):
     values = torch.full((40,), 0.5)

@@ -5,8 +5,13 @@
 // the functions log, log1p and select are found by overload. Each `evaluate` gives
 //   value      the function of one element,
 //   dx, dy     grad * its derivative by the first and second operand,
-//   bad        where an operand is no probability,
+//   bad        where an operand is no probability (kHasDomain),
 // and what the caller does not use costs nothing once inlined.
+//
+// kLogistic: made of odds = exp(-|logit(x, y)|), which the caller computes: the exponential is the
+// longer half of a long chain of dependent operations, and two loops of short ones overlap better.
+// kAddsLogarithm: log(1 + odds) is still to be added to the value. Of many elements that is one
+// logarithm of a product.
 #pragma once
 
 #include "common/dtype.h"
@@ -31,6 +36,25 @@ struct GanLossResult {
   MaskOf<V> bad;
 };
 
+template <int kCount>
+struct PlainFunction {
+  static constexpr int kOperands = kCount;
+  static constexpr bool kLogistic = false;
+  static constexpr bool kAddsLogarithm = false;
+  static constexpr bool kHasDomain = false;
+};
+
+template <int kCount>
+struct FunctionOfProbability : PlainFunction<kCount> {
+  static constexpr bool kHasDomain = true;
+};
+
+template <int kCount, bool kLogarithmIsAdded>
+struct LogisticFunction : PlainFunction<kCount> {
+  static constexpr bool kLogistic = true;
+  static constexpr bool kAddsLogarithm = kLogarithmIsAdded;
+};
+
 template <class V>
 CMF_HOST_DEVICE V absolute(V x) {
   return select(x < V{}, -x, x);
@@ -43,32 +67,16 @@ CMF_HOST_DEVICE double exp_minus_magnitude(double x) { return exp(-fabs(x)); }
 CMF_HOST_DEVICE float log_one_plus(float e) { return log1pf(e); }
 CMF_HOST_DEVICE double log_one_plus(double e) { return log1p(e); }
 #else
+CMF_HOST_DEVICE Vec<float> exp_minus_magnitude(Vec<float> x) {
+  return exp_of_negative(bit_cast<Vec<float> >(bit_cast<Mask<float> >(x) | INT32_MIN));
+}
 CMF_HOST_DEVICE Vec<double> exp_minus_magnitude(Vec<double> x) {
-  return exp(select(x < Vec<double>{}, x, -x));
+  return exp_of_negative(-absolute(x));
 }
 CMF_HOST_DEVICE Vec<double> log_one_plus(Vec<double> e) { return log1p(e); }
 
-// These two are half of a loss's arithmetic, and the ranges are known: no overflow, no range
-// reduction for the logarithm. Coefficients fitted for the least relative error (3e-9 and 3e-8);
-// with their rounding 0.9 and 1.6 ulp. Results under 2^-126 are 0; NaN stays NaN.
-CMF_HOST_DEVICE Vec<float> exp_minus_magnitude(Vec<float> x) {
-  const Vec<float> negative = bit_cast<Vec<float> >(bit_cast<Mask<float> >(x) | INT32_MIN);
-  // -|x| = n ln 2 + r with |r| <= ln 2 / 2; adding kRound leaves 127 + n in the low bits
-  const float kRound = 0x1.8p+23f + 127.0f;
-  const Vec<float> shifted = negative * 0x1.715476p+0f + kRound;
-  const Vec<float> n = shifted - kRound;
-  const Vec<float> r = (negative - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec<float> p = broadcast<float>(0x1.6a2318p-10f);
-  p = p * r + 0x1.123a8ep-7f;
-  p = p * r + 0x1.5558f6p-5f;
-  p = p * r + 0x1.555490p-3f;
-  p = p * r + 0x1.fffffcp-2f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const Vec<float> power = bit_cast<Vec<float> >(bit_cast<Mask<float> >(shifted) << 23);
-  return select(negative < -0x1.5d589ep+6f, Vec<float>{}, p * power);
-}
-
+// The range is known: no range reduction. Coefficients fitted for the least relative error (3e-8);
+// with their rounding 1.6 ulp. NaN stays NaN.
 CMF_HOST_DEVICE Vec<float> log_one_plus(Vec<float> e) {
   Vec<float> q = broadcast<float>(0x1.5f96b8p-8f);
   q = q * e - 0x1.ec98fap-6f;
@@ -85,52 +93,59 @@ CMF_HOST_DEVICE Vec<float> log_one_plus(Vec<float> e) {
 // exp(-|x|) and 1 / (1 + exp(-|x|)): what every logistic function here is made of.
 template <class V>
 struct Logistic {
-  V e;
+  V odds;
   V reciprocal;
   MaskOf<V> positive;
 
-  CMF_HOST_DEVICE explicit Logistic(V x)
-      : e(exp_minus_magnitude(x)), reciprocal(1 / (1 + e)), positive(x > V{}) {}
+  CMF_HOST_DEVICE Logistic(V x, V odds_of_x)
+      : odds(odds_of_x), reciprocal(1 / (1 + odds_of_x)), positive(x > V{}) {}
   // sigmoid(-|x|), exact where it is tiny
-  CMF_HOST_DEVICE V small() const { return e * reciprocal; }
+  CMF_HOST_DEVICE V small() const { return odds * reciprocal; }
   CMF_HOST_DEVICE V sigmoid() const { return select(positive, reciprocal, small()); }
 };
 
 // Binary cross-entropy of a logit: softplus(x) - t x, written so that nothing cancels or overflows:
 // c x + log(1 + exp(-|x|)) with c = 1 - t for x > 0 and -t otherwise. Derivative: sigmoid(x) - t,
 // which is c -+ sigmoid(-|x|).
-template <class V>
-CMF_HOST_DEVICE GanLossResult<V> log_loss_logits(V x, V c, V linear, V grad,
-                                                 const Logistic<V>& logistic) {
-  GanLossResult<V> result = {};
-  result.value = linear + log_one_plus(logistic.e);
-  const V small = logistic.small();
-  result.dx = grad * (c + select(logistic.positive, -small, small));
-  result.dy = grad * -x;
-  return result;
-}
-
-struct LogLossLogits {
-  static constexpr int kOperands = 1;
+struct LogLossLogits : LogisticFunction<1, true> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V target, V grad) {
-    const Logistic<V> logistic(x);
-    const V c = select(logistic.positive, 1 - target, -target);
+  static CMF_HOST_DEVICE V logit(V x, V) {
+    return x;
+  }
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V odds, V target, V grad) {
+    GanLossResult<V> result = {};
+    const Logistic<V> logistic(x, odds);
+    const V above = 1 - target;
+    const V c = select(logistic.positive, above, -target);
     // D = 1 or 0 exactly at an infinite logit: no loss there, not 0 * inf
-    const V linear = select(c == V{}, V{}, c * x);
-    return log_loss_logits(x, c, linear, grad, logistic);
+    result.value = select(c == V{}, V{}, c * x);
+    // grad * c from constants of the loop
+    const V grad_c = select(logistic.positive, grad * above, grad * -target);
+    const V small = logistic.small();
+    result.dx = grad_c + grad * select(logistic.positive, -small, small);
+    return result;
   }
 };
 
+// A weighted logarithm is no factor of a product.
 template <bool kWeighted>
-struct LogLossLogitsTarget {
-  static constexpr int kOperands = kWeighted ? 3 : 2;
+struct LogLossLogitsTarget : LogisticFunction<kWeighted ? 3 : 2, !kWeighted> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V target, V weight, V, V grad) {
-    const Logistic<V> logistic(x);
+  static CMF_HOST_DEVICE V logit(V x, V) {
+    return x;
+  }
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V target, V weight, V odds, V, V grad) {
+    GanLossResult<V> result = {};
+    const Logistic<V> logistic(x, odds);
     const V c = select(logistic.positive, 1 - target, -target);
-    GanLossResult<V> result =
-        log_loss_logits(x, c, c * x, kWeighted ? grad * weight : grad, logistic);
+    const V small = logistic.small();
+    if (kWeighted) grad *= weight;
+    result.dx = grad * (c + select(logistic.positive, -small, small));
+    result.dy = grad * -x;
+    result.value = c * x;
+    if (kWeighted) result.value += log_one_plus(odds);
     // At infinite logits what PyTorch's own sequence of operations gives:
     // (1 - t) x - log sigmoid(x), where log sigmoid is 0 or -inf.
     const V infinite = (1 - target) * x - select(logistic.positive, V{}, x);
@@ -160,19 +175,17 @@ CMF_HOST_DEVICE GanLossResult<V> log_loss_probabilities(V p, V target, V grad) {
   return result;
 }
 
-struct LogLossProbabilities {
-  static constexpr int kOperands = 1;
+struct LogLossProbabilities : FunctionOfProbability<1> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V, V, V target, V grad) {
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V, V, V, V target, V grad) {
     return log_loss_probabilities(p, target, grad);
   }
 };
 
 template <bool kWeighted>
-struct LogLossProbabilitiesTarget {
-  static constexpr int kOperands = kWeighted ? 3 : 2;
+struct LogLossProbabilitiesTarget : FunctionOfProbability<kWeighted ? 3 : 2> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V target, V weight, V, V grad) {
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V target, V weight, V, V, V grad) {
     GanLossResult<V> result = log_loss_probabilities(p, target, kWeighted ? grad * weight : grad);
     if (kWeighted) result.value *= weight;
     result.bad |= ~((target >= V{}) & (target <= V{} + 1));
@@ -180,10 +193,9 @@ struct LogLossProbabilitiesTarget {
   }
 };
 
-struct LeastSquares {
-  static constexpr int kOperands = 1;
+struct LeastSquares : PlainFunction<1> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V label, V grad) {
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V, V label, V grad) {
     GanLossResult<V> result = {};
     const V difference = x - label;
     result.value = difference * difference * V(V{} + 0.5f);
@@ -193,10 +205,9 @@ struct LeastSquares {
 };
 
 // max(0, 1 + sign x). The flat side gives 0, not 0 * grad, and NaN is not on it: as relu.
-struct Hinge {
-  static constexpr int kOperands = 1;
+struct Hinge : PlainFunction<1> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V sign, V grad) {
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V, V sign, V grad) {
     GanLossResult<V> result = {};
     const V margin = 1 + sign * x;
     result.value = select(margin <= V{}, V{}, margin);
@@ -205,10 +216,9 @@ struct Hinge {
   }
 };
 
-struct Linear {
-  static constexpr int kOperands = 1;
+struct Linear : PlainFunction<1> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V, V grad) {
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V, V, V, V, V grad) {
     GanLossResult<V> result = {};
     result.value = x;
     result.dx = grad;
@@ -217,14 +227,17 @@ struct Linear {
 };
 
 // softplus(x - y) = max(d, 0) + log(1 + exp(-|d|))
-struct Relativistic {
-  static constexpr int kOperands = 2;
+struct Relativistic : LogisticFunction<2, true> {
   template <class V>
-  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V y, V, V, V grad) {
+  static CMF_HOST_DEVICE V logit(V x, V y) {
+    return x - y;
+  }
+  template <class V>
+  static CMF_HOST_DEVICE GanLossResult<V> evaluate(V x, V y, V, V odds, V, V grad) {
     GanLossResult<V> result = {};
     const V difference = x - y;
-    const Logistic<V> logistic(difference);
-    result.value = select(logistic.positive, difference, V{}) + log_one_plus(logistic.e);
+    const Logistic<V> logistic(difference, odds);
+    result.value = select(logistic.positive, difference, V{});
     result.dx = grad * logistic.sigmoid();
     result.dy = -result.dx;
     return result;

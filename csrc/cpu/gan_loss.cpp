@@ -7,138 +7,24 @@
 // float64.
 #include "cpu/gan_loss.h"
 
-#include "common/gan_loss.h"
+#include "cpu/gan_loss_block.h"
 #include "cpu/simd.h"
-#include "cpu/vector_math.h"
 
 namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-constexpr int kBlock = 512;            // elements; what half types are converted through lies in L1
-constexpr int64_t kLeastChunk = 4096;  // elements, a multiple of kBlock
-constexpr int kMostChunks = 1024;      // beside one a term
+constexpr int64_t kLeastChunk = 4096;  // elements
+static_assert(kLeastChunk % kBlock == 0, "only a term's last block may be partial");
+constexpr int kMostChunks = 1024;  // beside one a term
 constexpr int kTermsAtOnce = 64;
 constexpr int64_t kWorthThreads = 32768;  // elements under which starting threads costs more
-
-enum Mode { kSum, kSumAndGradients, kGradients, kElements, kElementGradients };
-
-// A stretch of up to kBlock elements in the compute type.
-template <class C>
-struct Block {
-  const C* operand[3];  // those that the function takes
-  const C* grad;        // kElementGradients: the incoming gradient of each element
-  C* dx;                // or null
-  C* dy;                // or null
-  C* value;             // kElements: the loss of each element
-  int count;
-  bool add;  // kElements: to what `value` holds
-  C parameter;
-  C factor;    // of the gradients; kElements: of the value
-  double sum;  // kSum, kSumAndGradients: is added to
-  bool bad;    // is set
-};
-
-// One vector of elements; `count` is a constant kLanes<C> in all but the last.
-template <class C, class F, Mode kMode>
-CMF_HOST_DEVICE void run_vector(const Block<C>& block, int i, int count, Vec<C>* sum,
-                                Mask<C>* bad) {
-  using V = Vec<C>;
-  const V x = load_lanes<C>(block.operand[0] + i, count);
-  const V y = F::kOperands > 1 ? load_lanes<C>(block.operand[1] + i, count) : V{};
-  const V weight = F::kOperands > 2 ? load_lanes<C>(block.operand[2] + i, count) : V{};
-  V grad = broadcast<C>(block.factor);
-  if (kMode == kElementGradients) grad *= load_lanes<C>(block.grad + i, count);
-  const GanLossResult<V> result = F::evaluate(x, y, weight, broadcast<C>(block.parameter), grad);
-  if (kMode == kSum || kMode == kSumAndGradients) {
-    *sum += count == kLanes<C>
-                ? result.value
-                : select(iota<C>(0, 1) < broadcast_integer<C>(count), result.value, V{});
-  }
-  if (kMode == kElements) {
-    V value = result.value * block.factor;
-    if (block.add) value += load_lanes<C>(block.value + i, count);
-    store_lanes<C>(block.value + i, value, count);
-  }
-  if (kMode == kSumAndGradients || kMode == kGradients || kMode == kElementGradients) {
-    if (block.dx) store_lanes<C>(block.dx + i, result.dx, count);
-    if (F::kOperands > 1 && block.dy) store_lanes<C>(block.dy + i, result.dy, count);
-  }
-  if (kMode != kGradients && kMode != kElementGradients) *bad |= result.bad;
-}
-
-template <class C, class F, Mode kMode>
-void run_block(Block<C>& given) {
-  constexpr int kLane = kLanes<C>;
-  const Block<C> block = given;  // a local one can't alias what is stored to
-  Vec<C> sums[2] = {};
-  Mask<C> bad = {};
-  int i = 0;
-  for (; i + 2 * kLane <= block.count; i += 2 * kLane) {
-    run_vector<C, F, kMode>(block, i, kLane, &sums[0], &bad);
-    run_vector<C, F, kMode>(block, i + kLane, kLane, &sums[1], &bad);
-  }
-  for (; i < block.count; i += kLane) {
-    const int left = block.count - i;
-    if (left >= kLane) {
-      run_vector<C, F, kMode>(block, i, kLane, &sums[0], &bad);
-    } else {
-      run_vector<C, F, kMode>(block, i, left, &sums[1], &bad);
-    }
-  }
-  for (int lane = 0; lane < kLane; ++lane) {
-    given.sum += static_cast<double>(sums[0][lane]) + static_cast<double>(sums[1][lane]);
-    given.bad = given.bad || bad[lane] != 0;
-  }
-}
-
-template <class C, class F>
-void run_mode(Mode mode, Block<C>& block) {
-  switch (mode) {
-    case kSum:
-      return run_block<C, F, kSum>(block);
-    case kSumAndGradients:
-      return run_block<C, F, kSumAndGradients>(block);
-    case kGradients:
-      return run_block<C, F, kGradients>(block);
-    case kElements:
-      return run_block<C, F, kElements>(block);
-    case kElementGradients:
-      return run_block<C, F, kElementGradients>(block);
-  }
-}
-
-template <class C>
-void run_function(GanLossFunction function, Mode mode, Block<C>& block) {
-  switch (function) {
-    case GanLossFunction::kLogLossLogits:
-      return run_mode<C, LogLossLogits>(mode, block);
-    case GanLossFunction::kLogLossProbabilities:
-      return run_mode<C, LogLossProbabilities>(mode, block);
-    case GanLossFunction::kLeastSquares:
-      return run_mode<C, LeastSquares>(mode, block);
-    case GanLossFunction::kHinge:
-      return run_mode<C, Hinge>(mode, block);
-    case GanLossFunction::kLinear:
-      return run_mode<C, Linear>(mode, block);
-    case GanLossFunction::kRelativistic:
-      return run_mode<C, Relativistic>(mode, block);
-    case GanLossFunction::kLogLossLogitsTarget:
-      return run_mode<C, LogLossLogitsTarget<false>>(mode, block);
-    case GanLossFunction::kLogLossProbabilitiesTarget:
-      return run_mode<C, LogLossProbabilitiesTarget<false>>(mode, block);
-    case GanLossFunction::kLogLossLogitsTargetWeight:
-      return run_mode<C, LogLossLogitsTarget<true>>(mode, block);
-    case GanLossFunction::kLogLossProbabilitiesTargetWeight:
-      return run_mode<C, LogLossProbabilitiesTarget<true>>(mode, block);
-  }
-}
 
 // Half types pass through buffers of the compute type, a block at a time; the others are used where
 // they lie.
 template <class T, class C>
 struct Staged {
-  C buffer[kBlock];
+  alignas(CMF_VECTOR_BYTES) C buffer[kBlock];
   const C* read(const T* source, int count) {
     int i = 0;
     for (; i + kLanes<C> <= count; i += kLanes<C>) store<C>(buffer + i, load<C>(source + i));
@@ -228,7 +114,9 @@ double run_chunk(const Pass& pass, int index, int64_t begin, int64_t end, bool* 
     value.write(value_here, count);
   }
   *bad = *bad || block.bad;
-  return block.sum;
+  double sum = 0;
+  for (int lane = 0; lane < kLanes<C>; ++lane) sum += block.sums[lane];
+  return sum;
 }
 
 typedef double (*ChunkRunner)(const Pass&, int, int64_t, int64_t, bool*);

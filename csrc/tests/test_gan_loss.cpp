@@ -318,6 +318,52 @@ void check_bad_probabilities(const KernelTable& kernels) {
   }
 }
 
+// -sigmoid(-x), the gradient of a logit held against 1, keeps its digits however small it is: some
+// four roundings of the exponential, the sum, the quotient and the product.
+void check_small_gradients(const KernelTable& kernels) {
+  std::vector<float> logits;
+  for (float x = 1e-6f; x < 87; x *= 1.0013f) logits.push_back(x);
+  const GanLossTerm term = {static_cast<int64_t>(logits.size()), 1.0, 1.0};
+  const GanLossProblem problem = {
+      GanLossFunction::kLogLossLogits, GanLossReduction::kSum, kFloat32, kFloat32, 1, 1, &term};
+  std::vector<float> gradients(logits.size());
+  const void* operand = logits.data();
+  void* gradient = gradients.data();
+  float loss;
+  kernels.gan_loss_forward(problem, &operand, &gradient, &loss, 1);
+  set_context("%s small gradients", kernels.isa);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const long double expected = -1 / (1 + expl(static_cast<long double>(logits[i])));
+    CHECK_THAT(fabsl(gradients[i] - expected) <= 5 * 0x1p-24L * fabsl(expected),
+               "at %g: %g, not %g", double(logits[i]), double(gradients[i]), double(expected));
+  }
+}
+
+// Sums of logarithms are taken of products: those of the largest odds must not overflow, those of
+// the smallest must keep their digits.
+template <class T>
+void check_products(const KernelTable& kernels) {
+  for (const T logit : {T(0), T(1e-30), T(1), T(8), T(20), T(80), T(INFINITY)}) {
+    for (const int count : {1, 37, 512, 5000}) {
+      set_context("%s %d logits of %g %s", kernels.isa, count, double(logit),
+                  sizeof(T) == 4 ? "float" : "double");
+      const GanLossTerm term = {count, 1.0, 1.0};
+      const int32_t dtype = sizeof(T) == 4 ? kFloat32 : kFloat64;
+      const GanLossProblem problem = {
+          GanLossFunction::kLogLossLogits, GanLossReduction::kSum, dtype, dtype, 1, 1, &term};
+      const std::vector<T> logits(static_cast<size_t>(count), logit);
+      const void* operand = logits.data();
+      void* gradient = nullptr;
+      T loss;
+      kernels.gan_loss_forward(problem, &operand, &gradient, &loss, 1);
+      const long double expected = count * log1pl(expl(-static_cast<long double>(logit)));
+      const long double unit = sizeof(T) == 4 ? 0x1p-24L : 0x1p-53L;
+      CHECK_THAT(fabsl(loss - expected) <= 8 * unit * expected, "%.9g, not %.9g", double(loss),
+                 double(expected));
+    }
+  }
+}
+
 }  // namespace
 
 void test_gan_loss(const KernelTable& kernels) {
@@ -336,6 +382,9 @@ void test_gan_loss(const KernelTable& kernels) {
   Case<float>(kernels, GanLossFunction::kRelativistic, GanLossReduction::kSum, 70003).run();
   Case<double>(kernels, GanLossFunction::kHinge, GanLossReduction::kMean, 40001).run();
   Case<float>(kernels, GanLossFunction::kLinear, GanLossReduction::kNone, 70003).run();
+  check_small_gradients(kernels);
+  check_products<float>(kernels);
+  check_products<double>(kernels);
   check_bad_probabilities(kernels);
 }
 

@@ -9,7 +9,6 @@ saved. Every further derivative is PyTorch's own differentiation of the formulas
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,9 +19,10 @@ from . import cpu
 from .arguments import OPERANDS, Problem
 from .formulas import differentiable_backward, directional
 
-_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
+# On a small problem looking up a module's attributes costs as much as the kernel.
 _functorch_active = torch._C._are_functorch_transforms_active
-_requires_grad = attrgetter("requires_grad")
+_is_grad_enabled = torch.is_grad_enabled
+_unwrap_if_dead = torch._C._functorch.unwrap_if_dead
 
 
 class GanLoss(torch.autograd.Function):
@@ -39,9 +39,8 @@ class GanLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         operands = ctx.saved_tensors
-        launch = ctx.launch
-        if torch.is_grad_enabled() or type(grad) is not Tensor:
-            return None, *differentiable_backward(launch.problem, operands, grad, launch.dtype)
+        if _is_grad_enabled() or type(grad) is not Tensor:
+            return None, *_differentiable_backward(ctx, operands, grad)
         gradients = ctx.gradients
         # Whoever gets the stored gradients may accumulate into them: they are handed out once.
         ctx.gradients = ()
@@ -49,12 +48,17 @@ class GanLoss(torch.autograd.Function):
             if gradients and grad.item() == 1.0:
                 return None, *gradients
             wanted = ctx.needs_input_grad[1:]
-            return None, *cpu.gan_loss_backward(launch, grad, operands, wanted)
+            return None, *cpu.gan_loss_backward(ctx.launch, grad, operands, wanted)
         except RuntimeError:
             # a gradient without memory of its own: torch.autograd.grad(is_grads_batched=True)
             if not torch._C._functorch.is_legacy_batchedtensor(grad):
                 raise
-            return None, *differentiable_backward(launch.problem, operands, grad, launch.dtype)
+            return None, *_differentiable_backward(ctx, operands, grad)
+
+
+def _differentiable_backward(ctx: Any, operands: Sequence[Tensor], grad: Tensor) -> Any:
+    launch = ctx.launch
+    return differentiable_backward(launch.problem, operands, grad, launch.dtype)
 
 
 # Function.apply binds default arguments and asks for functorch on every call; the callers of this
@@ -128,10 +132,20 @@ def reduce_examples(elements: Tensor, reduction: str) -> Tensor:  # [B, *] -> [B
 
 
 def gan_loss(launch: cpu.Launch, operands: Sequence[Tensor]) -> Tensor:
-    """The loss of plain CPU tensors, differentiable where a gradient is asked for."""
+    """The loss of plain CPU tensors, differentiable where a gradient is asked for.
+
+    RuntimeError for a tensor that has no memory of its own: another layout than the launch was made
+    for, or one left over from a torch.func transform (`unwrapped`).
+    """
     if forward_ad._current_level >= 0 or _functorch_active():
         return GanLossTransformable.apply(launch.problem, launch.dtype, *operands)
-    operands = tuple(map(_unwrap_if_dead, operands))
-    if torch.is_grad_enabled() and any(map(_requires_grad, operands)):
-        return _apply(launch, *operands)
+    if _is_grad_enabled():
+        for x in operands:
+            if x.requires_grad:
+                return _apply(launch, *operands)
     return cpu.gan_loss_forward(launch, operands, None)[0]
+
+
+def unwrapped(operands: list[Tensor]) -> list[Tensor]:
+    """The operands without the wrappers that a finished torch.func transform left on them."""
+    return operands if _functorch_active() else list(map(_unwrap_if_dead, operands))

@@ -24,11 +24,10 @@ _DTYPE_NAMES = {
 }
 _MAX_CACHED = 4096
 
-# Mapped over the operands: on a small problem a Python line costs as much as the kernel.
+# On a small problem a Python line costs as much as the kernel: what is looked up for every operand
+# is looked up once.
 _data_ptr = Tensor.data_ptr
 _empty_like = torch.empty_like
-_is_contiguous = Tensor.is_contiguous
-_is_neg = Tensor.is_neg
 
 
 class Launch:
@@ -36,7 +35,9 @@ class Launch:
 
     __slots__ = (
         "alike",
+        "backward",
         "dtype",
+        "forward",
         "native",
         "no_gradients",
         "problem",
@@ -74,6 +75,8 @@ class Launch:
             dtype=_DTYPE_NAMES[operand_dtype],
             loss_dtype=_DTYPE_NAMES[self.scalar.dtype],
         )
+        self.forward = native.module.gan_loss_forward
+        self.backward = native.module.gan_loss_backward
 
 
 _launches: dict[Any, Launch] = {}
@@ -107,7 +110,10 @@ def _fills_its_memory(x: Tensor) -> bool:
 
 def as_dense(operands: Sequence[Tensor], step: int) -> Sequence[Tensor]:
     """The operands so that a term's lie alike in memory without gaps (themselves where they do)."""
-    if all(map(_is_contiguous, operands)) and not any(map(_is_neg, operands)):
+    for x in operands:
+        if not x.is_contiguous() or x.is_neg():
+            break
+    else:
         return operands
     result: list[Tensor] = []
     for start in range(0, len(operands), step):
@@ -134,7 +140,7 @@ def gan_loss_forward(
     addresses = launch.no_gradients
     if wanted is not None:
         gradients, addresses = _gradients(operands, wanted)
-    if native.module.gan_loss_forward(  # type: ignore[union-attr]
+    if launch.forward(
         launch.native,
         loss.data_ptr(),
         tuple(map(_data_ptr, operands)),
@@ -152,8 +158,13 @@ def _gradients(
     if False not in wanted:
         all_gradients = tuple(map(_empty_like, operands))
         return all_gradients, tuple(map(_data_ptr, all_gradients))
-    gradients = [_empty_like(x) if want else None for x, want in zip(operands, wanted, strict=True)]
-    return gradients, tuple([0 if x is None else x.data_ptr() for x in gradients])
+    gradients: list[Tensor | None] = []
+    addresses = []
+    for x, want in zip(operands, wanted, strict=True):
+        gradient = _empty_like(x) if want else None
+        gradients.append(gradient)
+        addresses.append(0 if gradient is None else gradient.data_ptr())
+    return gradients, tuple(addresses)
 
 
 def gan_loss_backward(
@@ -171,7 +182,7 @@ def gan_loss_backward(
             grad = grad.contiguous()
         grad = grad.resolve_neg()
     gradients, addresses = _gradients(dense, wanted)
-    native.module.gan_loss_backward(  # type: ignore[union-attr]
+    launch.backward(
         launch.native,
         grad.data_ptr(),
         tuple(map(_data_ptr, dense)),

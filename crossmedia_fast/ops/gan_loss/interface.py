@@ -13,6 +13,7 @@ from ...backends import requested
 from . import cpu
 from .arguments import Problem
 from .autograd import gan_loss as gan_loss_eager
+from .autograd import unwrapped
 from .calls import (
     Call,
     discriminator_call,
@@ -28,8 +29,15 @@ from .registration import gan_loss as gan_loss_registered
 _PLAIN = (Tensor, Parameter)
 _MAX_CACHED = 4096
 
-# Calls on plain CPU tensors that were checked and planned before.
+# Calls on plain CPU tensors that were checked and planned before. What a key leaves out (a layout
+# without memory, a tensor that a transform left wrapped) raises RuntimeError when the memory is
+# asked for; such a call starts again with all checks, which then say what is wrong.
 _launches: dict[Any, cpu.Launch] = {}
+
+# On a small problem looking up a module's attributes costs as much as the kernel.
+_any_autocast = torch._C._is_any_autocast_enabled
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_compiling = torch.compiler.is_compiling
 
 
 def _is_plain(x: Any) -> bool:
@@ -38,11 +46,7 @@ def _is_plain(x: Any) -> bool:
 
 
 def _autocast() -> bool:
-    return torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu")
-
-
-def _modes_active() -> bool:
-    return torch._C._len_torch_dispatch_stack() > 0
+    return torch.is_autocast_enabled("cpu")
 
 
 def _run(problem: Problem, operands: list[Tensor], backend: str | None, key: Any) -> Tensor:
@@ -51,8 +55,9 @@ def _run(problem: Problem, operands: list[Tensor], backend: str | None, key: Any
     if plan.backend == "reference":
         return run_reference(problem, operands)
     dtype = loss_dtype(operands)
-    if torch.compiler.is_compiling() or _modes_active() or not all(map(_is_plain, operands)):
+    if _is_compiling() or _dispatch_modes() or not all(map(_is_plain, operands)):
         return gan_loss_registered(problem, operands, dtype)
+    operands = unwrapped(operands)
     launch = cpu.launch_for(problem, operands, dtype)
     if key is not None:
         if len(_launches) >= _MAX_CACHED:
@@ -80,7 +85,7 @@ def discriminator_loss(
 ) -> Any:
     """gan_discriminator_loss times `factor`, with the mean or sum over `scales`."""
     key = None
-    if type(real) in _PLAIN and type(fake) in _PLAIN and not torch.compiler.is_compiling():
+    if type(real) in _PLAIN and type(fake) in _PLAIN and not _is_compiling():
         try:
             key = (
                 loss,
@@ -94,17 +99,16 @@ def discriminator_loss(
                 fake.shape,
                 real.dtype,
                 fake.dtype,
-                real.layout,
-                fake.layout,
                 requested() if backend is None else backend,
-                _autocast(),
+                _any_autocast() and _autocast(),
             )
             launch = _launches.get(key)
-        except (TypeError, RuntimeError):  # no hash, or no shape: the checks below name it
-            launch = key = None
-        if launch is not None and real.is_cpu and fake.is_cpu and not _modes_active():
-            # a relativistic pair lies [fake, real]
-            return gan_loss_eager(launch, (fake, real) if loss == "relativistic" else (real, fake))
+            if launch is not None and real.is_cpu and fake.is_cpu and not _dispatch_modes():
+                # a relativistic pair lies [fake, real]
+                pair = (fake, real) if loss == "relativistic" else (real, fake)
+                return gan_loss_eager(launch, pair)
+        except (TypeError, RuntimeError):  # no hash, shape or memory: the checks below name it
+            key = None
         if real.dtype != fake.dtype:
             key = None
     call = discriminator_call(
@@ -127,11 +131,7 @@ def generator_loss(
     """gan_generator_loss times `factor`, with the mean or sum over `scales`."""
     key = None
     paired = loss == "relativistic"  # the others don't look at `real`
-    if (
-        type(fake) in _PLAIN
-        and not (paired and type(real) not in _PLAIN)
-        and not torch.compiler.is_compiling()
-    ):
+    if type(fake) in _PLAIN and not (paired and type(real) not in _PLAIN) and not _is_compiling():
         try:
             key = (
                 loss,
@@ -142,19 +142,18 @@ def generator_loss(
                 factor,
                 fake.shape,
                 fake.dtype,
-                fake.layout,
-                (real.shape, real.dtype, real.layout) if paired else None,
+                (real.shape, real.dtype) if paired else None,
                 requested() if backend is None else backend,
-                _autocast(),
+                _any_autocast() and _autocast(),
             )
             launch = _launches.get(key)
+            if launch is not None and fake.is_cpu and not _dispatch_modes():
+                if not paired:
+                    return gan_loss_eager(launch, (fake,))
+                if real.is_cpu:
+                    return gan_loss_eager(launch, (real, fake))
         except (TypeError, RuntimeError):
-            launch = key = None
-        if launch is not None and fake.is_cpu and not _modes_active():
-            if not paired:
-                return gan_loss_eager(launch, (fake,))
-            if real.is_cpu:
-                return gan_loss_eager(launch, (real, fake))
+            key = None
         if paired and real.dtype != fake.dtype:
             key = None
     call = generator_call(fake, real, loss, from_logits, real_label, reduction, scales, factor)
@@ -175,7 +174,7 @@ def target_loss(
 ) -> Any:
     """One prediction held against real or fake; all but `prediction` has been checked."""
     key = None
-    if type(prediction) in _PLAIN and not torch.compiler.is_compiling():
+    if type(prediction) in _PLAIN and not _is_compiling():
         try:
             key = (
                 "target",
@@ -188,15 +187,14 @@ def target_loss(
                 factor,
                 prediction.shape,
                 prediction.dtype,
-                prediction.layout,
                 requested() if backend is None else backend,
-                _autocast(),
+                _any_autocast() and _autocast(),
             )
+            launch = _launches.get(key)
+            if launch is not None and prediction.is_cpu and not _dispatch_modes():
+                return gan_loss_eager(launch, (prediction,))
         except RuntimeError:
             key = None
-        launch = _launches.get(key)
-        if launch is not None and prediction.is_cpu and not _modes_active():
-            return gan_loss_eager(launch, (prediction,))
     call = target_call(
         prediction,
         loss,
@@ -361,12 +359,7 @@ def log_loss(
     Returns and raises: as :func:`gan_discriminator_loss`.
     """
     key = None
-    if (
-        weight is None
-        and type(input) in _PLAIN
-        and type(target) in _PLAIN
-        and not torch.compiler.is_compiling()
-    ):
+    if weight is None and type(input) in _PLAIN and type(target) in _PLAIN and not _is_compiling():
         try:
             key = (
                 "log_loss",
@@ -377,16 +370,14 @@ def log_loss(
                 target.shape,
                 input.dtype,
                 target.dtype,
-                input.layout,
-                target.layout,
                 requested() if backend is None else backend,
-                _autocast(),
+                _any_autocast() and _autocast(),
             )
             launch = _launches.get(key)
+            if launch is not None and input.is_cpu and target.is_cpu and not _dispatch_modes():
+                return gan_loss_eager(launch, (input, target))
         except (TypeError, RuntimeError):
-            launch = key = None
-        if launch is not None and input.is_cpu and target.is_cpu and not _modes_active():
-            return gan_loss_eager(launch, (input, target))
+            key = None
         if input.dtype != target.dtype:
             key = None
     return run(log_loss_call(input, target, from_logits, weight, reduction), backend, key)
