@@ -3,6 +3,7 @@
 
 #include "cpu/act_pool2d.h"
 #include "cpu/conv2d_small.h"
+#include "cpu/few_channels.h"
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
 #include "cpu/simd.h"
@@ -30,7 +31,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare},
           {CMF_ISA::winograd_f6_refusal, CMF_ISA::winograd_f6_forward, nullptr,
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},
-          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kFewChannels
+          {CMF_ISA::few_channels_refusal, CMF_ISA::few_channels_forward,
+           CMF_ISA::few_channels_backward, nullptr, nullptr},
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise
       },

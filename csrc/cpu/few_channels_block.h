@@ -1,0 +1,263 @@
+// The inner loops: a block of convolution outputs in registers, and the maxima of its windows.
+#pragma once
+
+#include "common/activation.h"
+#include "cpu/pool_reduce.h"
+#include "cpu/simd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// A block is kBlockRows x kBlockColumns outputs of up to kBlockVectors vectors of channels, all in
+// registers.
+constexpr int kBlockRows = 2;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kBlockColumns = 6;  // 24 of 32 registers are sums
+#else
+constexpr int kBlockColumns = 2;  // 8 of 16
+#endif
+constexpr int kBlockVectors = 2;
+constexpr int kBlockOutputs = kBlockRows * kBlockColumns;
+constexpr int kBlockWindows = kBlockColumns / 2;
+constexpr int kBlockLanes = kBlockVectors * kLanes<float>;
+
+// Where a block's inputs lie.
+struct BlockInput {
+  const float* x;       // of the first output
+  int64_t row;          // floats from one of its rows to the next
+  int64_t column;       // floats from one of its outputs to the next
+  const int32_t* taps;  // [count] floats from an output's first input to that of a tap
+  int64_t count;
+  const float* weights;  // [count][vectors]
+  const float* bias;     // [vectors]
+};
+
+template <int kVectors>
+struct BlockSums {
+  Vec<float> at[kBlockRows][kBlockColumns][kVectors];
+};
+
+// The sums start at the bias: it costs nothing there.
+template <int kVectors>
+CMF_HOST_DEVICE void multiply_block(const BlockInput& in, BlockSums<kVectors>& sums) {
+#pragma GCC unroll 2
+  for (int i = 0; i < kBlockRows; ++i) {
+#pragma GCC unroll 6
+    for (int j = 0; j < kBlockColumns; ++j) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        sums.at[i][j][v] = load<float>(in.bias + v * kLanes<float>);
+      }
+    }
+  }
+  const float* weights = in.weights;
+  const int64_t column = in.column;
+  for (int64_t t = 0; t < in.count; ++t) {
+    const float* x[kBlockRows] = {in.x + in.taps[t], in.x + in.taps[t] + in.row};
+    Vec<float> w[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) w[v] = load<float>(weights + v * kLanes<float>);
+    weights += kVectors * kLanes<float>;
+#pragma GCC unroll 6
+    for (int j = 0; j < kBlockColumns; ++j) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kBlockRows; ++i) {
+        const Vec<float> value = broadcast<float>(x[i][j * column]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sums.at[i][j][v] += value * w[v];
+      }
+    }
+  }
+}
+
+// Whether any output of the block is NaN.
+template <int kVectors>
+CMF_HOST_DEVICE bool any_nan(const BlockSums<kVectors>& sums) {
+#if defined(__AVX512F__)
+  __mmask16 nan = 0;
+#pragma GCC unroll 6
+  for (int j = 0; j < kBlockColumns; ++j) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      nan |= _mm512_cmp_ps_mask(bit_cast<__m512>(sums.at[0][j][v]),
+                                bit_cast<__m512>(sums.at[1][j][v]), _CMP_UNORD_Q);
+    }
+  }
+  return nan != 0;
+#else
+  Mask<float> nan = {};
+#pragma GCC unroll 6
+  for (int j = 0; j < kBlockColumns; ++j) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      nan |= is_nan(sums.at[0][j][v]) | is_nan(sums.at[1][j][v]);
+    }
+  }
+#if defined(__AVX2__)
+  return _mm256_movemask_epi8(bit_cast<__m256i>(nan)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_epi8(bit_cast<__m128i>(nan)) != 0;
+#else
+  typedef int64_t Halves __attribute__((vector_size(CMF_VECTOR_BYTES)));
+  const Halves halves = bit_cast<Halves>(nan);
+  return (halves[0] | halves[1]) != 0;
+#endif
+#endif
+}
+
+// The maxima of the block's windows of 2 x 2, and their positions where kTrack.
+template <int kVectors, bool kTrack>
+struct BlockMaxima {
+  Vec<float> value[kBlockWindows][kVectors];
+  Mask<float> code[kBlockWindows][kVectors];
+
+  // Without regard to NaN. The first of equals wins.
+  CMF_HOST_DEVICE void reduce(const BlockSums<kVectors>& sums) {
+#pragma GCC unroll 3
+    for (int q = 0; q < kBlockWindows; ++q) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        const Vec<float> a = sums.at[0][2 * q][v], b = sums.at[0][2 * q + 1][v];
+        const Vec<float> c = sums.at[1][2 * q][v], d = sums.at[1][2 * q + 1][v];
+        const auto right = b > a, lower_right = d > c;
+        const Vec<float> upper = right ? b : a, lower = lower_right ? d : c;
+        const auto below = lower > upper;
+        value[q][v] = below ? lower : upper;
+        if (kTrack) {
+          const Mask<float> zero = {};
+          const Mask<float> code_upper = right ? zero + 1 : zero;
+          const Mask<float> code_lower = lower_right ? zero + 3 : zero + 2;
+          code[q][v] = below ? code_lower : code_upper;
+        }
+      }
+    }
+  }
+};
+
+// NaN wins, as in pool_reduce.h.
+template <int kVectors, bool kTrack>
+__attribute__((noinline, cold)) void reduce_nan(const BlockSums<kVectors>& sums,
+                                                BlockMaxima<kVectors, kTrack>& maxima) {
+  for (int q = 0; q < kBlockWindows; ++q) {
+    for (int v = 0; v < kVectors; ++v) {
+      MaxReducer<float, Vec<float>, Mask<float>, true> reducer(MaskRule<float>{0, false});
+      reducer.begin(sums.at[0][2 * q][v], 0);
+      reducer.add(sums.at[0][2 * q + 1][v], 1);
+      reducer.add(sums.at[1][2 * q][v], 2);
+      reducer.add(sums.at[1][2 * q + 1][v], 3);
+      maxima.value[q][v] = reducer.value;
+      maxima.code[q][v] = reducer.code;
+    }
+  }
+}
+
+// Where a block's values go.
+struct BlockOutput {
+  float* y;               // of the first output
+  uint8_t* codes;         // as y, or null
+  int64_t pixel;          // floats (and bytes of codes) from one output to the next
+  int count;              // outputs that are stored
+  int last_lanes;         // channels that are stored of an output's last vector
+  Activation activation;  // kIdentity, kRelu or kLeakyRelu
+  float param;
+  bool stream;  // whole aligned vectors, past the caches
+};
+
+CMF_HOST_DEVICE void stream_vector(float* target, Vec<float> value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(target, bit_cast<__m512>(value));
+#elif defined(__AVX2__)
+  _mm256_stream_ps(target, bit_cast<__m256>(value));
+#elif defined(__SSE2__)
+  _mm_stream_ps(target, bit_cast<__m128>(value));
+#else
+  store<float>(target, value);
+#endif
+}
+
+// After the last streamed vector, before another thread may read it.
+CMF_HOST_DEVICE void finish_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+template <int kVectors>
+CMF_HOST_DEVICE void store_output(const BlockOutput& out, int i, const Vec<float>* values) {
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+    float* target = out.y + i * out.pixel + v * kLanes<float>;
+    if (out.stream) {
+      stream_vector(target, values[v]);
+    } else {
+      store_lanes<float>(target, values[v], v + 1 < kVectors ? kLanes<float> : out.last_lanes);
+    }
+  }
+}
+
+template <int kVectors>
+CMF_HOST_DEVICE void activate_output(const BlockOutput& out, Vec<float>* values) {
+  const float param = out.param;
+  if (out.activation == Activation::kRelu) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) values[v] = activate<Activation::kRelu>(values[v], param);
+  } else if (out.activation == Activation::kLeakyRelu) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      values[v] = activate<Activation::kLeakyRelu>(values[v], param);
+    }
+  }
+}
+
+// The maxima of kBlockWindows windows side by side, activated; out.count of them are stored.
+template <int kVectors, bool kTrack>
+void window_block(const BlockInput& in, const BlockOutput& out) {
+  BlockSums<kVectors> sums;
+  multiply_block(in, sums);
+  BlockMaxima<kVectors, kTrack> maxima;
+  if (__builtin_expect(any_nan(sums), 0)) {
+    const BlockSums<kVectors> copy =
+        sums;  // whose address leaves, so that those of `sums` need not
+    BlockMaxima<kVectors, kTrack> result;
+    reduce_nan(copy, result);
+    maxima = result;
+  } else {
+    maxima.reduce(sums);
+  }
+#pragma GCC unroll 3
+  for (int q = 0; q < kBlockWindows; ++q) {
+    if (q >= out.count) break;
+    activate_output<kVectors>(out, maxima.value[q]);
+    store_output<kVectors>(out, q, maxima.value[q]);
+    if (!kTrack) continue;
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      uint8_t* target = out.codes + q * out.pixel + v * kLanes<float>;
+      if (v + 1 < kVectors || out.last_lanes == kLanes<float>) {
+        store_bytes<float>(target, maxima.code[q][v]);
+      } else {
+        store_bytes_partial<float>(target, maxima.code[q][v], out.last_lanes);
+      }
+    }
+  }
+}
+
+// kBlockOutputs outputs of a row, activated; out.count of them are stored.
+template <int kVectors>
+void line_block(const BlockInput& in, const BlockOutput& out) {
+  BlockSums<kVectors> sums;
+  multiply_block(in, sums);
+#pragma GCC unroll 2
+  for (int i = 0; i < kBlockRows; ++i) {
+#pragma GCC unroll 6
+    for (int j = 0; j < kBlockColumns; ++j) {
+      const int output = i * kBlockColumns + j;
+      if (output >= out.count) return;
+      activate_output<kVectors>(out, sums.at[i][j]);
+      store_output<kVectors>(out, output, sums.at[i][j]);
+    }
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,67 @@
+// Rows of one image inside a frame of zeros, so that no loop over a filter's taps has edges.
+#pragma once
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/conv_act_pool2d_problem.h"
+#include "common/dtype.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// A row keeps the memory format of x: [W + padding][C] for channels_last, [C][W + padding] else.
+class Frame {
+ public:
+  // `columns`: outputs along a row that may be read, those that count and those behind them.
+  Frame(const ConvActPool2dProblem& problem, int64_t columns) : p_(problem) {
+    width_ = p_.width + 2 * p_.pad_width;
+    const int64_t reach = (columns - 1) * p_.stride_width + p_.kernel_width;
+    if (width_ < reach) width_ = reach;
+    row_ = width_ * p_.in_channels;
+  }
+  ~Frame() { free(data_); }
+  Frame(const Frame&) = delete;
+  Frame& operator=(const Frame&) = delete;
+
+  // `rows`: the most that `fill` will be asked for. `slack`: floats behind the last that may be
+  // read.
+  bool allocate(int64_t rows, int64_t slack) {
+    data_ = static_cast<float*>(calloc(static_cast<size_t>(rows * row_ + slack), sizeof(float)));
+    return data_ != nullptr;
+  }
+
+  // Rows h_first .. h_first + rows - 1 of image x, those outside it as zeros.
+  void fill(const float* x, int64_t h_first, int64_t rows) {
+    const int64_t channels = p_.in_channels, width = p_.width, pad = p_.pad_width;
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t h = h_first + i;
+      float* target = data_ + i * row_;
+      if (h < 0 || h >= p_.height) {
+        memset(target, 0, static_cast<size_t>(row_) * sizeof(float));
+      } else if (p_.x_channels_last) {
+        memcpy(target + pad * channels, x + h * width * channels,
+               static_cast<size_t>(width * channels) * sizeof(float));
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          memcpy(target + c * width_ + pad, x + (c * p_.height + h) * width,
+                 static_cast<size_t>(width) * sizeof(float));
+        }
+      }
+    }
+  }
+
+  const float* data() const { return data_; }
+  int64_t row() const { return row_; }  // floats from one row to the next
+  int64_t column() const { return p_.x_channels_last ? p_.in_channels : 1; }
+  int64_t channel() const { return p_.x_channels_last ? 1 : width_; }
+
+ private:
+  const ConvActPool2dProblem& p_;
+  int64_t width_;
+  int64_t row_;
+  float* data_ = nullptr;
+};
+
+}  // namespace CMF_ISA
+}  // namespace cmf
