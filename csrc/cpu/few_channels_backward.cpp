@@ -1,9 +1,280 @@
+// Backward: dw and dbias from the pooled gradient. The gradient of the convolution's output exists
+// for a few rows at a time, in cache.
+//
+// Sums are taken over pieces of rows, from zero; pieces are added to one of a fixed number of
+// partial gradients, and those in double: the same bits for any number of threads.
+#include <stdlib.h>
+
 #include "cpu/few_channels.h"
+#include "cpu/few_channels_dense.h"
+#include "cpu/few_channels_frame.h"
+#include "cpu/few_channels_pooled.h"
+#include "cpu/few_channels_tile.h"
 
 namespace cmf {
 namespace CMF_ISA {
-bool few_channels_backward(const ConvActPool2dProblem&, const ConvBackwardTensors&, int) {
-  return false;
+namespace {
+
+constexpr int64_t kMostPartials = 32;
+constexpr int64_t kDenseFloats = 16 * 1024;  // of a piece, about
+// A parallel region costs about as much as this many multiplications take one thread.
+constexpr int64_t kProductsPerThread = 1 << 19;
+
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// A piece is some rows of the convolution's output in one image.
+struct Pieces {
+  int64_t rows;   // of one, but the image's last
+  int64_t bands;  // in an image
+  int64_t count;
+  int64_t partials;
+};
+
+Pieces make_pieces(const ActPool2dProblem& p) {
+  Pieces pieces;
+  const int64_t stride = p.pool_stride_height;
+  int64_t windows = kDenseFloats / (p.width * kTileLanes * stride);
+  windows = most(1, least(windows, p.out_height));
+  pieces.rows = least(windows * stride, p.height);
+  pieces.bands = (p.height + pieces.rows - 1) / pieces.rows;
+  pieces.count = p.batch * pieces.bands;
+  pieces.partials = least(pieces.count, kMostPartials);
+  return pieces;
 }
+
+// The pooled rows that reach rows h_first .. h_last - 1.
+PoolCover pooled_rows(const ActPool2dProblem& p, int64_t h_first, int64_t h_last) {
+  const PoolAxis axis = vertical_axis(p);
+  return PoolCover{pool_cover(axis, h_first).first, pool_cover(axis, h_last - 1).last};
+}
+
+// The taps in the order of the sums: runs that lie side by side in a framed row, cut to the tile.
+class Runs {
+ public:
+  Runs(const ConvActPool2dProblem& problem, const Frame& frame) : p_(problem), frame_(frame) {
+    length_ = p_.kernel_width * (p_.x_channels_last ? p_.in_channels : 1);
+    // parts as even as can be: 21 taps as 11 and 10
+    parts_ = (length_ + kTileTaps - 1) / kTileTaps;
+    part_ = (length_ + parts_ - 1) / parts_;
+    rows_ = p_.kernel_height * (p_.x_channels_last ? 1 : p_.in_channels);
+  }
+  int64_t parts() const { return parts_; }
+  int64_t rows() const { return rows_; }
+  int64_t first(int64_t part) const { return part * part_; }
+  int taps(int64_t part) const { return static_cast<int>(least(part_, length_ - first(part))); }
+  // floats from an output's first input to that of a run
+  int64_t offset(int64_t row, int64_t part) const {
+    const int64_t channels = p_.x_channels_last ? 1 : p_.in_channels;
+    return row / channels * frame_.row() + row % channels * frame_.channel() + first(part);
+  }
+  // which sum belongs to the weight (c, r, s)
+  int64_t position(int64_t c, int64_t r, int64_t s) const {
+    const int64_t row = p_.x_channels_last ? r : r * p_.in_channels + c;
+    const int64_t tap = p_.x_channels_last ? s * p_.in_channels + c : s;
+    const int64_t part = tap / part_;
+    return first(part) * rows_ + row * taps(part) + tap - first(part);
+  }
+
+ private:
+  const ConvActPool2dProblem& p_;
+  const Frame& frame_;
+  int64_t length_;
+  int64_t parts_;
+  int64_t part_;
+  int64_t rows_;
+};
+
+class BackwardItem {
+ public:
+  BackwardItem(const ConvActPool2dProblem& problem, const Pieces& pieces,
+               const ConvBackwardTensors& tensors)
+      : problem_(problem),
+        p_(problem.pool),
+        pieces_(pieces),
+        t_(tensors),
+        frame_(problem, problem.pool.width),
+        runs_(problem, frame_),
+        pooled_(problem.pool, tensors, kTileLanes) {}
+  ~BackwardItem() { free(dense_); }
+  BackwardItem(const BackwardItem&) = delete;
+  BackwardItem& operator=(const BackwardItem&) = delete;
+
+  bool prepare() {
+    const int64_t x_rows = (pieces_.rows - 1) * problem_.stride_height + problem_.kernel_height;
+    const int64_t floats = pieces_.rows * p_.width * kTileLanes + kTileLanes;
+    dense_ = static_cast<float*>(malloc(static_cast<size_t>(floats) * 4));
+    int64_t pooled = pieces_.rows;
+    if (p_.pool != Pool::kNone) {
+      const int64_t reach = (pieces_.rows + p_.pool_height) / p_.pool_stride_height + 2;
+      pooled = least(reach, p_.out_height);
+    }
+    return dense_ && frame_.allocate(x_rows, kTileTaps) && pooled_.prepare(pooled);
+  }
+
+  const Runs& runs() const { return runs_; }
+
+  // Adds a piece's gradients to sums [block][taps][kTileLanes] and bias_sums [K].
+  void run(int64_t piece, float* sums, double* bias_sums) {
+    const int64_t n = piece / pieces_.bands;
+    const int64_t h_first = piece % pieces_.bands * pieces_.rows;
+    const int64_t h_last = least(h_first + pieces_.rows, p_.height);
+    const PoolCover rows = pooled_rows(p_, h_first, h_last);
+    if (rows.first < rows.last) pooled_.stage(n, rows.first, rows.last);
+    if (t_.dw) {
+      const int64_t image = problem_.in_channels * problem_.height * problem_.width;
+      frame_.fill(static_cast<const float*>(t_.x) + n * image,
+                  h_first * problem_.stride_height - problem_.pad_height,
+                  (h_last - h_first - 1) * problem_.stride_height + problem_.kernel_height);
+    }
+    const int64_t taps = problem_.in_channels * problem_.kernel_height * problem_.kernel_width;
+    for (int64_t k = 0; k < p_.channels; k += kTileLanes) {
+      const int count = static_cast<int>(least(p_.channels - k, kTileLanes));
+      const int vectors = (count + kLanes<float> - 1) / kLanes<float>;
+      Tile tile;
+      gather(k, count, vectors, h_first, h_last, rows, tile);
+      if (t_.dbias) add_bias(tile, count, bias_sums + k);
+      if (!t_.dw) continue;
+      tile.x_row = problem_.stride_height * frame_.row();
+      tile.x_pixel = problem_.stride_width * frame_.column();
+      tile.sums = sums + k * taps;
+      vectors == kTileVectors ? multiply<kTileVectors>(tile) : multiply<1>(tile);
+    }
+  }
+
+ private:
+  // The dense gradient of a block of channels.
+  void gather(int64_t k, int count, int vectors, int64_t h_first, int64_t h_last, PoolCover rows,
+              Tile& tile) {
+    tile.rows = h_last - h_first;
+    tile.columns = p_.width;
+    PooledBlock block = {};
+    if (rows.first < rows.last) block = pooled_.block(k, count);
+    if (p_.pool == Pool::kNone) {
+      tile.g = block.g;
+      tile.g_pixel = block.g_pixel;
+    } else {
+      expand(p_, block,
+             DenseRows{dense_, h_first, h_last, rows.first, rows.last, kTileLanes, vectors, count});
+      tile.g = dense_;
+      tile.g_pixel = kTileLanes;
+    }
+    tile.g_row = tile.g_pixel * p_.width;
+  }
+
+  template <int kVectors>
+  void multiply(Tile& tile) const {
+    for (int64_t part = 0; part < runs_.parts(); ++part) {
+      const int taps = runs_.taps(part);
+      const int64_t together = tile_runs(taps);
+      for (int64_t row = 0; row < runs_.rows(); row += together) {
+        const int64_t count = least(together, runs_.rows() - row);
+        for (int64_t i = 0; i < count; ++i) {
+          tile.x[i] = frame_.data() + runs_.offset(row + i, part);
+        }
+        run_tile<kVectors>(static_cast<int>(count), taps, tile);
+        tile.sums += count * taps * kTileLanes;
+      }
+    }
+  }
+
+  void add_bias(const Tile& tile, int count, double* sums) const {
+    for (int64_t row = 0; row < tile.rows; ++row) {
+      for (int k = 0; k < count; k += kLanes<float>) {
+        const float* g = tile.g + row * tile.g_row + k;
+        Vec<float> sum = {};
+        for (int64_t i = 0; i < tile.columns; ++i) sum += load<float>(g + i * tile.g_pixel);
+        float lanes[kLanes<float>];
+        store<float>(lanes, sum);
+        for (int j = 0; j < kLanes<float> && k + j < count; ++j) {
+          sums[k + j] += static_cast<double>(lanes[j]);
+        }
+      }
+    }
+  }
+
+  const ConvActPool2dProblem& problem_;
+  const ActPool2dProblem& p_;
+  const Pieces& pieces_;
+  const ConvBackwardTensors& t_;
+  Frame frame_;
+  Runs runs_;
+  PooledRows pooled_;
+  float* dense_ = nullptr;
+};
+
+// The partial gradients' sums, in double and in order.
+void add_partials(const ConvActPool2dProblem& problem, const Runs& runs, int64_t partials,
+                  const float* sums, int64_t sums_size, const double* bias_sums,
+                  const ConvBackwardTensors& t) {
+  const int64_t channels = problem.in_channels, filters = problem.pool.channels;
+  const int64_t R = problem.kernel_height, S = problem.kernel_width, taps = channels * R * S;
+  for (int64_t k = 0; t.dw && k < filters; ++k) {
+    float* dw = static_cast<float*>(t.dw) + k * taps;
+    const float* source = sums + k / kTileLanes * kTileLanes * taps + k % kTileLanes;
+    for (int64_t i = 0; i < taps; ++i) {
+      const float* at = source + runs.position(i / (R * S), i / S % R, i % S) * kTileLanes;
+      double total = 0;
+      for (int64_t m = 0; m < partials; ++m) total += static_cast<double>(at[m * sums_size]);
+      dw[i] = static_cast<float>(total);
+    }
+  }
+  for (int64_t k = 0; t.dbias && k < filters; ++k) {
+    double total = 0;
+    for (int64_t m = 0; m < partials; ++m) total += bias_sums[m * filters + k];
+    static_cast<float*>(t.dbias)[k] = static_cast<float>(total);
+  }
+}
+
+}  // namespace
+
+bool few_channels_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& t,
+                           int threads) {
+  const ActPool2dProblem& p = problem.pool;
+  const int64_t taps = problem.in_channels * problem.kernel_height * problem.kernel_width;
+  const int64_t products = p.batch * p.channels * p.height * p.width * taps;
+  const Pieces pieces = make_pieces(p);
+  const int parts = static_cast<int>(
+      most(1, least(least(threads, pieces.partials), products / kProductsPerThread)));
+  const int64_t blocks = (p.channels + kTileLanes - 1) / kTileLanes;
+  const int64_t sums_size = t.dw ? blocks * taps * kTileLanes : 0;
+  double* bias_sums = static_cast<double*>(calloc(
+      1, static_cast<size_t>(pieces.partials) * (static_cast<size_t>(p.channels) * sizeof(double) +
+                                                 static_cast<size_t>(sums_size) * sizeof(float))));
+  if (!bias_sums) return false;
+  float* sums = reinterpret_cast<float*>(bias_sums + pieces.partials * p.channels);
+  bool success = true;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(parts) if (parts > 1)
+#endif
+  {
+    BackwardItem item(problem, pieces, t);
+    const bool ready = item.prepare();
+    if (!ready) {
+#if defined(_OPENMP)
+#pragma omp atomic write
+#endif
+      success = false;
+    }
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+    for (int64_t m = 0; m < pieces.partials; ++m) {
+      const int64_t each = pieces.count / pieces.partials, rest = pieces.count % pieces.partials;
+      const int64_t first = m * each + least(m, rest);
+      const int64_t last = first + each + (m < rest ? 1 : 0);
+      for (int64_t piece = first; ready && piece < last; ++piece) {
+        item.run(piece, sums + m * sums_size, bias_sums + m * p.channels);
+      }
+    }
+  }
+  if (success) {
+    const Frame frame(problem, p.width);
+    add_partials(problem, Runs(problem, frame), pieces.partials, sums, sums_size, bias_sums, t);
+  }
+  free(bias_sums);
+  return success;
+}
+
 }  // namespace CMF_ISA
 }  // namespace cmf

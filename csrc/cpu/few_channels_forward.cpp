@@ -263,7 +263,9 @@ const char* few_channels_refusal(const ConvActPool2dProblem& problem, bool backw
   if (problem.kernel_height > 16 || problem.kernel_width > 16) return "takes kernels up to 16x16";
   if (problem.width > (1 << 20) || p.width > (1 << 20)) return "takes rows up to 2**20 columns";
   if (p.index_itemsize > 1) return "takes pooling windows of up to 255 elements";
-  if (backward) return "has no backward yet";
+  if (backward && p.saved == Saved::kInput) {
+    return "keeps no input of the activation, which this backward needs";
+  }
   return nullptr;
 }
 

@@ -1,0 +1,134 @@
+// Rows of the pooled gradient, times the activation's derivative where that follows from what the
+// pooled position saved, with the channels side by side whatever the format of y.
+#pragma once
+
+#include <stdlib.h>
+
+#include "common/conv_act_pool2d_kernels.h"
+#include "cpu/act_pool2d.h"
+#include "cpu/act_row.h"
+#include "cpu/pool_average.h"
+#include "cpu/simd_transpose.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// A vector of channels of pixel i: g + i * g_pixel; its positions or mask bits: codes +
+// i * codes_pixel, of which those of the problem's channels may be read.
+struct PooledBlock {
+  const float* g;
+  int64_t g_pixel;
+  const uint8_t* codes;
+  int64_t codes_pixel;
+};
+
+class PooledRows {
+ public:
+  // `lanes`: channels of a block, a multiple of the vector.
+  PooledRows(const ActPool2dProblem& problem, const ConvBackwardTensors& tensors, int lanes)
+      : p_(problem), t_(tensors), lanes_(lanes) {}
+  ~PooledRows() { free(g_); }
+  PooledRows(const PooledRows&) = delete;
+  PooledRows& operator=(const PooledRows&) = delete;
+
+  // `rows`: the most that will be asked for.
+  bool prepare(int64_t rows) {
+    const int64_t pixels = rows * p_.out_width;
+    const int64_t width = p_.channels_last ? p_.channels : lanes_;
+    const int64_t planes = p_.channels_last ? 0 : pixels * lanes_;
+    const int64_t g = pixels * width + lanes_;  // the last pixel is read by whole vectors
+    const int64_t bytes = (g + planes) * 4 + planes;
+    g_ = static_cast<float*>(calloc(1, static_cast<size_t>(bytes)));
+    planes_ = g_ + g;
+    codes_ = reinterpret_cast<uint8_t*>(planes_ + planes);
+    return g_ != nullptr;
+  }
+
+  // Rows p_first .. p_last - 1 of image n. Before their blocks.
+  void stage(int64_t n, int64_t p_first, int64_t p_last) {
+    n_ = n;
+    p_first_ = p_first;
+    p_last_ = p_last;
+    if (!p_.channels_last) return;
+    const int64_t row = p_.out_width * p_.channels;
+    derive((n * p_.out_height + p_first) * row, (p_last - p_first) * row, p_.channels, g_);
+  }
+
+  // Their channels k_first .. k_first + count - 1.
+  PooledBlock block(int64_t k_first, int count) {
+    if (p_.channels_last) {
+      const int64_t at = (n_ * p_.out_height + p_first_) * p_.out_width * p_.channels + k_first;
+      const uint8_t* codes = static_cast<const uint8_t*>(t_.index);
+      return PooledBlock{g_ + k_first, p_.channels, codes ? codes + at : nullptr, p_.channels};
+    }
+    const int64_t pixels = (p_last_ - p_first_) * p_.out_width;
+    for (int k = 0; k < count; ++k) derive(plane(k_first + k), pixels, 1, planes_ + k * pixels);
+    for (int k = 0; k < count; k += kLanes<float>) turn(k_first, k, count, pixels);
+    return PooledBlock{g_, lanes_, codes_, lanes_};
+  }
+
+ private:
+  int64_t plane(int64_t k) const {
+    return ((n_ * p_.channels + k) * p_.out_height + p_first_) * p_.out_width;
+  }
+
+  // dy * act' (max and none) or dy / divisor (average) from element `at` of y on.
+  void derive(int64_t at, int64_t count, int64_t channels, float* g) {
+    const float* dy = static_cast<const float*>(t_.dy) + at;
+    if (p_.pool != Pool::kAvg) {
+      const float* saved = t_.saved ? static_cast<const float*>(t_.saved) + at : nullptr;
+      backward_row(p_, dy, saved, RowBias<float>{-0.0f, nullptr}, g, count);
+      return;
+    }
+    widen_row(dy, g, count);
+    const PoolAxis vertical = vertical_axis(p_), horizontal = horizontal_axis(p_);
+    const PoolCover interior = pool_interior(horizontal);
+    for (int64_t p = p_first_; p < p_last_; ++p) {
+      const int64_t rows = pool_extent(vertical, pool_window(vertical, p), p_.count_include_pad);
+      divide_average_row(horizontal, interior, rows, p_.count_include_pad, channels,
+                         g + (p - p_first_) * p_.out_width * channels);
+    }
+  }
+
+  // A vector of the block's channels, from channel k of the block on: planes become pixels.
+  void turn(int64_t k_first, int k, int count, int64_t pixels) {
+    constexpr int kV = kLanes<float>;
+    const int filters = count - k < kV ? count - k : kV;
+    const uint8_t* index = static_cast<const uint8_t*>(t_.index);
+    for (int64_t i = 0; i < pixels; i += kV) {
+      const int some = pixels - i < kV ? static_cast<int>(pixels - i) : kV;
+      Vec<float> values[kV];
+      for (int j = 0; j < kV; ++j) {
+        values[j] =
+            j < filters ? load_lanes<float>(planes_ + (k + j) * pixels + i, some) : Vec<float>{};
+      }
+      transpose_block<float>(values);
+      for (int j = 0; j < some; ++j) store<float>(g_ + (i + j) * lanes_ + k, values[j]);
+      if (!index) continue;
+      for (int j = 0; j < kV; ++j) {
+        const uint8_t* source = index + plane(k_first + k + j) + i;
+        values[j] = Vec<float>{};
+        if (j >= filters) continue;
+        values[j] = bit_cast<Vec<float>>(some == kV ? load_bytes<float>(source)
+                                                    : load_bytes_partial<float>(source, some));
+      }
+      transpose_block<float>(values);
+      for (int j = 0; j < some; ++j) {
+        store_bytes<float>(codes_ + (i + j) * lanes_ + k, bit_cast<Mask<float>>(values[j]));
+      }
+    }
+  }
+
+  const ActPool2dProblem& p_;
+  const ConvBackwardTensors& t_;
+  const int lanes_;
+  int64_t n_ = 0;
+  int64_t p_first_ = 0;
+  int64_t p_last_ = 0;
+  float* g_ = nullptr;        // [pixels][K] or [pixels][lanes]
+  float* planes_ = nullptr;   // [lanes][pixels]
+  uint8_t* codes_ = nullptr;  // [pixels][lanes]
+};
+
+}  // namespace CMF_ISA
+}  // namespace cmf
