@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from crossmedia_fast import native
+from crossmedia_fast.ops.conv_act_pool.activation import PARAM_NAMES
 from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool, conv_output_size
 from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d, conv_act_pool2d_reference
 
 from .conv_act_pool_cases import POOLS
-from .tolerances import VALUES, assert_within
+from .tolerances import GRADIENTS, VALUES, assert_within
 
 pytestmark = pytest.mark.skipif(
     native.module is None, reason=f"needs the native module: {native.reason}"
@@ -72,6 +73,30 @@ class Problem:
         )
         return launch.forward(NAME, x, self.w, self.bias, save)
 
+    def backward(self, x_last: bool, y_last: bool, dy: Tensor, dbias: bool = True) -> Any:
+        """dw and dbias, from what forward kept."""
+        launch = self.launch(x_last, y_last)
+        assert launch.refusal(NAME, backward=True) == ""
+        y, index, preactivation = self.forward(x_last, y_last, save=True)
+        saved = {"output": y, "preactivation": preactivation}.get(launch.pool_launch.saved)
+        x = self.x.contiguous(
+            memory_format=torch.channels_last if x_last else torch.contiguous_format
+        )
+        operands = (dy, saved, index, x, self.w, self.bias)
+        return launch.backward(NAME, *operands, False, True, dbias)[1:], index
+
+    def reference_gradients(self, dy: Tensor, index: Tensor | None) -> tuple[Tensor, ...]:
+        """dw and dbias in float64; of a maximum, where the index says that it was: what float32
+        and float64 take for the largest of nearly equal values may differ."""
+        x, *leaves = (t.requires_grad_() for t in self.doubles())
+        z = torch.nn.functional.conv2d(x, *leaves, self.conv.stride, self.conv.padding)
+        y = act_pool2d(z, self.pool) if self.pool.pool != "max" else chosen(self, z, index)
+        return torch.autograd.grad(y, leaves, dy.double())
+
+    def random_dy(self) -> Tensor:
+        shape = self.launch(True, True).pool_launch.y_shape
+        return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
     def doubles(self) -> tuple[Tensor, ...]:
         return tuple(t.double() for t in (self.x, self.w, self.bias) if t is not None)
 
@@ -83,14 +108,16 @@ class Problem:
         return torch.nn.functional.conv2d(x, w, *bias, self.conv.stride, self.conv.padding)
 
 
-def chosen(problem: Problem, z: Tensor, index: Tensor) -> Tensor:
+def chosen(problem: Problem, z: Tensor, index: Tensor | None) -> Tensor:
     """What act(z) is where the index bytes point: the maxima, if they point to maxima."""
+    assert index is not None
     p = problem.pool
     rows = torch.arange(index.shape[2])[:, None] * p.stride[0] - p.padding[0]
     columns = torch.arange(index.shape[3]) * p.stride[1] - p.padding[1]
     codes = index.long()
     at = (rows + codes // p.size[1]) * z.shape[3] + columns + codes % p.size[1]
-    flat = act_pool2d(z, check_pool(p.activation, None, "none", 1, 1, 0, False, True)).flatten(2)
+    param = p.activation_param if p.activation in PARAM_NAMES else None
+    flat = act_pool2d(z, check_pool(p.activation, param, "none", 1, 1, 0, False, True)).flatten(2)
     return flat.gather(2, at.flatten(2)).view(index.shape)
 
 
@@ -143,7 +170,7 @@ def test_nan_and_infinities_come_out_where_pytorch_has_them(pool: str) -> None:
 @pytest.mark.parametrize("y_last", [True, False])
 def test_the_first_of_equal_maxima_wins(y_last: bool) -> None:
     problem = Problem((1, 1, 8, 30, 20, 1, 1, 1, 0), activation="identity")
-    problem.x = torch.randint(-1, 2, problem.x.shape).float()
+    problem.x = problem.x.round().clamp(-1, 1)
     problem.w.fill_(1.0)
     problem.bias = None
     y, index, _ = problem.forward(True, y_last, save=True)
@@ -166,6 +193,78 @@ def test_threads_give_the_same_bits(
     for y, index in results[1:]:
         assert torch.equal(y, results[0][0])
         assert index is None or torch.equal(index, results[0][1])
+
+
+@pytest.mark.parametrize(("x_last", "y_last"), FORMATS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients(shape: tuple[Any, ...], x_last: bool, y_last: bool) -> None:
+    for name in ("max2", "none", "max3s2p1_ceil", "avg2"):
+        problem = Problem(shape, **POOLS[name])
+        if min(problem.z_shape[2:]) < 2:
+            continue
+        dy = problem.random_dy()
+        ours, index = problem.backward(x_last, y_last, dy)
+        for have, want in zip(ours, problem.reference_gradients(dy, index), strict=True):
+            assert_within(have, want, GRADIENTS[torch.float32])
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "elu", "tanh", "silu"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_gradients_of_every_pool(pool: str, activation: str) -> None:
+    problem = Problem((2, 3, 17, 19, 20, 3, 3, 1, 1), activation=activation, **POOLS[pool])
+    launch = problem.launch(True, True)
+    if launch.pool_launch.saved == "input":
+        assert "input" in launch.refusal(NAME, backward=True)
+        return
+    dy = problem.random_dy()
+    for x_last, y_last in ((True, True), (False, False)):
+        ours, index = problem.backward(x_last, y_last, dy)
+        for have, want in zip(ours, problem.reference_gradients(dy, index), strict=True):
+            assert_within(have, want, GRADIENTS[torch.float32])
+
+
+def test_either_gradient_alone() -> None:
+    problem = Problem((2, 3, 9, 9, 20, 3, 3, 1, 1))
+    dy = problem.random_dy()
+    (dw, dbias), _ = problem.backward(True, True, dy)
+    (alone, nothing), _ = problem.backward(True, True, dy, dbias=False)
+    assert nothing is None
+    assert torch.equal(dw, alone)
+    launch = problem.launch(True, True)
+    y, index, _ = problem.forward(True, True, save=True)
+    x = problem.x.contiguous(memory_format=torch.channels_last)
+    operands = (dy, y, index, x, problem.w, problem.bias)
+    assert torch.equal(launch.backward(NAME, *operands, False, False, True)[2], dbias)
+
+
+@pytest.mark.parametrize("pool", ["max2", "none"])
+def test_gradients_have_nan_where_pytorch_has_it(pool: str) -> None:
+    problem = Problem((1, 2, 12, 40, 18, 3, 3, 1, 1), activation="leaky_relu", **POOLS[pool])
+    dy = problem.random_dy()
+    dy[0, 3, 2, 5] = float("nan")
+    dy[0, 4, 1, 7] = float("inf")
+    for value in (0.0, float("inf")):
+        problem.x[0, 1, 7, 23] = value
+        for x_last, y_last in FORMATS:
+            ours, index = problem.backward(x_last, y_last, dy)
+            for have, want in zip(ours, problem.reference_gradients(dy, index), strict=True):
+                assert_within(have, want, GRADIENTS[torch.float32])
+
+
+@pytest.mark.parametrize("y_last", [True, False])
+@pytest.mark.parametrize("pool", ["max2", "none", "max3s2p1_ceil"])
+def test_threads_give_the_same_gradient_bits(
+    pool: str, y_last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = Problem((3, 3, 61, 64, 48, 3, 3, 1, 1), **POOLS[pool])
+    dy = problem.random_dy()
+    results = []
+    for threads in (1, 2, 3, 7):
+        monkeypatch.setattr(native, "thread_count", lambda threads=threads: threads)
+        results.append(problem.backward(y_last, y_last, dy)[0])
+    for dw, dbias in results[1:]:
+        assert torch.equal(dw, results[0][0])
+        assert torch.equal(dbias, results[0][1])
 
 
 def test_a_large_output_goes_past_the_caches() -> None:
