@@ -95,7 +95,12 @@ class BackwardItem {
         t_(tensors),
         frame_(problem, problem.pool.width),
         runs_(problem, frame_),
-        pooled_(problem.pool, tensors, kTileLanes) {}
+        pooled_(problem.pool, tensors, kTileLanes) {
+#if defined(CMF_SPARSE_TILE)
+    const int64_t column = frame_.column() * problem.stride_width;
+    by_windows_ = p_.pool == Pool::kMax && pools_by_twos(p_) && fits_table(runs_.taps(0), column);
+#endif
+  }
   ~BackwardItem() { free(dense_); }
   BackwardItem(const BackwardItem&) = delete;
   BackwardItem& operator=(const BackwardItem&) = delete;
@@ -109,7 +114,7 @@ class BackwardItem {
       const int64_t reach = (pieces_.rows + p_.pool_height) / p_.pool_stride_height + 2;
       pooled = least(reach, p_.out_height);
     }
-    return dense_ && frame_.allocate(x_rows, kTileTaps) && pooled_.prepare(pooled);
+    return dense_ && frame_.allocate(x_rows, kLanes<float>) && pooled_.prepare(pooled);
   }
 
   const Runs& runs() const { return runs_; }
@@ -121,35 +126,51 @@ class BackwardItem {
     const int64_t h_last = least(h_first + pieces_.rows, p_.height);
     const PoolCover rows = pooled_rows(p_, h_first, h_last);
     if (rows.first < rows.last) pooled_.stage(n, rows.first, rows.last);
+    bool sparse = by_windows_ && rows.first < rows.last;
     if (t_.dw) {
       const int64_t image = problem_.in_channels * problem_.height * problem_.width;
+      const int64_t x_rows =
+          (h_last - h_first - 1) * problem_.stride_height + problem_.kernel_height;
       frame_.fill(static_cast<const float*>(t_.x) + n * image,
-                  h_first * problem_.stride_height - problem_.pad_height,
-                  (h_last - h_first - 1) * problem_.stride_height + problem_.kernel_height);
+                  h_first * problem_.stride_height - problem_.pad_height, x_rows);
+      // 0 times what is not finite is NaN, which the sparse sums leave out
+      sparse = sparse && frame_.is_finite(x_rows);
     }
     const int64_t taps = problem_.in_channels * problem_.kernel_height * problem_.kernel_width;
     for (int64_t k = 0; k < p_.channels; k += kTileLanes) {
       const int count = static_cast<int>(least(p_.channels - k, kTileLanes));
       const int vectors = (count + kLanes<float> - 1) / kLanes<float>;
-      Tile tile;
-      gather(k, count, vectors, h_first, h_last, rows, tile);
-      if (t_.dbias) add_bias(tile, count, bias_sums + k);
-      if (!t_.dw) continue;
+      Tile tile = {};
       tile.x_row = problem_.stride_height * frame_.row();
       tile.x_pixel = problem_.stride_width * frame_.column();
       tile.sums = sums + k * taps;
-      vectors == kTileVectors ? multiply<kTileVectors>(tile) : multiply<1>(tile);
+      PooledBlock block = {};
+      if (rows.first < rows.last) block = pooled_.block(k, count);
+      if (sparse) {
+        select(block, count, vectors, rows, tile);
+      } else {
+        spread(block, count, vectors, h_first, h_last, rows, tile);
+      }
+      if (t_.dbias) add_bias(tile, count, bias_sums + k);
+      if (!t_.dw) continue;
+#if defined(CMF_SPARSE_TILE)
+      if (sparse) {
+        vectors == kTileVectors ? multiply<SparseTile, kTileVectors>(tile)
+                                : multiply<SparseTile, 1>(tile);
+        continue;
+      }
+#endif
+      vectors == kTileVectors ? multiply<DenseTile, kTileVectors>(tile)
+                              : multiply<DenseTile, 1>(tile);
     }
   }
 
  private:
-  // The dense gradient of a block of channels.
-  void gather(int64_t k, int count, int vectors, int64_t h_first, int64_t h_last, PoolCover rows,
-              Tile& tile) {
+  // A block's dense gradient: its pixels are those of the convolution's output.
+  void spread(const PooledBlock& block, int count, int vectors, int64_t h_first, int64_t h_last,
+              PoolCover rows, Tile& tile) {
     tile.rows = h_last - h_first;
     tile.columns = p_.width;
-    PooledBlock block = {};
-    if (rows.first < rows.last) block = pooled_.block(k, count);
     if (p_.pool == Pool::kNone) {
       tile.g = block.g;
       tile.g_pixel = block.g_pixel;
@@ -162,7 +183,34 @@ class BackwardItem {
     tile.g_row = tile.g_pixel * p_.width;
   }
 
-  template <int kVectors>
+  // A block's pooled gradient: its pixels are the windows.
+  void select(const PooledBlock& block, int count, int vectors, PoolCover rows, Tile& tile) {
+    tile.rows = rows.last - rows.first;
+    tile.columns = p_.out_width;
+    tile.g = block.g;
+    tile.g_pixel = block.g_pixel;
+    tile.g_row = tile.g_pixel * p_.out_width;
+    int32_t* selectors = reinterpret_cast<int32_t*>(dense_);
+    tile.selectors = selectors;
+    tile.x_below = tile.x_row;
+#if defined(CMF_SPARSE_TILE)
+    const int column = static_cast<int>(tile.x_pixel);
+    for (int64_t i = 0; i < tile.rows * tile.columns; ++i) {
+      for (int v = 0; v < vectors; ++v) {
+        const Mask<float> selector = select_position(block_codes(block, i, v, count), column);
+        __builtin_memcpy(selectors + i * kTileLanes + v * kLanes<float>, &selector,
+                         sizeof selector);
+      }
+    }
+#else
+    (void)count;
+    (void)vectors;
+#endif
+    tile.x_row *= 2;
+    tile.x_pixel *= 2;
+  }
+
+  template <class Kind, int kVectors>
   void multiply(Tile& tile) const {
     for (int64_t part = 0; part < runs_.parts(); ++part) {
       const int taps = runs_.taps(part);
@@ -172,7 +220,7 @@ class BackwardItem {
         for (int64_t i = 0; i < count; ++i) {
           tile.x[i] = frame_.data() + runs_.offset(row + i, part);
         }
-        run_tile<kVectors>(static_cast<int>(count), taps, tile);
+        run_tile<Kind, kVectors>(static_cast<int>(count), taps, tile);
         tile.sums += count * taps * kTileLanes;
       }
     }
@@ -200,7 +248,8 @@ class BackwardItem {
   Frame frame_;
   Runs runs_;
   PooledRows pooled_;
-  float* dense_ = nullptr;
+  bool by_windows_ = false;  // whether sparse sums can be had
+  float* dense_ = nullptr;   // dense rows, or selectors
 };
 
 // The partial gradients' sums, in double and in order.

@@ -8,17 +8,20 @@
 namespace cmf {
 namespace CMF_ISA {
 
-// A block is kBlockRows x kBlockColumns outputs of up to kBlockVectors vectors of channels, all in
-// registers.
-constexpr int kBlockRows = 2;
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kBlockColumns = 6;  // 24 of 32 registers are sums
-#else
-constexpr int kBlockColumns = 2;  // 8 of 16
-#endif
+// A block is some outputs of up to kBlockVectors vectors of channels, all in registers: kWindowRows
+// x kWindowColumns for windows of 2 x 2, kLineLeast to kLineMost of a row else.
 constexpr int kBlockVectors = 2;
-constexpr int kBlockOutputs = kBlockRows * kBlockColumns;
-constexpr int kBlockWindows = kBlockColumns / 2;
+constexpr int kWindowRows = 2;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kWindowColumns = 6;  // 24 of 32 registers are sums
+constexpr int kLineLeast = 10;
+constexpr int kLineMost = 14;
+#else
+constexpr int kWindowColumns = 2;  // 8 of 16
+constexpr int kLineLeast = 4;
+constexpr int kLineMost = 6;
+#endif
+constexpr int kBlockWindows = kWindowColumns / 2;
 constexpr int kBlockLanes = kBlockVectors * kLanes<float>;
 
 // Where a block's inputs lie.
@@ -32,18 +35,19 @@ struct BlockInput {
   const float* bias;     // [vectors]
 };
 
-template <int kVectors>
+template <int kRows, int kColumns, int kVectors>
 struct BlockSums {
-  Vec<float> at[kBlockRows][kBlockColumns][kVectors];
+  Vec<float> at[kRows][kColumns][kVectors];
 };
 
 // The sums start at the bias: it costs nothing there.
-template <int kVectors>
-CMF_HOST_DEVICE void multiply_block(const BlockInput& in, BlockSums<kVectors>& sums) {
+template <int kRows, int kColumns, int kVectors>
+CMF_HOST_DEVICE void multiply_block(const BlockInput& in,
+                                    BlockSums<kRows, kColumns, kVectors>& sums) {
 #pragma GCC unroll 2
-  for (int i = 0; i < kBlockRows; ++i) {
-#pragma GCC unroll 6
-    for (int j = 0; j < kBlockColumns; ++j) {
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 14
+    for (int j = 0; j < kColumns; ++j) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         sums.at[i][j][v] = load<float>(in.bias + v * kLanes<float>);
@@ -53,16 +57,16 @@ CMF_HOST_DEVICE void multiply_block(const BlockInput& in, BlockSums<kVectors>& s
   const float* weights = in.weights;
   const int64_t column = in.column;
   for (int64_t t = 0; t < in.count; ++t) {
-    const float* x[kBlockRows] = {in.x + in.taps[t], in.x + in.taps[t] + in.row};
+    const float* x = in.x + in.taps[t];
     Vec<float> w[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) w[v] = load<float>(weights + v * kLanes<float>);
     weights += kVectors * kLanes<float>;
-#pragma GCC unroll 6
-    for (int j = 0; j < kBlockColumns; ++j) {
+#pragma GCC unroll 14
+    for (int j = 0; j < kColumns; ++j) {
 #pragma GCC unroll 2
-      for (int i = 0; i < kBlockRows; ++i) {
-        const Vec<float> value = broadcast<float>(x[i][j * column]);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec<float> value = broadcast<float>(x[i * in.row + j * column]);
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) sums.at[i][j][v] += value * w[v];
       }
@@ -71,29 +75,31 @@ CMF_HOST_DEVICE void multiply_block(const BlockInput& in, BlockSums<kVectors>& s
 }
 
 // Whether any output of the block is NaN.
-template <int kVectors>
-CMF_HOST_DEVICE bool any_nan(const BlockSums<kVectors>& sums) {
+template <int kRows, int kColumns, int kVectors>
+CMF_HOST_DEVICE bool any_nan(const BlockSums<kRows, kColumns, kVectors>& sums) {
 #if defined(__AVX512F__)
   __mmask16 nan = 0;
-#pragma GCC unroll 6
-  for (int j = 0; j < kBlockColumns; ++j) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      nan |= _mm512_cmp_ps_mask(bit_cast<__m512>(sums.at[0][j][v]),
-                                bit_cast<__m512>(sums.at[1][j][v]), _CMP_UNORD_Q);
-    }
-  }
-  return nan != 0;
 #else
   Mask<float> nan = {};
-#pragma GCC unroll 6
-  for (int j = 0; j < kBlockColumns; ++j) {
+#endif
+#pragma GCC unroll 14
+  for (int i = 0; i < kRows * kColumns; i += 2) {
+    // in pairs, the last one with itself where their number is odd
+    const int other = i + 1 < kRows * kColumns ? i + 1 : i;
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      nan |= is_nan(sums.at[0][j][v]) | is_nan(sums.at[1][j][v]);
+      const Vec<float> a = sums.at[i / kColumns][i % kColumns][v];
+      const Vec<float> b = sums.at[other / kColumns][other % kColumns][v];
+#if defined(__AVX512F__)
+      nan |= _mm512_cmp_ps_mask(bit_cast<__m512>(a), bit_cast<__m512>(b), _CMP_UNORD_Q);
+#else
+      nan |= is_nan(a) | is_nan(b);
+#endif
     }
   }
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  return nan != 0;
+#elif defined(__AVX2__)
   return _mm256_movemask_epi8(bit_cast<__m256i>(nan)) != 0;
 #elif defined(__SSE2__)
   return _mm_movemask_epi8(bit_cast<__m128i>(nan)) != 0;
@@ -102,8 +108,10 @@ CMF_HOST_DEVICE bool any_nan(const BlockSums<kVectors>& sums) {
   const Halves halves = bit_cast<Halves>(nan);
   return (halves[0] | halves[1]) != 0;
 #endif
-#endif
 }
+
+template <int kVectors>
+using WindowSums = BlockSums<kWindowRows, kWindowColumns, kVectors>;
 
 // The maxima of the block's windows of 2 x 2, and their positions where kTrack.
 template <int kVectors, bool kTrack>
@@ -112,7 +120,7 @@ struct BlockMaxima {
   Mask<float> code[kBlockWindows][kVectors];
 
   // Without regard to NaN. The first of equals wins.
-  CMF_HOST_DEVICE void reduce(const BlockSums<kVectors>& sums) {
+  CMF_HOST_DEVICE void reduce(const WindowSums<kVectors>& sums) {
 #pragma GCC unroll 3
     for (int q = 0; q < kBlockWindows; ++q) {
 #pragma GCC unroll 2
@@ -136,7 +144,7 @@ struct BlockMaxima {
 
 // NaN wins, as in pool_reduce.h.
 template <int kVectors, bool kTrack>
-__attribute__((noinline, cold)) void reduce_nan(const BlockSums<kVectors>& sums,
+__attribute__((noinline, cold)) void reduce_nan(const WindowSums<kVectors>& sums,
                                                 BlockMaxima<kVectors, kTrack>& maxima) {
   for (int q = 0; q < kBlockWindows; ++q) {
     for (int v = 0; v < kVectors; ++v) {
@@ -196,6 +204,19 @@ CMF_HOST_DEVICE void store_output(const BlockOutput& out, int i, const Vec<float
 }
 
 template <int kVectors>
+CMF_HOST_DEVICE void store_codes(const BlockOutput& out, int i, const Mask<float>* codes) {
+#pragma GCC unroll 2
+  for (int v = 0; v < kVectors; ++v) {
+    uint8_t* target = out.codes + i * out.pixel + v * kLanes<float>;
+    if (v + 1 < kVectors || out.last_lanes == kLanes<float>) {
+      store_bytes<float>(target, codes[v]);
+    } else {
+      store_bytes_partial<float>(target, codes[v], out.last_lanes);
+    }
+  }
+}
+
+template <int kVectors>
 CMF_HOST_DEVICE void activate_output(const BlockOutput& out, Vec<float>* values) {
   const float param = out.param;
   if (out.activation == Activation::kRelu) {
@@ -212,11 +233,11 @@ CMF_HOST_DEVICE void activate_output(const BlockOutput& out, Vec<float>* values)
 // The maxima of kBlockWindows windows side by side, activated; out.count of them are stored.
 template <int kVectors, bool kTrack>
 void window_block(const BlockInput& in, const BlockOutput& out) {
-  BlockSums<kVectors> sums;
+  WindowSums<kVectors> sums;
   multiply_block(in, sums);
   BlockMaxima<kVectors, kTrack> maxima;
   if (__builtin_expect(any_nan(sums), 0)) {
-    const BlockSums<kVectors> copy =
+    const WindowSums<kVectors> copy =
         sums;  // whose address leaves, so that those of `sums` need not
     BlockMaxima<kVectors, kTrack> result;
     reduce_nan(copy, result);
@@ -229,34 +250,54 @@ void window_block(const BlockInput& in, const BlockOutput& out) {
     if (q >= out.count) break;
     activate_output<kVectors>(out, maxima.value[q]);
     store_output<kVectors>(out, q, maxima.value[q]);
-    if (!kTrack) continue;
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      uint8_t* target = out.codes + q * out.pixel + v * kLanes<float>;
-      if (v + 1 < kVectors || out.last_lanes == kLanes<float>) {
-        store_bytes<float>(target, maxima.code[q][v]);
-      } else {
-        store_bytes_partial<float>(target, maxima.code[q][v], out.last_lanes);
-      }
-    }
+    if (kTrack) store_codes<kVectors>(out, q, maxima.code[q]);
   }
 }
 
-// kBlockOutputs outputs of a row, activated; out.count of them are stored.
-template <int kVectors>
-void line_block(const BlockInput& in, const BlockOutput& out) {
-  BlockSums<kVectors> sums;
+// kColumns outputs of a row, activated; out.count of them are stored. Whether any is NaN.
+template <int kColumns, int kVectors>
+bool line_block(const BlockInput& in, const BlockOutput& out) {
+  BlockSums<1, kColumns, kVectors> sums;
   multiply_block(in, sums);
-#pragma GCC unroll 2
-  for (int i = 0; i < kBlockRows; ++i) {
-#pragma GCC unroll 6
-    for (int j = 0; j < kBlockColumns; ++j) {
-      const int output = i * kBlockColumns + j;
-      if (output >= out.count) return;
-      activate_output<kVectors>(out, sums.at[i][j]);
-      store_output<kVectors>(out, output, sums.at[i][j]);
-    }
+  const bool nan = any_nan(sums);
+#pragma GCC unroll 14
+  for (int j = 0; j < kColumns; ++j) {
+    if (j >= out.count) break;
+    activate_output<kVectors>(out, sums.at[0][j]);
+    store_output<kVectors>(out, j, sums.at[0][j]);
   }
+  return nan;
+}
+
+// Calls of line_block by the number of outputs, kLineLeast to kLineMost.
+template <int kVectors>
+bool line_block_of(int columns, const BlockInput& in, const BlockOutput& out) {
+  switch (kLineMost - columns) {
+    case 0:
+      return line_block<kLineMost, kVectors>(in, out);
+    case 1:
+      return line_block<kLineMost - 1, kVectors>(in, out);
+    case 2:
+      return line_block<kLineMost - 2, kVectors>(in, out);
+#if defined(__AVX512F__) || defined(__aarch64__)
+    case 3:
+      return line_block<kLineMost - 3, kVectors>(in, out);
+    case 4:
+      return line_block<kLineMost - 4, kVectors>(in, out);
+#endif
+  }
+  return false;
+}
+
+// The number of outputs that covers `count` with the fewest in all, and of those the largest.
+inline int line_columns(int64_t count) {
+  int best = kLineMost;
+  int64_t fewest = INT64_MAX;
+  for (int columns = kLineMost; columns >= kLineLeast; --columns) {
+    const int64_t covered = (count + columns - 1) / columns * columns;
+    if (covered < fewest) fewest = covered, best = columns;
+  }
+  return best;
 }
 
 }  // namespace CMF_ISA

@@ -1,5 +1,5 @@
 // The gradient of rows of the convolution's output, from the pooled gradient: unpool_rows.h for a
-// block of channels, and the bias gradient on the way.
+// block of channels.
 #pragma once
 
 #include "common/activation.h"
@@ -88,13 +88,17 @@ void expand_any(const ActPool2dProblem& p, const Rule& rule, const PooledBlock& 
   }
 }
 
+// Windows of 2 x 2 side by side, none of them over an edge.
+inline bool pools_by_twos(const ActPool2dProblem& p) {
+  return p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
+         p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
+         2 * p.out_height <= p.height && 2 * p.out_width <= p.width;
+}
+
 template <class Rule>
 void expand_with(const ActPool2dProblem& p, const Rule& rule, const PooledBlock& block,
                  const DenseRows& out) {
-  const bool twos = p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
-                    p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0;
-  // whole windows alone: out.h_first is even, as callers cut rows
-  if (twos && 2 * p.out_height <= p.height && 2 * p.out_width <= p.width) {
+  if (pools_by_twos(p)) {  // out.h_first is even, as callers cut rows
     expand_apart<2>(p, rule, block, out);
   } else {
     expand_any(p, rule, block, out);

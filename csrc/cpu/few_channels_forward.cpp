@@ -7,7 +7,8 @@
 #include "cpu/band_epilogue.h"
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_block.h"
-#include "cpu/few_channels_frame.h"
+#include "cpu/few_channels_packed.h"
+#include "cpu/few_channels_pool.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -24,68 +25,25 @@ constexpr int64_t kProductsPerThread = 1 << 19;
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Weights and taps, once a call and for all threads.
-class Packed {
- public:
-  ~Packed() {
-    free(weights_);
-    free(taps_);
-  }
-  bool allocate(const ConvActPool2dProblem& p) {
-    count_ = p.in_channels * p.kernel_height * p.kernel_width;
-    padded_ = (p.pool.channels + kVector - 1) / kVector * kVector;
-    weights_ = static_cast<float*>(malloc(static_cast<size_t>((count_ + 1) * padded_) * 4));
-    taps_ = static_cast<int32_t*>(malloc(static_cast<size_t>(count_) * 4));
-    return weights_ && taps_;
-  }
-  // w [K, C, R, S] -> [block of channels][R, S, C][lanes of the block]; the bias behind all.
-  void fill(const ConvActPool2dProblem& p, const Frame& frame, const float* w, const float* bias) {
-    const int64_t channels = p.in_channels, area = p.kernel_height * p.kernel_width;
-    int64_t t = 0;
-    for (int64_t r = 0; r < p.kernel_height; ++r) {
-      for (int64_t s = 0; s < p.kernel_width; ++s) {
-        for (int64_t c = 0; c < channels; ++c, ++t) {
-          taps_[t] =
-              static_cast<int32_t>(r * frame.row() + s * frame.column() + c * frame.channel());
-          const float* source = w + c * area + r * p.kernel_width + s;
-          for (int64_t k = 0; k < padded_; ++k) {
-            const int64_t first = k / kBlockLanes * kBlockLanes;
-            const int64_t lanes = least(padded_ - first, kBlockLanes);
-            weights_[first * count_ + t * lanes + (k - first)] =
-                k < p.pool.channels ? source[k * count_] : 0.0f;
-          }
-        }
-      }
-    }
-    float* target = weights_ + count_ * padded_;
-    for (int64_t k = 0; k < padded_; ++k) {
-      target[k] = bias && k < p.pool.channels ? bias[k] : 0.0f;
-    }
-  }
-  int64_t count() const { return count_; }
-  int64_t padded() const { return padded_; }
-  const int32_t* taps() const { return taps_; }
-  const float* weights(int64_t k_first) const { return weights_ + k_first * count_; }
-  const float* bias(int64_t k_first) const { return weights_ + padded_ * count_ + k_first; }
-
- private:
-  int64_t count_ = 0;   // taps
-  int64_t padded_ = 0;  // K in whole vectors
-  float* weights_ = nullptr;
-  int32_t* taps_ = nullptr;
+enum class Way {
+  kWindows,   // maxima of 2 x 2 in registers
+  kLines,     // no pooling: from registers into y
+  kPooled,    // maxima of rows in scratch
+  kEpilogue,  // rows in scratch, and band_epilogue.h
 };
 
 // How a problem is run.
 struct Plan {
-  bool windows;  // maxima of 2 x 2 in registers
-  bool direct;   // stores from registers into y
+  Way way;
+  bool direct;  // values are stored into y at once, not into scratch and by band_epilogue.h
   bool stream;
+  int columns;   // of a block of lines
   int64_t rows;  // of y in an item
-
-  int64_t z_rows(const ActPool2dProblem& p, int64_t y_rows) const {
-    return (y_rows - 1) * p.pool_stride_height + p.pool_height;
-  }
 };
+
+int64_t z_rows(const ActPool2dProblem& p, int64_t y_rows) {
+  return (y_rows - 1) * p.pool_stride_height + p.pool_height;
+}
 
 Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                int threads) {
@@ -93,22 +51,26 @@ Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTensors& te
   const Activation activation = static_cast<Activation>(p.activation);
   const bool quick = activation == Activation::kIdentity || activation == Activation::kRelu ||
                      (activation == Activation::kLeakyRelu && p.activation_param > 0);
+  const bool maxima = p.pool == Pool::kMax && p.monotone && !tensors.preactivation;
+  const bool twos = p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
+                    p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
+                    2 * p.out_height <= p.height && 2 * p.out_width <= p.width;
   Plan plan;
-  plan.windows = p.pool == Pool::kMax && p.monotone && p.pool_height == 2 && p.pool_width == 2 &&
-                 p.pool_stride_height == 2 && p.pool_stride_width == 2 && p.pool_pad_height == 0 &&
-                 p.pool_pad_width == 0 && 2 * p.out_height <= p.height &&
-                 2 * p.out_width <= p.width && !tensors.preactivation;
-  plan.direct = p.channels_last && quick && (plan.windows || p.pool == Pool::kNone);
+  plan.way = maxima && twos ? Way::kWindows : maxima ? Way::kPooled : Way::kEpilogue;
+  if (p.pool == Pool::kNone && p.channels_last && quick) plan.way = Way::kLines;
+  plan.direct = p.channels_last && quick && plan.way != Way::kEpilogue;
   const int64_t y_bytes = p.batch * p.channels * p.out_height * p.out_width * 4;
   const bool aligned =
       p.channels % kVector == 0 && reinterpret_cast<uintptr_t>(tensors.y) % CMF_VECTOR_BYTES == 0;
   plan.stream = plan.direct && aligned && y_bytes >= kStreamBytes;
+  plan.columns = line_columns(p.width);
   const int64_t frame_row = (problem.width + 2 * problem.pad_width) * problem.in_channels;
   const int64_t x_rows = p.pool_stride_height * problem.stride_height;
   int64_t rows = kFrameFloats / (frame_row * x_rows);
   if (!plan.direct) {
-    const int64_t z_row = plan.windows ? p.out_width : p.width * p.pool_stride_height;
-    rows = least(rows, kScratchFloats / (z_row * kBlockLanes));
+    const bool lines = plan.way == Way::kEpilogue;
+    const int64_t row = lines ? p.width * p.pool_stride_height : p.out_width;
+    rows = least(rows, kScratchFloats / (row * kBlockLanes));
   }
   rows = most(1, least(rows, p.out_height));
   // small batches: rows for every thread
@@ -127,31 +89,41 @@ class ForwardItem {
         plan_(plan),
         packed_(packed),
         tensors_(tensors),
-        frame_(problem, most(problem.pool.width, kBlockOutputs)),
+        frame_(problem, frame_columns(problem)),
         whole_(problem.pool, kBlockLanes, plan.rows),
         rest_(problem.pool, kVector, plan.rows) {}
-  ~ForwardItem() { free(scratch_); }
+  ~ForwardItem() { free(memory_); }
   ForwardItem(const ForwardItem&) = delete;
   ForwardItem& operator=(const ForwardItem&) = delete;
 
   bool prepare() {
-    const int64_t z_rows = plan_.z_rows(p_, plan_.rows);
-    const int64_t x_rows = (z_rows - 1) * problem_.stride_height + problem_.kernel_height;
-    if (!frame_.allocate(x_rows, 0)) return false;
-    if (plan_.direct) return true;
-    const int64_t outputs = plan_.windows ? plan_.rows * p_.out_width : z_rows * p_.width;
-    const int64_t floats = (outputs + kBlockOutputs) * kBlockLanes;
-    scratch_ = static_cast<float*>(malloc(static_cast<size_t>(floats) * 5));
-    if (!scratch_) return false;
-    codes_ = reinterpret_cast<uint8_t*>(scratch_ + floats);
-    return whole_.prepare() && rest_.prepare();
+    const int64_t rows = z_rows(p_, plan_.rows);
+    if (!frame_.allocate((rows - 1) * problem_.stride_height + problem_.kernel_height, 0)) {
+      return false;
+    }
+    const int64_t ring = plan_.way == Way::kPooled ? p_.pool_height * p_.width : 0;
+    const int64_t outputs = plan_.direct                  ? 0
+                            : plan_.way == Way::kEpilogue ? rows * p_.width
+                                                          : plan_.rows * p_.out_width;
+    // floats of the ring and the scratch, pointers and flags of the ring's rows, codes
+    const int64_t floats = (ring + outputs) * kBlockLanes;
+    const int64_t pointers = p_.pool_height * int64_t(sizeof(void*));
+    memory_ = static_cast<char*>(malloc(
+        static_cast<size_t>(pointers + floats * 4 + p_.pool_height + outputs * kBlockLanes)));
+    if (!memory_) return false;
+    rows_ = reinterpret_cast<const float**>(memory_);
+    ring_ = reinterpret_cast<float*>(memory_ + pointers);
+    scratch_ = ring_ + ring * kBlockLanes;
+    codes_ = reinterpret_cast<uint8_t*>(ring_ + floats);
+    nan_ = codes_ + outputs * kBlockLanes;
+    return plan_.direct || (whole_.prepare() && rest_.prepare());
   }
 
   // Rows p_first .. p_last - 1 of y in image n.
   void run(int64_t n, int64_t p_first, int64_t p_last) {
     const int64_t start = p_first * p_.pool_stride_height - p_.pool_pad_height;
     const int64_t z_first = most(start, 0);
-    const int64_t z_last = least(start + plan_.z_rows(p_, p_last - p_first), p_.height);
+    const int64_t z_last = least(start + z_rows(p_, p_last - p_first), p_.height);
     const int64_t x_image = problem_.in_channels * problem_.height * problem_.width;
     frame_.fill(static_cast<const float*>(tensors_.x) + n * x_image,
                 z_first * problem_.stride_height - problem_.pad_height,
@@ -191,25 +163,60 @@ class ForwardItem {
     in.weights = packed_.weights(band.k_first);
     in.bias = packed_.bias(band.k_first);
     const int64_t z_row = problem_.stride_height * frame_.row();
-    if (plan_.windows) {
-      in.row = z_row;
-      for (int64_t p = band.p_first; p < band.p_last; ++p) {
-        const float* row = frame_.data() + 2 * (p - band.p_first) * z_row;
-        tensors_.index ? window_row<kVectors, true>(in, out, row)
-                       : window_row<kVectors, false>(in, out, row);
-        out.y += p_.out_width * out.pixel;
-        if (tensors_.index) out.codes += p_.out_width * out.pixel;
+    in.row = z_row;
+    const float* x = frame_.data();
+    if (plan_.way == Way::kWindows) {
+      for (int64_t p = band.p_first; p < band.p_last; ++p, x += 2 * z_row) {
+        tensors_.index ? window_row<kVectors, true>(in, out, x)
+                       : window_row<kVectors, false>(in, out, x);
+        next_row(out);
       }
-      if (!plan_.direct)
-        epilogue.finish(scratch_, tensors_.index ? codes_ : nullptr, band, tensors_);
+    } else if (plan_.way == Way::kPooled) {
+      pooled_rows<kVectors>(in, out, band, z_first);
+    } else {
+      for (int64_t z = z_first; z < z_last; ++z, x += z_row) {
+        line<kVectors>(in, out, x);
+        out.y += p_.width * out.pixel;
+      }
+      if (!plan_.direct) epilogue.pool(scratch_, z_first, band, tensors_);
       return;
     }
-    in.row = kBlockColumns * in.column;
-    for (int64_t z = z_first; z < z_last; ++z) {
-      line<kVectors>(in, out, frame_.data() + (z - z_first) * z_row);
-      out.y += p_.width * out.pixel;
+    if (!plan_.direct) epilogue.finish(scratch_, tensors_.index ? codes_ : nullptr, band, tensors_);
+  }
+
+  void next_row(BlockOutput& out) const {
+    out.y += p_.out_width * out.pixel;
+    if (tensors_.index) out.codes += p_.out_width * out.pixel;
+  }
+
+  // The convolution's rows go through a ring of as many as a window has.
+  template <int kVectors>
+  void pooled_rows(const BlockInput& in, BlockOutput& out, const Band& band, int64_t z_first) {
+    const int64_t row = p_.width * kVectors * kVector;
+    const PoolAxis vertical = vertical_axis(p_);
+    const BlockOutput to_ring = {
+        ring_, nullptr, kVectors * kVector, 0, kVector, Activation::kIdentity, 0, false};
+    int64_t next = z_first;
+    for (int64_t p = band.p_first; p < band.p_last; ++p) {
+      const PoolWindow window = pool_window(vertical, p);
+      bool nan = false;
+      for (int64_t r = window.first; r < window.last; ++r) {
+        const int64_t z = window.start + r;
+        const int64_t slot = z % p_.pool_height;
+        if (z >= next) {
+          BlockOutput target = to_ring;
+          target.y = ring_ + slot * row;
+          nan_[slot] = line<kVectors>(in, target, frame_.data() + (z - z_first) * in.row);
+          next = z + 1;
+        }
+        rows_[r - window.first] = ring_ + slot * row;
+        nan |= nan_[slot] != 0;
+      }
+      const LineWindows windows = {rows_, window, horizontal_axis(p_)};
+      tensors_.index ? pool_line_max<kVectors, true>(windows, nan, out)
+                     : pool_line_max<kVectors, false>(windows, nan, out);
+      next_row(out);
     }
-    if (!plan_.direct) epilogue.pool(scratch_, z_first, band, tensors_);
   }
 
   // Rows longer than a block end in one that covers some outputs again; the values are the same.
@@ -227,17 +234,20 @@ class ForwardItem {
     }
   }
 
+  // Whether any output is NaN.
   template <int kVectors>
-  void line(BlockInput in, const BlockOutput& row, const float* x) const {
+  bool line(BlockInput in, const BlockOutput& row, const float* x) const {
     const int64_t count = p_.width;
     BlockOutput out = row;
-    out.count = static_cast<int>(least(count, kBlockOutputs));
-    for (int64_t w = 0; w < count; w += kBlockOutputs) {
-      const int64_t at = w > 0 ? least(w, count - kBlockOutputs) : 0;
+    out.count = static_cast<int>(least(count, plan_.columns));
+    bool nan = false;
+    for (int64_t w = 0; w < count; w += plan_.columns) {
+      const int64_t at = w > 0 ? least(w, count - plan_.columns) : 0;
       in.x = x + at * in.column;
       out.y = row.y + at * row.pixel;
-      line_block<kVectors>(in, out);
+      nan |= line_block_of<kVectors>(plan_.columns, in, out);
     }
+    return nan;
   }
 
   const ConvActPool2dProblem& problem_;
@@ -248,8 +258,12 @@ class ForwardItem {
   Frame frame_;
   BandEpilogue whole_;  // of kBlockVectors vectors of channels
   BandEpilogue rest_;   // of one
-  float* scratch_ = nullptr;
+  char* memory_ = nullptr;
+  const float** rows_ = nullptr;  // [pool_height]: a window's
+  float* ring_ = nullptr;         // [pool_height][W][kBlockLanes]
+  float* scratch_ = nullptr;      // what band_epilogue.h finishes
   uint8_t* codes_ = nullptr;
+  uint8_t* nan_ = nullptr;  // [pool_height]: whether a row of the ring has any
 };
 
 }  // namespace
@@ -278,8 +292,8 @@ bool few_channels_forward(const ConvActPool2dProblem& problem, const ConvForward
   const Plan plan = make_plan(problem, tensors, parts);
   Packed packed;
   if (!packed.allocate(problem)) return false;
-  packed.fill(problem, Frame(problem, most(p.width, kBlockOutputs)),
-              static_cast<const float*>(tensors.w), static_cast<const float*>(tensors.bias));
+  packed.fill(problem, Frame(problem, frame_columns(problem)), static_cast<const float*>(tensors.w),
+              static_cast<const float*>(tensors.bias));
   const int64_t bands = (p.out_height + plan.rows - 1) / plan.rows;
   const int64_t items = p.batch * bands;
   bool success = true;

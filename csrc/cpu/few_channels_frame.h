@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "common/conv_act_pool2d_problem.h"
-#include "common/dtype.h"
+#include "cpu/simd.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -49,6 +49,18 @@ class Frame {
         }
       }
     }
+  }
+
+  // Whether the first `rows` rows are free of infinities and NaN.
+  bool is_finite(int64_t rows) const {
+    Mask<float> special = {};
+    for (int64_t i = 0; i < rows * row_; i += kLanes<float>) {  // what lies behind is a number
+      const Mask<float> bits = bit_cast<Mask<float>>(load<float>(data_ + i));
+      special |= (bits & 0x7f800000) == 0x7f800000;
+    }
+    int any = 0;
+    for (int lane = 0; lane < kLanes<float>; ++lane) any |= special[lane];
+    return any == 0;
   }
 
   const float* data() const { return data_; }

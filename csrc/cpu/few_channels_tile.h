@@ -1,4 +1,4 @@
-// The weight gradient's inner loop: the sums of a tile of taps by channels in registers, over the
+// The weight gradient's inner loops: the sums of a tile of taps by channels in registers, over the
 // pixels of some rows.
 #pragma once
 
@@ -27,55 +27,118 @@ struct Tile {
   int64_t rows;
   int64_t columns;
   float* sums;  // [runs][taps of a run][kTileLanes]: added to
+  // Where a pixel is a window of 2 x 2 whose gradient belongs to one position:
+  const int32_t* selectors;  // [rows][columns][kTileLanes]: see select_position
+  int64_t x_below;           // floats from a position's input to that of the one below
 };
 
 template <int kRuns, int kTaps, int kVectors>
-void tile(const Tile& t) {
-  Vec<float> sums[kRuns][kTaps][kVectors];
-#pragma GCC unroll 4
-  for (int a = 0; a < kRuns; ++a) {
-#pragma GCC unroll 12
-    for (int b = 0; b < kTaps; ++b) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sums[a][b][v] = Vec<float>{};
+struct TileSums {
+  Vec<float> at[kRuns][kTaps][kVectors];
+
+  CMF_HOST_DEVICE void clear() {
+#pragma GCC unroll 24
+    for (int i = 0; i < kRuns * kTaps * kVectors; ++i) {
+      at[i / kVectors / kTaps][i / kVectors % kTaps][i % kVectors] = Vec<float>{};
     }
   }
-  for (int64_t row = 0; row < t.rows; ++row) {
-    const float* g = t.g + row * t.g_row;
-    const float* x[kRuns];
+  CMF_HOST_DEVICE void add_to(float* target) const {
+#pragma GCC unroll 24
+    for (int i = 0; i < kRuns * kTaps * kVectors; ++i) {
+      float* address = target + i / kVectors * kTileLanes + i % kVectors * kLanes<float>;
+      store<float>(address, load<float>(address) +
+                                at[i / kVectors / kTaps][i / kVectors % kTaps][i % kVectors]);
+    }
+  }
+};
+
+// Every pixel has a gradient.
+struct DenseTile {
+  template <int kRuns, int kTaps, int kVectors>
+  static void run(const Tile& t) {
+    TileSums<kRuns, kTaps, kVectors> sums;
+    sums.clear();
+    for (int64_t row = 0; row < t.rows; ++row) {
+      const float* g = t.g + row * t.g_row;
+      const float* x[kRuns];
 #pragma GCC unroll 4
-    for (int a = 0; a < kRuns; ++a) x[a] = t.x[a] + row * t.x_row;
-    for (int64_t i = 0; i < t.columns; ++i) {
-      Vec<float> gradient[kVectors];
+      for (int a = 0; a < kRuns; ++a) x[a] = t.x[a] + row * t.x_row;
+      for (int64_t i = 0; i < t.columns; ++i) {
+        Vec<float> gradient[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) gradient[v] = load<float>(g + v * kLanes<float>);
-      g += t.g_pixel;
+        for (int v = 0; v < kVectors; ++v) gradient[v] = load<float>(g + v * kLanes<float>);
+        g += t.g_pixel;
 #pragma GCC unroll 4
-      for (int a = 0; a < kRuns; ++a) {
+        for (int a = 0; a < kRuns; ++a) {
 #pragma GCC unroll 12
-        for (int b = 0; b < kTaps; ++b) {
-          const Vec<float> value = broadcast<float>(x[a][b]);
+          for (int b = 0; b < kTaps; ++b) {
+            const Vec<float> value = broadcast<float>(x[a][b]);
 #pragma GCC unroll 2
-          for (int v = 0; v < kVectors; ++v) sums[a][b][v] += value * gradient[v];
+            for (int v = 0; v < kVectors; ++v) sums.at[a][b][v] += value * gradient[v];
+          }
+          x[a] += t.x_pixel;
         }
-        x[a] += t.x_pixel;
       }
     }
+    sums.add_to(t.sums);
   }
-  float* target = t.sums;
-#pragma GCC unroll 4
-  for (int a = 0; a < kRuns; ++a) {
-#pragma GCC unroll 12
-    for (int b = 0; b < kTaps; ++b) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        float* at = target + v * kLanes<float>;
-        store<float>(at, load<float>(at) + sums[a][b][v]);
-      }
-      target += kTileLanes;
-    }
-  }
+};
+
+#if defined(__AVX512F__)
+// Windows of 2 x 2: each channel takes its input from the position that it chose, by a permute of
+// the two vectors that begin at a run's first tap, in the upper and in the lower position's row.
+#define CMF_SPARSE_TILE
+constexpr int kTableLanes = kLanes<float>;
+
+// The selector of a position's first tap.
+CMF_HOST_DEVICE Mask<float> select_position(Mask<float> code, int column) {
+  return (code & 2) * (kTableLanes / 2) + ((-(code & 1)) & column);
 }
+
+// Whether a run's taps at both positions of a row are in one vector.
+inline bool fits_table(int64_t taps, int64_t column) { return taps + column <= kTableLanes; }
+
+struct SparseTile {
+  template <int kRuns, int kTaps, int kVectors>
+  static void run(const Tile& t) {
+    TileSums<kRuns, kTaps, kVectors> sums;
+    sums.clear();
+    for (int64_t row = 0; row < t.rows; ++row) {
+      const float* g = t.g + row * t.g_row;
+      const int32_t* selectors = t.selectors + row * t.columns * kTileLanes;
+      const float* x[kRuns];
+#pragma GCC unroll 4
+      for (int a = 0; a < kRuns; ++a) x[a] = t.x[a] + row * t.x_row;
+      for (int64_t i = 0; i < t.columns; ++i) {
+        Vec<float> gradient[kVectors];
+        __m512i selector[kVectors];
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          gradient[v] = load<float>(g + v * kLanes<float>);
+          selector[v] = _mm512_loadu_si512(selectors + v * kLanes<float>);
+        }
+        g += t.g_pixel;
+        selectors += kTileLanes;
+#pragma GCC unroll 4
+        for (int a = 0; a < kRuns; ++a) {
+          const __m512 upper = _mm512_loadu_ps(x[a]), lower = _mm512_loadu_ps(x[a] + t.x_below);
+#pragma GCC unroll 12
+          for (int b = 0; b < kTaps; ++b) {
+#pragma GCC unroll 2
+            for (int v = 0; v < kVectors; ++v) {
+              const __m512i at = _mm512_add_epi32(selector[v], _mm512_set1_epi32(b));
+              const __m512 value = _mm512_permutex2var_ps(upper, at, lower);
+              sums.at[a][b][v] += bit_cast<Vec<float>>(value) * gradient[v];
+            }
+          }
+          x[a] += t.x_pixel;
+        }
+      }
+    }
+    sums.add_to(t.sums);
+  }
+};
+#endif
 
 // How many runs of that many taps a tile takes.
 CMF_HOST_DEVICE int tile_runs(int taps) {
@@ -83,27 +146,27 @@ CMF_HOST_DEVICE int tile_runs(int taps) {
   return runs < kTileRuns ? runs : kTileRuns;
 }
 
-template <int kTaps, int kVectors>
+template <class Kind, int kTaps, int kVectors>
 void tile_of_runs(int runs, const Tile& t) {
   constexpr int kMost = kTileTaps / kTaps < kTileRuns ? kTileTaps / kTaps : kTileRuns;
   if (runs == 1) {
-    tile<1, kTaps, kVectors>(t);
+    Kind::template run<1, kTaps, kVectors>(t);
   } else if (runs == 2) {
-    tile<(kMost >= 2 ? 2 : 1), kTaps, kVectors>(t);
+    Kind::template run<(kMost >= 2 ? 2 : 1), kTaps, kVectors>(t);
   } else if (runs == 3) {
-    tile<(kMost >= 3 ? 3 : 1), kTaps, kVectors>(t);
+    Kind::template run<(kMost >= 3 ? 3 : 1), kTaps, kVectors>(t);
   } else {
-    tile<(kMost >= 4 ? 4 : 1), kTaps, kVectors>(t);
+    Kind::template run<(kMost >= 4 ? 4 : 1), kTaps, kVectors>(t);
   }
 }
 
 // 1 <= taps <= kTileTaps, 1 <= runs <= tile_runs(taps)
-template <int kVectors>
+template <class Kind, int kVectors>
 void run_tile(int runs, int taps, const Tile& t) {
   switch (taps) {
 #define CMF_CASE(kTaps) \
   case kTaps:           \
-    return tile_of_runs<kTaps, kVectors>(runs, t);
+    return tile_of_runs<Kind, kTaps, kVectors>(runs, t);
     CMF_CASE(1)
     CMF_CASE(2)
     CMF_CASE(3)
