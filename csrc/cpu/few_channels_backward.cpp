@@ -147,11 +147,11 @@ class BackwardItem {
       PooledBlock block = {};
       if (rows.first < rows.last) block = pooled_.block(k, count);
       if (sparse) {
-        select(block, count, vectors, rows, tile);
+        select(block, count, vectors, rows, tile, t_.dbias ? bias_sums + k : nullptr);
       } else {
         spread(block, count, vectors, h_first, h_last, rows, tile);
       }
-      if (t_.dbias) add_bias(tile, count, bias_sums + k);
+      if (t_.dbias && !sparse) add_bias(tile, count, bias_sums + k);
       if (!t_.dw) continue;
 #if defined(CMF_SPARSE_TILE)
       if (sparse) {
@@ -183,8 +183,9 @@ class BackwardItem {
     tile.g_row = tile.g_pixel * p_.width;
   }
 
-  // A block's pooled gradient: its pixels are the windows.
-  void select(const PooledBlock& block, int count, int vectors, PoolCover rows, Tile& tile) {
+  // A block's pooled gradient: its pixels are the windows. Adds them to `sums` where there are any.
+  void select(const PooledBlock& block, int count, int vectors, PoolCover rows, Tile& tile,
+              double* sums) {
     tile.rows = rows.last - rows.first;
     tile.columns = p_.out_width;
     tile.g = block.g;
@@ -195,16 +196,24 @@ class BackwardItem {
     tile.x_below = tile.x_row;
 #if defined(CMF_SPARSE_TILE)
     const int column = static_cast<int>(tile.x_pixel);
+    Vec<float> bias[kTileVectors] = {};
     for (int64_t i = 0; i < tile.rows * tile.columns; ++i) {
-      for (int v = 0; v < vectors; ++v) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVectors; ++v) {
+        if (v >= vectors) break;
         const Mask<float> selector = select_position(block_codes(block, i, v, count), column);
         __builtin_memcpy(selectors + i * kTileLanes + v * kLanes<float>, &selector,
                          sizeof selector);
+        bias[v] += load<float>(tile.g + i * tile.g_pixel + v * kLanes<float>);
       }
+    }
+    if (sums) {
+      for (int v = 0; v < vectors; ++v) add_lanes(bias[v], count, v * kLanes<float>, sums);
     }
 #else
     (void)count;
     (void)vectors;
+    (void)sums;
 #endif
     tile.x_row *= 2;
     tile.x_pixel *= 2;
@@ -232,12 +241,17 @@ class BackwardItem {
         const float* g = tile.g + row * tile.g_row + k;
         Vec<float> sum = {};
         for (int64_t i = 0; i < tile.columns; ++i) sum += load<float>(g + i * tile.g_pixel);
-        float lanes[kLanes<float>];
-        store<float>(lanes, sum);
-        for (int j = 0; j < kLanes<float> && k + j < count; ++j) {
-          sums[k + j] += static_cast<double>(lanes[j]);
-        }
+        add_lanes(sum, count, k, sums);
       }
+    }
+  }
+
+  // Adds channels k and up, of `count`.
+  static void add_lanes(Vec<float> sum, int count, int k, double* sums) {
+    float lanes[kLanes<float>];
+    store<float>(lanes, sum);
+    for (int j = 0; j < kLanes<float> && k + j < count; ++j) {
+      sums[k + j] += static_cast<double>(lanes[j]);
     }
   }
 

@@ -59,6 +59,44 @@ void expand_apart(const ActPool2dProblem& p, const Rule& rule, const PooledBlock
   }
 }
 
+// Windows of 3 columns at stride 2: a window's last column is the next one's first. One pass along
+// the windows for each row of the gradient.
+template <class Rule>
+void expand_threes(const ActPool2dProblem& p, const Rule& rule, const PooledBlock& block,
+                   const DenseRows& out) {
+  const PoolAxis vertical = vertical_axis(p);
+  const int64_t pad = p.pool_pad_width;
+  for (int64_t h = out.h_first; h < out.h_last; ++h) {
+    float* target = out.data + (h - out.h_first) * p.width * out.lanes;
+    const PoolCover rows = pool_cover(vertical, h);
+    for (int v = 0; v < out.vectors; ++v) {
+      Vec<float> carried = {};  // of the column that two windows share
+      int64_t w = -pad;
+      for (int64_t q = 0; q < p.out_width; ++q, w += 2) {
+        Vec<float> left = carried, middle = {};
+        carried = Vec<float>{};
+        for (int64_t y = rows.first; y < rows.last; ++y) {
+          const int position = static_cast<int>(h + vertical.pad - y * vertical.stride) * 3;
+          const int64_t pixel = (y - out.p_first) * p.out_width + q;
+          const Vec<float> g = load<float>(block.g + pixel * block.g_pixel + v * kLanes<float>);
+          const Mask<float> code =
+              Rule::kCodes ? block_codes(block, pixel, v, out.count) : Mask<float>{};
+          left += rule.take(g, code, position);
+          middle += rule.take(g, code, position + 1);
+          carried += rule.take(g, code, position + 2);
+        }
+        float* at = target + w * out.lanes + v * kLanes<float>;
+        if (w >= 0 && w < p.width) store<float>(at, left);
+        if (w + 1 >= 0 && w + 1 < p.width) store<float>(at + out.lanes, middle);
+      }
+      for (; w < p.width; ++w) {
+        store<float>(target + w * out.lanes + v * kLanes<float>, carried);
+        carried = Vec<float>{};
+      }
+    }
+  }
+}
+
 // Any windows: an element gathers from those that contain it.
 template <class Rule>
 void expand_any(const ActPool2dProblem& p, const Rule& rule, const PooledBlock& block,
@@ -100,6 +138,8 @@ void expand_with(const ActPool2dProblem& p, const Rule& rule, const PooledBlock&
                  const DenseRows& out) {
   if (pools_by_twos(p)) {  // out.h_first is even, as callers cut rows
     expand_apart<2>(p, rule, block, out);
+  } else if (p.pool_width == 3 && p.pool_stride_width == 2) {
+    expand_threes(p, rule, block, out);
   } else {
     expand_any(p, rule, block, out);
   }

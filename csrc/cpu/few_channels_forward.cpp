@@ -8,6 +8,7 @@
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_block.h"
 #include "cpu/few_channels_packed.h"
+#include "cpu/few_channels_planes.h"
 #include "cpu/few_channels_pool.h"
 
 namespace cmf {
@@ -16,7 +17,7 @@ namespace {
 
 constexpr int kVector = kLanes<float>;
 constexpr int64_t kFrameFloats = 24 * 1024;    // of x that an item frames, about
-constexpr int64_t kScratchFloats = 48 * 1024;  // of the convolution's output in scratch, about
+constexpr int64_t kScratchFloats = 24 * 1024;  // of the convolution's output in scratch, about
 // y past the caches from this many bytes on: what is smaller may be read from there
 constexpr int64_t kStreamBytes = 2 << 20;
 // A parallel region costs about as much as this many multiplications take one thread.
@@ -35,7 +36,8 @@ enum class Way {
 // How a problem is run.
 struct Plan {
   Way way;
-  bool direct;  // values are stored into y at once, not into scratch and by band_epilogue.h
+  bool direct;  // values are stored into y at once
+  bool planes;  // through scratch, by few_channels_planes.h; by band_epilogue.h else
   bool stream;
   int columns;   // of a block of lines
   int64_t rows;  // of y in an item
@@ -57,18 +59,21 @@ Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTensors& te
                     2 * p.out_height <= p.height && 2 * p.out_width <= p.width;
   Plan plan;
   plan.way = maxima && twos ? Way::kWindows : maxima ? Way::kPooled : Way::kEpilogue;
-  if (p.pool == Pool::kNone && p.channels_last && quick) plan.way = Way::kLines;
+  if (p.pool == Pool::kNone && quick) plan.way = Way::kLines;
   plan.direct = p.channels_last && quick && plan.way != Way::kEpilogue;
+  plan.planes = !p.channels_last && quick && plan.way != Way::kEpilogue;
   const int64_t y_bytes = p.batch * p.channels * p.out_height * p.out_width * 4;
-  const bool aligned =
-      p.channels % kVector == 0 && reinterpret_cast<uintptr_t>(tensors.y) % CMF_VECTOR_BYTES == 0;
-  plan.stream = plan.direct && aligned && y_bytes >= kStreamBytes;
+  bool aligned = reinterpret_cast<uintptr_t>(tensors.y) % CMF_VECTOR_BYTES == 0;
+  if (plan.direct) aligned = aligned && p.channels % kVector == 0;
+  // vectors along a plane: whole rows of them, and planes too
+  if (plan.planes) aligned = aligned && p.out_width % kVector == 0;
+  plan.stream = (plan.direct || plan.planes) && aligned && y_bytes >= kStreamBytes;
   plan.columns = line_columns(p.width);
   const int64_t frame_row = (problem.width + 2 * problem.pad_width) * problem.in_channels;
   const int64_t x_rows = p.pool_stride_height * problem.stride_height;
   int64_t rows = kFrameFloats / (frame_row * x_rows);
   if (!plan.direct) {
-    const bool lines = plan.way == Way::kEpilogue;
+    const bool lines = plan.way == Way::kEpilogue || plan.way == Way::kLines;
     const int64_t row = lines ? p.width * p.pool_stride_height : p.out_width;
     rows = least(rows, kScratchFloats / (row * kBlockLanes));
   }
@@ -102,9 +107,8 @@ class ForwardItem {
       return false;
     }
     const int64_t ring = plan_.way == Way::kPooled ? p_.pool_height * p_.width : 0;
-    const int64_t outputs = plan_.direct                  ? 0
-                            : plan_.way == Way::kEpilogue ? rows * p_.width
-                                                          : plan_.rows * p_.out_width;
+    const bool lines = plan_.way == Way::kEpilogue || plan_.way == Way::kLines;
+    const int64_t outputs = plan_.direct ? 0 : lines ? rows * p_.width : plan_.rows * p_.out_width;
     // floats of the ring and the scratch, pointers and flags of the ring's rows, codes
     const int64_t floats = (ring + outputs) * kBlockLanes;
     const int64_t pointers = p_.pool_height * int64_t(sizeof(void*));
@@ -116,7 +120,7 @@ class ForwardItem {
     scratch_ = ring_ + ring * kBlockLanes;
     codes_ = reinterpret_cast<uint8_t*>(ring_ + floats);
     nan_ = codes_ + outputs * kBlockLanes;
-    return plan_.direct || (whole_.prepare() && rest_.prepare());
+    return plan_.direct || plan_.planes || (whole_.prepare() && rest_.prepare());
   }
 
   // Rows p_first .. p_last - 1 of y in image n.
@@ -156,6 +160,20 @@ class ForwardItem {
       out.param = static_cast<float>(p_.activation_param);
       out.stream = plan_.stream;
     }
+    Planes planes = {};
+    if (plan_.planes) {
+      planes.plane = p_.out_height * p_.out_width;
+      const int64_t at =
+          (band.n * p_.channels + band.k_first) * planes.plane + band.p_first * p_.out_width;
+      planes.y = static_cast<float*>(tensors_.y) + at;
+      planes.codes = tensors_.index ? static_cast<uint8_t*>(tensors_.index) + at : nullptr;
+      planes.pixels = (band.p_last - band.p_first) * p_.out_width;
+      planes.channels = band.k_count;
+      planes.activation = static_cast<Activation>(p_.activation);
+      planes.param = static_cast<float>(p_.activation_param);
+      planes.stream = plan_.stream;
+      prefetch_planes(planes);
+    }
     BlockInput in;
     in.column = frame_.column() * problem_.stride_width;
     in.taps = packed_.taps();
@@ -178,10 +196,15 @@ class ForwardItem {
         line<kVectors>(in, out, x);
         out.y += p_.width * out.pixel;
       }
-      if (!plan_.direct) epilogue.pool(scratch_, z_first, band, tensors_);
-      return;
     }
-    if (!plan_.direct) epilogue.finish(scratch_, tensors_.index ? codes_ : nullptr, band, tensors_);
+    if (plan_.planes) {
+      store_planes(scratch_, kWidth, planes);
+      if (tensors_.index && p_.pool == Pool::kMax) store_planes(codes_, kWidth, planes);
+    } else if (plan_.way == Way::kEpilogue) {
+      epilogue.pool(scratch_, z_first, band, tensors_);
+    } else if (!plan_.direct) {
+      epilogue.finish(scratch_, tensors_.index ? codes_ : nullptr, band, tensors_);
+    }
   }
 
   void next_row(BlockOutput& out) const {

@@ -75,9 +75,18 @@ class PooledRows {
   // dy * act' (max and none) or dy / divisor (average) from element `at` of y on.
   void derive(int64_t at, int64_t count, int64_t channels, float* g) {
     const float* dy = static_cast<const float*>(t_.dy) + at;
+    const float* saved = t_.saved ? static_cast<const float*>(t_.saved) + at : nullptr;
+    const uint8_t* index = t_.index ? static_cast<const uint8_t*>(t_.index) + at : nullptr;
     if (p_.pool != Pool::kAvg) {
-      const float* saved = t_.saved ? static_cast<const float*>(t_.saved) + at : nullptr;
-      backward_row(p_, dy, saved, RowBias<float>{-0.0f, nullptr}, g, count);
+      // some at a time, and as much of what lies `count` further on, where the next rows are
+      for (int64_t i = 0; i < count; i += kSome) {
+        const int64_t some = count - i < kSome ? count - i : kSome;
+        fetch(dy + count + i, some * 4);
+        if (saved) fetch(saved + count + i, some * 4);
+        if (index) fetch(index + count + i, some);
+        backward_row(p_, dy + i, saved ? saved + i : nullptr, RowBias<float>{-0.0f, nullptr}, g + i,
+                     some);
+      }
       return;
     }
     widen_row(dy, g, count);
@@ -87,6 +96,17 @@ class PooledRows {
       const int64_t rows = pool_extent(vertical, pool_window(vertical, p), p_.count_include_pad);
       divide_average_row(horizontal, interior, rows, p_.count_include_pad, channels,
                          g + (p - p_first_) * p_.out_width * channels);
+    }
+  }
+
+  static constexpr int64_t kSome = 512;
+
+  // Into the second cache: it is needed only later.
+  static CMF_HOST_DEVICE void fetch(const void* source, int64_t bytes) {
+    const uintptr_t address = reinterpret_cast<uintptr_t>(source);
+    for (int64_t line = 0; line < bytes; line += 64) {
+      __builtin_prefetch(reinterpret_cast<const void*>(address + static_cast<uintptr_t>(line)), 0,
+                         2);
     }
   }
 
