@@ -93,7 +93,7 @@ class BackwardItem {
         p_(problem.pool),
         pieces_(pieces),
         t_(tensors),
-        frame_(problem, problem.pool.width),
+        frame_(problem, problem.pool.width, !problem.x_channels_last),
         runs_(problem, frame_),
         pooled_(problem.pool, tensors, kTileLanes) {
 #if defined(CMF_SPARSE_TILE)
@@ -332,7 +332,7 @@ bool few_channels_backward(const ConvActPool2dProblem& problem, const ConvBackwa
     }
   }
   if (success) {
-    const Frame frame(problem, p.width);
+    const Frame frame(problem, p.width, !problem.x_channels_last);
     add_partials(problem, Runs(problem, frame), pieces.partials, sums, sums_size, bias_sums, t);
   }
   free(bias_sums);

@@ -74,6 +74,20 @@ CMF_HOST_DEVICE void multiply_block(const BlockInput& in,
   }
 }
 
+CMF_HOST_DEVICE bool any_lane(Mask<float> mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask(bit_cast<__m512i>(mask), bit_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_epi8(bit_cast<__m256i>(mask)) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_epi8(bit_cast<__m128i>(mask)) != 0;
+#else
+  typedef int64_t Halves __attribute__((vector_size(CMF_VECTOR_BYTES)));
+  const Halves halves = bit_cast<Halves>(mask);
+  return (halves[0] | halves[1]) != 0;
+#endif
+}
+
 // Whether any output of the block is NaN.
 template <int kRows, int kColumns, int kVectors>
 CMF_HOST_DEVICE bool any_nan(const BlockSums<kRows, kColumns, kVectors>& sums) {
@@ -99,15 +113,32 @@ CMF_HOST_DEVICE bool any_nan(const BlockSums<kRows, kColumns, kVectors>& sums) {
   }
 #if defined(__AVX512F__)
   return nan != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_epi8(bit_cast<__m256i>(nan)) != 0;
-#elif defined(__SSE2__)
-  return _mm_movemask_epi8(bit_cast<__m128i>(nan)) != 0;
 #else
-  typedef int64_t Halves __attribute__((vector_size(CMF_VECTOR_BYTES)));
-  const Halves halves = bit_cast<Halves>(nan);
-  return (halves[0] | halves[1]) != 0;
+  return any_lane(nan);
 #endif
+}
+
+struct WindowMaximum {
+  Vec<float> value;
+  Mask<float> code;
+};
+
+// Of a window's elements in row order, none of them NaN. The first of equals wins.
+template <bool kTrack>
+CMF_HOST_DEVICE WindowMaximum window_maximum(Vec<float> a, Vec<float> b, Vec<float> c,
+                                             Vec<float> d) {
+  const auto right = b > a, lower_right = d > c;
+  const Vec<float> upper = right ? b : a, lower = lower_right ? d : c;
+  const auto below = lower > upper;
+  WindowMaximum maximum = {};
+  maximum.value = below ? lower : upper;
+  if (kTrack) {
+    const Mask<float> zero = {};
+    const Mask<float> code_upper = right ? zero + 1 : zero;
+    const Mask<float> code_lower = lower_right ? zero + 3 : zero + 2;
+    maximum.code = below ? code_lower : code_upper;
+  }
+  return maximum;
 }
 
 template <int kVectors>
@@ -119,24 +150,17 @@ struct BlockMaxima {
   Vec<float> value[kBlockWindows][kVectors];
   Mask<float> code[kBlockWindows][kVectors];
 
-  // Without regard to NaN. The first of equals wins.
+  // Without regard to NaN.
   CMF_HOST_DEVICE void reduce(const WindowSums<kVectors>& sums) {
 #pragma GCC unroll 3
     for (int q = 0; q < kBlockWindows; ++q) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        const Vec<float> a = sums.at[0][2 * q][v], b = sums.at[0][2 * q + 1][v];
-        const Vec<float> c = sums.at[1][2 * q][v], d = sums.at[1][2 * q + 1][v];
-        const auto right = b > a, lower_right = d > c;
-        const Vec<float> upper = right ? b : a, lower = lower_right ? d : c;
-        const auto below = lower > upper;
-        value[q][v] = below ? lower : upper;
-        if (kTrack) {
-          const Mask<float> zero = {};
-          const Mask<float> code_upper = right ? zero + 1 : zero;
-          const Mask<float> code_lower = lower_right ? zero + 3 : zero + 2;
-          code[q][v] = below ? code_lower : code_upper;
-        }
+        const WindowMaximum maximum =
+            window_maximum<kTrack>(sums.at[0][2 * q][v], sums.at[0][2 * q + 1][v],
+                                   sums.at[1][2 * q][v], sums.at[1][2 * q + 1][v]);
+        value[q][v] = maximum.value;
+        code[q][v] = maximum.code;
       }
     }
   }

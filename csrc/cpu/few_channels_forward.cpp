@@ -7,7 +7,7 @@
 #include "cpu/band_epilogue.h"
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_block.h"
-#include "cpu/few_channels_packed.h"
+#include "cpu/few_channels_plan.h"
 #include "cpu/few_channels_planes.h"
 #include "cpu/few_channels_pool.h"
 
@@ -15,75 +15,8 @@ namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-constexpr int kVector = kLanes<float>;
-constexpr int64_t kFrameFloats = 24 * 1024;    // of x that an item frames, about
-constexpr int64_t kScratchFloats = 24 * 1024;  // of the convolution's output in scratch, about
-// y past the caches from this many bytes on: what is smaller may be read from there
-constexpr int64_t kStreamBytes = 2 << 20;
 // A parallel region costs about as much as this many multiplications take one thread.
 constexpr int64_t kProductsPerThread = 1 << 19;
-
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-enum class Way {
-  kWindows,   // maxima of 2 x 2 in registers
-  kLines,     // no pooling: from registers into y
-  kPooled,    // maxima of rows in scratch
-  kEpilogue,  // rows in scratch, and band_epilogue.h
-};
-
-// How a problem is run.
-struct Plan {
-  Way way;
-  bool direct;  // values are stored into y at once
-  bool planes;  // through scratch, by few_channels_planes.h; by band_epilogue.h else
-  bool stream;
-  int columns;   // of a block of lines
-  int64_t rows;  // of y in an item
-};
-
-int64_t z_rows(const ActPool2dProblem& p, int64_t y_rows) {
-  return (y_rows - 1) * p.pool_stride_height + p.pool_height;
-}
-
-Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
-               int threads) {
-  const ActPool2dProblem& p = problem.pool;
-  const Activation activation = static_cast<Activation>(p.activation);
-  const bool quick = activation == Activation::kIdentity || activation == Activation::kRelu ||
-                     (activation == Activation::kLeakyRelu && p.activation_param > 0);
-  const bool maxima = p.pool == Pool::kMax && p.monotone && !tensors.preactivation;
-  const bool twos = p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
-                    p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
-                    2 * p.out_height <= p.height && 2 * p.out_width <= p.width;
-  Plan plan;
-  plan.way = maxima && twos ? Way::kWindows : maxima ? Way::kPooled : Way::kEpilogue;
-  if (p.pool == Pool::kNone && quick) plan.way = Way::kLines;
-  plan.direct = p.channels_last && quick && plan.way != Way::kEpilogue;
-  plan.planes = !p.channels_last && quick && plan.way != Way::kEpilogue;
-  const int64_t y_bytes = p.batch * p.channels * p.out_height * p.out_width * 4;
-  bool aligned = reinterpret_cast<uintptr_t>(tensors.y) % CMF_VECTOR_BYTES == 0;
-  if (plan.direct) aligned = aligned && p.channels % kVector == 0;
-  // vectors along a plane: whole rows of them, and planes too
-  if (plan.planes) aligned = aligned && p.out_width % kVector == 0;
-  plan.stream = (plan.direct || plan.planes) && aligned && y_bytes >= kStreamBytes;
-  plan.columns = line_columns(p.width);
-  const int64_t frame_row = (problem.width + 2 * problem.pad_width) * problem.in_channels;
-  const int64_t x_rows = p.pool_stride_height * problem.stride_height;
-  int64_t rows = kFrameFloats / (frame_row * x_rows);
-  if (!plan.direct) {
-    const bool lines = plan.way == Way::kEpilogue || plan.way == Way::kLines;
-    const int64_t row = lines ? p.width * p.pool_stride_height : p.out_width;
-    rows = least(rows, kScratchFloats / (row * kBlockLanes));
-  }
-  rows = most(1, least(rows, p.out_height));
-  // small batches: rows for every thread
-  while (rows > 4 && p.batch * ((p.out_height + rows - 1) / rows) < 4 * threads) rows /= 2;
-  const int64_t bands = (p.out_height + rows - 1) / rows;
-  plan.rows = (p.out_height + bands - 1) / bands;
-  return plan;
-}
 
 class ForwardItem {
  public:
@@ -94,7 +27,7 @@ class ForwardItem {
         plan_(plan),
         packed_(packed),
         tensors_(tensors),
-        frame_(problem, frame_columns(problem)),
+        frame_(problem, frame_columns(problem, plan), frame_planar(problem, plan)),
         whole_(problem.pool, kBlockLanes, plan.rows),
         rest_(problem.pool, kVector, plan.rows) {}
   ~ForwardItem() { free(memory_); }
@@ -109,17 +42,20 @@ class ForwardItem {
     const int64_t ring = plan_.way == Way::kPooled ? p_.pool_height * p_.width : 0;
     const bool lines = plan_.way == Way::kEpilogue || plan_.way == Way::kLines;
     const int64_t outputs = plan_.direct ? 0 : lines ? rows * p_.width : plan_.rows * p_.out_width;
-    // floats of the ring and the scratch, pointers and flags of the ring's rows, codes
-    const int64_t floats = (ring + outputs) * kBlockLanes;
+    const int64_t tiles = plan_.way == Way::kTiles ? plan_.rows * tile_row_floats(problem_) : 0;
+    const int64_t flags = plan_.way == Way::kTiles ? plan_.rows * tile_groups(p_) : p_.pool_height;
+    // pointers, floats of the tiles, the ring and the scratch, flags, codes
+    const int64_t floats = tiles + (ring + outputs) * kBlockLanes;
     const int64_t pointers = p_.pool_height * int64_t(sizeof(void*));
-    memory_ = static_cast<char*>(malloc(
-        static_cast<size_t>(pointers + floats * 4 + p_.pool_height + outputs * kBlockLanes)));
+    memory_ = static_cast<char*>(
+        malloc(static_cast<size_t>(pointers + floats * 4 + flags + outputs * kBlockLanes)));
     if (!memory_) return false;
     rows_ = reinterpret_cast<const float**>(memory_);
-    ring_ = reinterpret_cast<float*>(memory_ + pointers);
+    tiles_ = reinterpret_cast<float*>(memory_ + pointers);
+    ring_ = tiles_ + tiles;
     scratch_ = ring_ + ring * kBlockLanes;
-    codes_ = reinterpret_cast<uint8_t*>(ring_ + floats);
-    nan_ = codes_ + outputs * kBlockLanes;
+    codes_ = reinterpret_cast<uint8_t*>(scratch_ + outputs * kBlockLanes);
+    special_ = codes_ + outputs * kBlockLanes;
     return plan_.direct || plan_.planes || (whole_.prepare() && rest_.prepare());
   }
 
@@ -132,6 +68,7 @@ class ForwardItem {
     frame_.fill(static_cast<const float*>(tensors_.x) + n * x_image,
                 z_first * problem_.stride_height - problem_.pad_height,
                 (z_last - z_first - 1) * problem_.stride_height + problem_.kernel_height);
+    if (plan_.way == Way::kTiles) transform_rows(p_last - p_first);
     for (int64_t k = 0; k < p_.channels; k += kBlockLanes) {
       const int count = static_cast<int>(least(p_.channels - k, kBlockLanes));
       const Band band = {n, p_first, p_last, k, count};
@@ -189,6 +126,15 @@ class ForwardItem {
                        : window_row<kVectors, false>(in, out, x);
         next_row(out);
       }
+    } else if (plan_.way == Way::kTiles) {
+      TileInput tiles = {tiles_, packed_.filters(band.k_first), in.bias};
+      for (int64_t p = band.p_first; p < band.p_last; ++p, x += 2 * z_row) {
+        const uint8_t* special = special_ + (p - band.p_first) * tile_groups(p_);
+        tensors_.index ? tile_row<kVectors, true>(tiles, special, in, out, x)
+                       : tile_row<kVectors, false>(tiles, special, in, out, x);
+        tiles.x += tile_row_floats(problem_);
+        next_row(out);
+      }
     } else if (plan_.way == Way::kPooled) {
       pooled_rows<kVectors>(in, out, band, z_first);
     } else {
@@ -229,11 +175,11 @@ class ForwardItem {
         if (z >= next) {
           BlockOutput target = to_ring;
           target.y = ring_ + slot * row;
-          nan_[slot] = line<kVectors>(in, target, frame_.data() + (z - z_first) * in.row);
+          special_[slot] = line<kVectors>(in, target, frame_.data() + (z - z_first) * in.row);
           next = z + 1;
         }
         rows_[r - window.first] = ring_ + slot * row;
-        nan |= nan_[slot] != 0;
+        nan |= special_[slot] != 0;
       }
       const LineWindows windows = {rows_, window, horizontal_axis(p_)};
       tensors_.index ? pool_line_max<kVectors, true>(windows, nan, out)
@@ -254,6 +200,46 @@ class ForwardItem {
       out.y = row.y + at * row.pixel;
       if (kTrack) out.codes = row.codes + at * row.pixel;
       window_block<kVectors, kTrack>(in, out);
+    }
+  }
+
+  void transform_rows(int64_t rows) {
+    const int64_t channels = problem_.in_channels, step = channels * kTilesTogether;
+    float* target = tiles_;
+    for (int64_t i = 0; i < rows * tile_groups(p_); ++i) {
+      const int64_t row = i / tile_groups(p_), group = i % tile_groups(p_);
+      const float* x = frame_.data() + 2 * row * frame_.row() + 2 * group * kTilesTogether;
+      bool finite = true;
+      for (int64_t c = 0; c < channels; ++c) {
+        finite &= transform_tiles(x + c * frame_.channel(), frame_.row(),
+                                  target + c * kTilesTogether, step);
+      }
+      special_[i] = !finite;
+      target += kFrequencies * step;
+    }
+  }
+
+  // Tiles with values that are not finite go the plain way: transforms spread those.
+  template <int kVectors, bool kTrack>
+  void tile_row(const TileInput& tiles, const uint8_t* special, BlockInput in,
+                const BlockOutput& row, const float* x) const {
+    BlockOutput out = row;
+    for (int64_t q = 0; q < p_.out_width;) {
+      const int64_t group = q / kTilesTogether, tile = q % kTilesTogether;
+      const int64_t left = least(kTilesTogether - tile, p_.out_width - q);
+      const int together = special[group] ? kBlockWindows : kTilesOf<kVectors>;
+      out.count = static_cast<int>(least(left, together));
+      out.y = row.y + q * row.pixel;
+      if (kTrack) out.codes = row.codes + q * row.pixel;
+      if (special[group]) {
+        in.x = x + 2 * q * in.column;
+        window_block<kVectors, kTrack>(in, out);
+      } else {
+        TileInput input = tiles;
+        input.x += group * kFrequencies * problem_.in_channels * kTilesTogether + tile;
+        tile_block_of<kVectors, kTrack>(problem_.in_channels, input, out);
+      }
+      q += out.count;
     }
   }
 
@@ -286,7 +272,9 @@ class ForwardItem {
   float* ring_ = nullptr;         // [pool_height][W][kBlockLanes]
   float* scratch_ = nullptr;      // what band_epilogue.h finishes
   uint8_t* codes_ = nullptr;
-  uint8_t* nan_ = nullptr;  // [pool_height]: whether a row of the ring has any
+  float* tiles_ = nullptr;      // [rows][groups][frequency][C][kTilesTogether]
+  uint8_t* special_ = nullptr;  // [pool_height]: whether a row of the ring has NaN
+                                // [rows][groups]: whether tiles have values that are not finite
 };
 
 }  // namespace
@@ -314,9 +302,10 @@ bool few_channels_forward(const ConvActPool2dProblem& problem, const ConvForward
   const int parts = static_cast<int>(most(1, least(threads, products / kProductsPerThread)));
   const Plan plan = make_plan(problem, tensors, parts);
   Packed packed;
-  if (!packed.allocate(problem)) return false;
-  packed.fill(problem, Frame(problem, frame_columns(problem)), static_cast<const float*>(tensors.w),
-              static_cast<const float*>(tensors.bias));
+  if (!packed.allocate(problem, plan.way == Way::kTiles)) return false;
+  packed.fill(problem, Frame(problem, frame_columns(problem, plan), frame_planar(problem, plan)),
+              static_cast<const float*>(tensors.w), static_cast<const float*>(tensors.bias));
+  if (plan.way == Way::kTiles) packed.transform(problem, static_cast<const float*>(tensors.w));
   const int64_t bands = (p.out_height + plan.rows - 1) / plan.rows;
   const int64_t items = p.batch * bands;
   bool success = true;

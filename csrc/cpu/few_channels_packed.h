@@ -6,28 +6,28 @@
 
 #include "cpu/few_channels_block.h"
 #include "cpu/few_channels_frame.h"
+#include "cpu/few_channels_winograd.h"
 
 namespace cmf {
 namespace CMF_ISA {
-
-// Outputs along a row that a frame has inputs for: short rows are read by whole blocks.
-inline int64_t frame_columns(const ConvActPool2dProblem& problem) {
-  return problem.pool.width > kLineMost ? problem.pool.width : kLineMost;
-}
 
 // Weights and taps, once a call and for all threads.
 class Packed {
  public:
   ~Packed() {
     free(weights_);
+    free(filters_);
     free(taps_);
   }
-  bool allocate(const ConvActPool2dProblem& p) {
+  // `filters`: whether those of few_channels_winograd.h are wanted too.
+  bool allocate(const ConvActPool2dProblem& p, bool filters) {
     count_ = p.in_channels * p.kernel_height * p.kernel_width;
     padded_ = (p.pool.channels + kLanes<float> - 1) / kLanes<float> * kLanes<float>;
     weights_ = static_cast<float*>(malloc(static_cast<size_t>((count_ + 1) * padded_) * 4));
     taps_ = static_cast<int32_t*>(malloc(static_cast<size_t>(count_) * 4));
-    return weights_ && taps_;
+    const int64_t transformed = filters ? kFrequencies * p.in_channels * padded_ : 0;
+    if (filters) filters_ = static_cast<float*>(calloc(static_cast<size_t>(transformed), 4));
+    return weights_ && taps_ && (filters_ || !filters);
   }
   // w [K, C, R, S] -> [block of channels][R, S, C][lanes of the block]; the bias behind all.
   void fill(const ConvActPool2dProblem& p, const Frame& frame, const float* w, const float* bias) {
@@ -53,6 +53,21 @@ class Packed {
       target[k] = bias && k < p.pool.channels ? bias[k] : 0.0f;
     }
   }
+  // w [K, C, 3, 3] -> [block of channels][frequency][C][lanes of the block]
+  void transform(const ConvActPool2dProblem& p, const float* w) {
+    const int64_t channels = p.in_channels;
+    for (int64_t k = 0; k < p.pool.channels; ++k) {
+      const int64_t first = k / kBlockLanes * kBlockLanes;
+      const int64_t lanes = padded_ - first < kBlockLanes ? padded_ - first : kBlockLanes;
+      float* target = filters_ + first * channels * kFrequencies + (k - first);
+      for (int64_t c = 0; c < channels; ++c) {
+        transform_filter(w + (k * channels + c) * 9, target + c * lanes, channels * lanes);
+      }
+    }
+  }
+  const float* filters(int64_t k_first) const {
+    return filters_ + k_first * count_ / 9 * kFrequencies;
+  }
   int64_t count() const { return count_; }
   int64_t padded() const { return padded_; }
   const int32_t* taps() const { return taps_; }
@@ -63,6 +78,7 @@ class Packed {
   int64_t count_ = 0;   // taps
   int64_t padded_ = 0;  // K in whole vectors
   float* weights_ = nullptr;
+  float* filters_ = nullptr;
   int32_t* taps_ = nullptr;
 };
 
