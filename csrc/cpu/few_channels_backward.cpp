@@ -3,7 +3,7 @@
 //
 // Sums are taken over pieces of rows, from zero; pieces are added to one of a fixed number of
 // partial gradients, and those in double: the same bits for any number of threads.
-#include <stdlib.h>
+#include <string.h>
 
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_dense.h"
@@ -101,20 +101,19 @@ class BackwardItem {
     by_windows_ = p_.pool == Pool::kMax && pools_by_twos(p_) && fits_table(runs_.taps(0), column);
 #endif
   }
-  ~BackwardItem() { free(dense_); }
   BackwardItem(const BackwardItem&) = delete;
   BackwardItem& operator=(const BackwardItem&) = delete;
 
   bool prepare() {
     const int64_t x_rows = (pieces_.rows - 1) * problem_.stride_height + problem_.kernel_height;
     const int64_t floats = pieces_.rows * p_.width * kTileLanes + kTileLanes;
-    dense_ = static_cast<float*>(malloc(static_cast<size_t>(floats) * 4));
     int64_t pooled = pieces_.rows;
     if (p_.pool != Pool::kNone) {
       const int64_t reach = (pieces_.rows + p_.pool_height) / p_.pool_stride_height + 2;
       pooled = least(reach, p_.out_height);
     }
-    return dense_ && frame_.allocate(x_rows, kLanes<float>) && pooled_.prepare(pooled);
+    return dense_.allocate(floats) && frame_.allocate(x_rows, kLanes<float>) &&
+           pooled_.prepare(pooled);
   }
 
   const Runs& runs() const { return runs_; }
@@ -176,8 +175,9 @@ class BackwardItem {
       tile.g_pixel = block.g_pixel;
     } else {
       expand(p_, block,
-             DenseRows{dense_, h_first, h_last, rows.first, rows.last, kTileLanes, vectors, count});
-      tile.g = dense_;
+             DenseRows{dense_.data, h_first, h_last, rows.first, rows.last, kTileLanes, vectors,
+                       count});
+      tile.g = dense_.data;
       tile.g_pixel = kTileLanes;
     }
     tile.g_row = tile.g_pixel * p_.width;
@@ -191,7 +191,7 @@ class BackwardItem {
     tile.g = block.g;
     tile.g_pixel = block.g_pixel;
     tile.g_row = tile.g_pixel * p_.out_width;
-    int32_t* selectors = reinterpret_cast<int32_t*>(dense_);
+    int32_t* selectors = reinterpret_cast<int32_t*>(dense_.data);
     tile.selectors = selectors;
     tile.x_below = tile.x_row;
 #if defined(CMF_SPARSE_TILE)
@@ -263,7 +263,7 @@ class BackwardItem {
   Runs runs_;
   PooledRows pooled_;
   bool by_windows_ = false;  // whether sparse sums can be had
-  float* dense_ = nullptr;   // dense rows, or selectors
+  Scratch<float> dense_;     // dense rows, or selectors
 };
 
 // The partial gradients' sums, in double and in order.
@@ -301,11 +301,13 @@ bool few_channels_backward(const ConvActPool2dProblem& problem, const ConvBackwa
       most(1, least(least(threads, pieces.partials), products / kProductsPerThread)));
   const int64_t blocks = (p.channels + kTileLanes - 1) / kTileLanes;
   const int64_t sums_size = t.dw ? blocks * taps * kTileLanes : 0;
-  double* bias_sums = static_cast<double*>(calloc(
-      1, static_cast<size_t>(pieces.partials) * (static_cast<size_t>(p.channels) * sizeof(double) +
-                                                 static_cast<size_t>(sums_size) * sizeof(float))));
-  if (!bias_sums) return false;
-  float* sums = reinterpret_cast<float*>(bias_sums + pieces.partials * p.channels);
+  const int64_t bias_size = t.dbias ? p.channels : 0;
+  Scratch<float> sums;
+  Scratch<double> bias_sums;
+  if (!sums.allocate(pieces.partials * sums_size) ||
+      !bias_sums.allocate(pieces.partials * bias_size)) {
+    return false;
+  }
   bool success = true;
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(parts) if (parts > 1)
@@ -326,16 +328,18 @@ bool few_channels_backward(const ConvActPool2dProblem& problem, const ConvBackwa
       const int64_t each = pieces.count / pieces.partials, rest = pieces.count % pieces.partials;
       const int64_t first = m * each + least(m, rest);
       const int64_t last = first + each + (m < rest ? 1 : 0);
+      memset(sums.data + m * sums_size, 0, static_cast<size_t>(sums_size) * sizeof(float));
+      for (int64_t k = 0; k < bias_size; ++k) bias_sums.data[m * bias_size + k] = 0;
       for (int64_t piece = first; ready && piece < last; ++piece) {
-        item.run(piece, sums + m * sums_size, bias_sums + m * p.channels);
+        item.run(piece, sums.data + m * sums_size, bias_sums.data + m * bias_size);
       }
     }
   }
   if (success) {
     const Frame frame(problem, p.width, !problem.x_channels_last);
-    add_partials(problem, Runs(problem, frame), pieces.partials, sums, sums_size, bias_sums, t);
+    add_partials(problem, Runs(problem, frame), pieces.partials, sums.data, sums_size,
+                 bias_sums.data, t);
   }
-  free(bias_sums);
   return success;
 }
 

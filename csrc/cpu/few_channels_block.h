@@ -74,20 +74,6 @@ CMF_HOST_DEVICE void multiply_block(const BlockInput& in,
   }
 }
 
-CMF_HOST_DEVICE bool any_lane(Mask<float> mask) {
-#if defined(__AVX512F__)
-  return _mm512_test_epi32_mask(bit_cast<__m512i>(mask), bit_cast<__m512i>(mask)) != 0;
-#elif defined(__AVX2__)
-  return _mm256_movemask_epi8(bit_cast<__m256i>(mask)) != 0;
-#elif defined(__SSE2__)
-  return _mm_movemask_epi8(bit_cast<__m128i>(mask)) != 0;
-#else
-  typedef int64_t Halves __attribute__((vector_size(CMF_VECTOR_BYTES)));
-  const Halves halves = bit_cast<Halves>(mask);
-  return (halves[0] | halves[1]) != 0;
-#endif
-}
-
 // Whether any output of the block is NaN.
 template <int kRows, int kColumns, int kVectors>
 CMF_HOST_DEVICE bool any_nan(const BlockSums<kRows, kColumns, kVectors>& sums) {
@@ -114,7 +100,7 @@ CMF_HOST_DEVICE bool any_nan(const BlockSums<kRows, kColumns, kVectors>& sums) {
 #if defined(__AVX512F__)
   return nan != 0;
 #else
-  return any_lane(nan);
+  return any_nan(bit_cast<Vec<float> >(nan));
 #endif
 }
 
@@ -195,32 +181,13 @@ struct BlockOutput {
   bool stream;  // whole aligned vectors, past the caches
 };
 
-CMF_HOST_DEVICE void stream_vector(float* target, Vec<float> value) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(target, bit_cast<__m512>(value));
-#elif defined(__AVX2__)
-  _mm256_stream_ps(target, bit_cast<__m256>(value));
-#elif defined(__SSE2__)
-  _mm_stream_ps(target, bit_cast<__m128>(value));
-#else
-  store<float>(target, value);
-#endif
-}
-
-// After the last streamed vector, before another thread may read it.
-CMF_HOST_DEVICE void finish_streams() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 template <int kVectors>
 CMF_HOST_DEVICE void store_output(const BlockOutput& out, int i, const Vec<float>* values) {
 #pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
     float* target = out.y + i * out.pixel + v * kLanes<float>;
     if (out.stream) {
-      stream_vector(target, values[v]);
+      stream(target, values[v]);
     } else {
       store_lanes<float>(target, values[v], v + 1 < kVectors ? kLanes<float> : out.last_lanes);
     }

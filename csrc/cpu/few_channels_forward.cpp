@@ -2,8 +2,6 @@
 //
 // The maxima of windows of 2 x 2 are taken there too, and stored straight into a channels_last y.
 // Other poolings, activations and formats go through rows in scratch and band_epilogue.h.
-#include <stdlib.h>
-
 #include "cpu/band_epilogue.h"
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_block.h"
@@ -30,7 +28,6 @@ class ForwardItem {
         frame_(problem, frame_columns(problem, plan), frame_planar(problem, plan)),
         whole_(problem.pool, kBlockLanes, plan.rows),
         rest_(problem.pool, kVector, plan.rows) {}
-  ~ForwardItem() { free(memory_); }
   ForwardItem(const ForwardItem&) = delete;
   ForwardItem& operator=(const ForwardItem&) = delete;
 
@@ -44,18 +41,14 @@ class ForwardItem {
     const int64_t outputs = plan_.direct ? 0 : lines ? rows * p_.width : plan_.rows * p_.out_width;
     const int64_t tiles = plan_.way == Way::kTiles ? plan_.rows * tile_row_floats(problem_) : 0;
     const int64_t flags = plan_.way == Way::kTiles ? plan_.rows * tile_groups(p_) : p_.pool_height;
-    // pointers, floats of the tiles, the ring and the scratch, flags, codes
-    const int64_t floats = tiles + (ring + outputs) * kBlockLanes;
-    const int64_t pointers = p_.pool_height * int64_t(sizeof(void*));
-    memory_ = static_cast<char*>(
-        malloc(static_cast<size_t>(pointers + floats * 4 + flags + outputs * kBlockLanes)));
-    if (!memory_) return false;
-    rows_ = reinterpret_cast<const float**>(memory_);
-    tiles_ = reinterpret_cast<float*>(memory_ + pointers);
+    if (!rows_.allocate(p_.pool_height) || !special_.allocate(flags) ||
+        !floats_.allocate(tiles + (ring + outputs) * kBlockLanes) ||
+        !codes_.allocate(outputs * kBlockLanes)) {
+      return false;
+    }
+    tiles_ = floats_.data;
     ring_ = tiles_ + tiles;
     scratch_ = ring_ + ring * kBlockLanes;
-    codes_ = reinterpret_cast<uint8_t*>(scratch_ + outputs * kBlockLanes);
-    special_ = codes_ + outputs * kBlockLanes;
     return plan_.direct || plan_.planes || (whole_.prepare() && rest_.prepare());
   }
 
@@ -85,7 +78,7 @@ class ForwardItem {
   void run_block(const Band& band, int64_t z_first, int64_t z_last, BandEpilogue& epilogue) {
     constexpr int kWidth = kVectors * kVector;
     const int64_t first = (band.n * p_.out_height + band.p_first) * p_.out_width;
-    BlockOutput out = {scratch_, codes_, kWidth, 0, kVector, Activation::kIdentity, 0, false};
+    BlockOutput out = {scratch_, codes_.data, kWidth, 0, kVector, Activation::kIdentity, 0, false};
     if (plan_.direct) {
       out.pixel = p_.channels;
       out.y = static_cast<float*>(tensors_.y) + first * out.pixel + band.k_first;
@@ -129,7 +122,7 @@ class ForwardItem {
     } else if (plan_.way == Way::kTiles) {
       TileInput tiles = {tiles_, packed_.filters(band.k_first), in.bias};
       for (int64_t p = band.p_first; p < band.p_last; ++p, x += 2 * z_row) {
-        const uint8_t* special = special_ + (p - band.p_first) * tile_groups(p_);
+        const uint8_t* special = special_.data + (p - band.p_first) * tile_groups(p_);
         tensors_.index ? tile_row<kVectors, true>(tiles, special, in, out, x)
                        : tile_row<kVectors, false>(tiles, special, in, out, x);
         tiles.x += tile_row_floats(problem_);
@@ -145,11 +138,11 @@ class ForwardItem {
     }
     if (plan_.planes) {
       store_planes(scratch_, kWidth, planes);
-      if (tensors_.index && p_.pool == Pool::kMax) store_planes(codes_, kWidth, planes);
+      if (tensors_.index && p_.pool == Pool::kMax) store_planes(codes_.data, kWidth, planes);
     } else if (plan_.way == Way::kEpilogue) {
       epilogue.pool(scratch_, z_first, band, tensors_);
     } else if (!plan_.direct) {
-      epilogue.finish(scratch_, tensors_.index ? codes_ : nullptr, band, tensors_);
+      epilogue.finish(scratch_, tensors_.index ? codes_.data : nullptr, band, tensors_);
     }
   }
 
@@ -175,13 +168,13 @@ class ForwardItem {
         if (z >= next) {
           BlockOutput target = to_ring;
           target.y = ring_ + slot * row;
-          special_[slot] = line<kVectors>(in, target, frame_.data() + (z - z_first) * in.row);
+          special_.data[slot] = line<kVectors>(in, target, frame_.data() + (z - z_first) * in.row);
           next = z + 1;
         }
-        rows_[r - window.first] = ring_ + slot * row;
-        nan |= special_[slot] != 0;
+        rows_.data[r - window.first] = ring_ + slot * row;
+        nan |= special_.data[slot] != 0;
       }
-      const LineWindows windows = {rows_, window, horizontal_axis(p_)};
+      const LineWindows windows = {rows_.data, window, horizontal_axis(p_)};
       tensors_.index ? pool_line_max<kVectors, true>(windows, nan, out)
                      : pool_line_max<kVectors, false>(windows, nan, out);
       next_row(out);
@@ -214,7 +207,7 @@ class ForwardItem {
         finite &= transform_tiles(x + c * frame_.channel(), frame_.row(),
                                   target + c * kTilesTogether, step);
       }
-      special_[i] = !finite;
+      special_.data[i] = !finite;
       target += kFrequencies * step;
     }
   }
@@ -265,16 +258,16 @@ class ForwardItem {
   const Packed& packed_;
   const ConvForwardTensors& tensors_;
   Frame frame_;
-  BandEpilogue whole_;  // of kBlockVectors vectors of channels
-  BandEpilogue rest_;   // of one
-  char* memory_ = nullptr;
-  const float** rows_ = nullptr;  // [pool_height]: a window's
-  float* ring_ = nullptr;         // [pool_height][W][kBlockLanes]
-  float* scratch_ = nullptr;      // what band_epilogue.h finishes
-  uint8_t* codes_ = nullptr;
-  float* tiles_ = nullptr;      // [rows][groups][frequency][C][kTilesTogether]
-  uint8_t* special_ = nullptr;  // [pool_height]: whether a row of the ring has NaN
-                                // [rows][groups]: whether tiles have values that are not finite
+  BandEpilogue whole_;          // of kBlockVectors vectors of channels
+  BandEpilogue rest_;           // of one
+  Scratch<const float*> rows_;  // [pool_height]: a window's
+  Scratch<float> floats_;
+  float* tiles_ = nullptr;    // [rows][groups][frequency][C][kTilesTogether]
+  float* ring_ = nullptr;     // [pool_height][W][kBlockLanes]
+  float* scratch_ = nullptr;  // what is still to be stored
+  Scratch<uint8_t> codes_;    // its positions
+  Scratch<uint8_t> special_;  // [pool_height]: whether a row of the ring has NaN; or
+                              // [rows][groups]: whether tiles have values that are not finite
 };
 
 }  // namespace
@@ -329,7 +322,7 @@ bool few_channels_forward(const ConvActPool2dProblem& problem, const ConvForward
       const int64_t p_first = i % bands * plan.rows;
       item.run(i / bands, p_first, least(p_first + plan.rows, p.out_height));
     }
-    finish_streams();
+    fence_streams();
   }
   return success;
 }

@@ -1,10 +1,10 @@
 // Rows of one image inside a frame of zeros, so that no loop over a filter's taps has edges.
 #pragma once
 
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/conv_act_pool2d_problem.h"
+#include "cpu/scratch.h"
 #include "cpu/simd.h"
 
 namespace cmf {
@@ -21,15 +21,16 @@ class Frame {
     if (width_ < reach) width_ = reach;
     row_ = width_ * p_.in_channels;
   }
-  ~Frame() { free(data_); }
   Frame(const Frame&) = delete;
   Frame& operator=(const Frame&) = delete;
 
   // `rows`: the most that `fill` will be asked for. `slack`: floats behind the last that may be
   // read.
   bool allocate(int64_t rows, int64_t slack) {
-    data_ = static_cast<float*>(calloc(static_cast<size_t>(rows * row_ + slack), sizeof(float)));
-    return data_ != nullptr;
+    if (!memory_.allocate(rows * row_ + slack)) return false;
+    data_ = memory_.data;
+    memset(data_, 0, static_cast<size_t>(rows * row_ + slack) * sizeof(float));
+    return true;
   }
 
   // Rows h_first .. h_first + rows - 1 of image x, those outside it as zeros.
@@ -103,6 +104,7 @@ class Frame {
   bool planar_;
   int64_t width_;
   int64_t row_;
+  Scratch<float> memory_;
   float* data_ = nullptr;
 };
 

@@ -2,8 +2,6 @@
 // input lies.
 #pragma once
 
-#include <stdlib.h>
-
 #include "cpu/few_channels_block.h"
 #include "cpu/few_channels_frame.h"
 #include "cpu/few_channels_winograd.h"
@@ -14,20 +12,13 @@ namespace CMF_ISA {
 // Weights and taps, once a call and for all threads.
 class Packed {
  public:
-  ~Packed() {
-    free(weights_);
-    free(filters_);
-    free(taps_);
-  }
   // `filters`: whether those of few_channels_winograd.h are wanted too.
   bool allocate(const ConvActPool2dProblem& p, bool filters) {
     count_ = p.in_channels * p.kernel_height * p.kernel_width;
     padded_ = (p.pool.channels + kLanes<float> - 1) / kLanes<float> * kLanes<float>;
-    weights_ = static_cast<float*>(malloc(static_cast<size_t>((count_ + 1) * padded_) * 4));
-    taps_ = static_cast<int32_t*>(malloc(static_cast<size_t>(count_) * 4));
     const int64_t transformed = filters ? kFrequencies * p.in_channels * padded_ : 0;
-    if (filters) filters_ = static_cast<float*>(calloc(static_cast<size_t>(transformed), 4));
-    return weights_ && taps_ && (filters_ || !filters);
+    return weights_.allocate((count_ + 1) * padded_) && taps_.allocate(count_) &&
+           filters_.allocate(transformed);
   }
   // w [K, C, R, S] -> [block of channels][R, S, C][lanes of the block]; the bias behind all.
   void fill(const ConvActPool2dProblem& p, const Frame& frame, const float* w, const float* bias) {
@@ -36,19 +27,19 @@ class Packed {
     for (int64_t r = 0; r < p.kernel_height; ++r) {
       for (int64_t s = 0; s < p.kernel_width; ++s) {
         for (int64_t c = 0; c < channels; ++c, ++t) {
-          taps_[t] =
+          taps_.data[t] =
               static_cast<int32_t>(r * frame.row() + s * frame.column() + c * frame.channel());
           const float* source = w + c * area + r * p.kernel_width + s;
           for (int64_t k = 0; k < padded_; ++k) {
             const int64_t first = k / kBlockLanes * kBlockLanes;
             const int64_t lanes = padded_ - first < kBlockLanes ? padded_ - first : kBlockLanes;
-            weights_[first * count_ + t * lanes + (k - first)] =
+            weights_.data[first * count_ + t * lanes + (k - first)] =
                 k < p.pool.channels ? source[k * count_] : 0.0f;
           }
         }
       }
     }
-    float* target = weights_ + count_ * padded_;
+    float* target = weights_.data + count_ * padded_;
     for (int64_t k = 0; k < padded_; ++k) {
       target[k] = bias && k < p.pool.channels ? bias[k] : 0.0f;
     }
@@ -56,30 +47,32 @@ class Packed {
   // w [K, C, 3, 3] -> [block of channels][frequency][C][lanes of the block]
   void transform(const ConvActPool2dProblem& p, const float* w) {
     const int64_t channels = p.in_channels;
+    memset(filters_.data, 0,
+           static_cast<size_t>(kFrequencies * channels * padded_) * sizeof(float));
     for (int64_t k = 0; k < p.pool.channels; ++k) {
       const int64_t first = k / kBlockLanes * kBlockLanes;
       const int64_t lanes = padded_ - first < kBlockLanes ? padded_ - first : kBlockLanes;
-      float* target = filters_ + first * channels * kFrequencies + (k - first);
+      float* target = filters_.data + first * channels * kFrequencies + (k - first);
       for (int64_t c = 0; c < channels; ++c) {
         transform_filter(w + (k * channels + c) * 9, target + c * lanes, channels * lanes);
       }
     }
   }
   const float* filters(int64_t k_first) const {
-    return filters_ + k_first * count_ / 9 * kFrequencies;
+    return filters_.data + k_first * count_ / 9 * kFrequencies;
   }
   int64_t count() const { return count_; }
   int64_t padded() const { return padded_; }
-  const int32_t* taps() const { return taps_; }
-  const float* weights(int64_t k_first) const { return weights_ + k_first * count_; }
-  const float* bias(int64_t k_first) const { return weights_ + padded_ * count_ + k_first; }
+  const int32_t* taps() const { return taps_.data; }
+  const float* weights(int64_t k_first) const { return weights_.data + k_first * count_; }
+  const float* bias(int64_t k_first) const { return weights_.data + padded_ * count_ + k_first; }
 
  private:
   int64_t count_ = 0;   // taps
   int64_t padded_ = 0;  // K in whole vectors
-  float* weights_ = nullptr;
-  float* filters_ = nullptr;
-  int32_t* taps_ = nullptr;
+  Scratch<float> weights_;
+  Scratch<float> filters_;
+  Scratch<int32_t> taps_;
 };
 
 }  // namespace CMF_ISA

@@ -50,7 +50,7 @@ inline void store_planes(const float* source, int lanes, const Planes& out) {
       float* target = out.y + k * out.plane + i;
       if (out.stream && filters == kV) {
 #pragma GCC unroll 16
-        for (int j = 0; j < kV; ++j) stream_vector(target + j * out.plane, block[j]);
+        for (int j = 0; j < kV; ++j) stream(target + j * out.plane, block[j]);
       } else {
         for (int j = 0; j < filters; ++j)
           store_lanes<float>(target + j * out.plane, block[j], count);

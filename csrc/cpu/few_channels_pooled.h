@@ -2,12 +2,13 @@
 // pooled position saved, with the channels side by side whatever the format of y.
 #pragma once
 
-#include <stdlib.h>
+#include <string.h>
 
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
 #include "cpu/pool_average.h"
+#include "cpu/scratch.h"
 #include "cpu/simd_transpose.h"
 
 namespace cmf {
@@ -27,7 +28,6 @@ class PooledRows {
   // `lanes`: channels of a block, a multiple of the vector.
   PooledRows(const ActPool2dProblem& problem, const ConvBackwardTensors& tensors, int lanes)
       : p_(problem), t_(tensors), lanes_(lanes) {}
-  ~PooledRows() { free(g_); }
   PooledRows(const PooledRows&) = delete;
   PooledRows& operator=(const PooledRows&) = delete;
 
@@ -37,11 +37,11 @@ class PooledRows {
     const int64_t width = p_.channels_last ? p_.channels : lanes_;
     const int64_t planes = p_.channels_last ? 0 : pixels * lanes_;
     const int64_t g = pixels * width + lanes_;  // the last pixel is read by whole vectors
-    const int64_t bytes = (g + planes) * 4 + planes;
-    g_ = static_cast<float*>(calloc(1, static_cast<size_t>(bytes)));
+    if (!memory_.allocate(g + planes) || !codes_.allocate(planes)) return false;
+    g_ = memory_.data;
     planes_ = g_ + g;
-    codes_ = reinterpret_cast<uint8_t*>(planes_ + planes);
-    return g_ != nullptr;
+    memset(g_, 0, static_cast<size_t>(g) * sizeof(float));
+    return true;
   }
 
   // Rows p_first .. p_last - 1 of image n. Before their blocks.
@@ -64,7 +64,7 @@ class PooledRows {
     const int64_t pixels = (p_last_ - p_first_) * p_.out_width;
     for (int k = 0; k < count; ++k) derive(plane(k_first + k), pixels, 1, planes_ + k * pixels);
     for (int k = 0; k < count; k += kLanes<float>) turn(k_first, k, count, pixels);
-    return PooledBlock{g_, lanes_, codes_, lanes_};
+    return PooledBlock{g_, lanes_, codes_.data, lanes_};
   }
 
  private:
@@ -134,7 +134,7 @@ class PooledRows {
       }
       transpose_block<float>(values);
       for (int j = 0; j < some; ++j) {
-        store_bytes<float>(codes_ + (i + j) * lanes_ + k, bit_cast<Mask<float>>(values[j]));
+        store_bytes<float>(codes_.data + (i + j) * lanes_ + k, bit_cast<Mask<float>>(values[j]));
       }
     }
   }
@@ -145,9 +145,10 @@ class PooledRows {
   int64_t n_ = 0;
   int64_t p_first_ = 0;
   int64_t p_last_ = 0;
-  float* g_ = nullptr;        // [pixels][K] or [pixels][lanes]
-  float* planes_ = nullptr;   // [lanes][pixels]
-  uint8_t* codes_ = nullptr;  // [pixels][lanes]
+  Scratch<float> memory_;
+  Scratch<uint8_t> codes_;   // [pixels][lanes]
+  float* g_ = nullptr;       // [pixels][K] or [pixels][lanes]
+  float* planes_ = nullptr;  // [lanes][pixels]
 };
 
 }  // namespace CMF_ISA

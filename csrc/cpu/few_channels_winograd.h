@@ -60,8 +60,7 @@ CMF_HOST_DEVICE bool transform_tiles(const float* x, int64_t row, float* target,
     store<float>(target + (8 + j) * step, c - b);
     store<float>(target + (12 + j) * step, b - d);
   }
-  const Mask<float> special = zero != zero;
-  return !any_lane(special);
+  return !any_nan(zero);
 }
 
 // The tiles' inputs [frequency][channel][kTilesTogether], from the block's first tile on, and the
