@@ -36,6 +36,8 @@ Pieces make_pieces(const ActPool2dProblem& p) {
   const int64_t stride = p.pool_stride_height;
   int64_t windows = kDenseFloats / (p.width * kTileLanes * stride);
   windows = most(1, least(windows, p.out_height));
+  const int64_t bands = (p.out_height + windows - 1) / windows;
+  windows = (p.out_height + bands - 1) / bands;
   pieces.rows = least(windows * stride, p.height);
   pieces.bands = (p.height + pieces.rows - 1) / pieces.rows;
   pieces.count = p.batch * pieces.bands;

@@ -78,12 +78,15 @@ class PooledRows {
     const float* saved = t_.saved ? static_cast<const float*>(t_.saved) + at : nullptr;
     const uint8_t* index = t_.index ? static_cast<const uint8_t*>(t_.index) + at : nullptr;
     if (p_.pool != Pool::kAvg) {
-      // some at a time, and as much of what lies `count` further on, where the next rows are
+      // some at a time, and as much of the next rows
+      const int64_t row = p_.out_width * channels,
+                    image = p_.channels * p_.out_height * p_.out_width;
+      const int64_t next = p_last_ < p_.out_height ? count : image - p_first_ * row;
       for (int64_t i = 0; i < count; i += kSome) {
         const int64_t some = count - i < kSome ? count - i : kSome;
-        fetch(dy + count + i, some * 4);
-        if (saved) fetch(saved + count + i, some * 4);
-        if (index) fetch(index + count + i, some);
+        fetch(dy + next + i, some * 4);
+        if (saved) fetch(saved + next + i, some * 4);
+        if (index) fetch(index + next + i, some);
         backward_row(p_, dy + i, saved ? saved + i : nullptr, RowBias<float>{-0.0f, nullptr}, g + i,
                      some);
       }
@@ -124,17 +127,34 @@ class PooledRows {
       }
       transpose_block<float>(values);
       for (int j = 0; j < some; ++j) store<float>(g_ + (i + j) * lanes_ + k, values[j]);
-      if (!index) continue;
+    }
+    if (index) turn_codes(index + plane(k_first + k), k, filters, pixels);
+  }
+
+  // Four pixels of a channel are one lane.
+  void turn_codes(const uint8_t* index, int k, int filters, int64_t pixels) {
+    constexpr int kV = kLanes<float>;
+    constexpr int kPixels = 4 * kV;
+    const int64_t plane = p_.out_height * p_.out_width;
+    for (int64_t i = 0; i < pixels; i += kPixels) {
+      const int some = pixels - i < kPixels ? static_cast<int>(pixels - i) : kPixels;
+      Vec<float> quads[kV];
       for (int j = 0; j < kV; ++j) {
-        const uint8_t* source = index + plane(k_first + k + j) + i;
-        values[j] = Vec<float>{};
+        quads[j] = Vec<float>{};
         if (j >= filters) continue;
-        values[j] = bit_cast<Vec<float>>(some == kV ? load_bytes<float>(source)
-                                                    : load_bytes_partial<float>(source, some));
+        if (some == kPixels) {
+          __builtin_memcpy(quads + j, index + j * plane + i, kPixels);
+        } else {
+          uint8_t bytes[kPixels] = {};
+          CopyItems<kPixels / 2, 1>::copy(bytes, index + j * plane + i, some);
+          __builtin_memcpy(quads + j, bytes, kPixels);
+        }
       }
-      transpose_block<float>(values);
-      for (int j = 0; j < some; ++j) {
-        store_bytes<float>(codes_.data + (i + j) * lanes_ + k, bit_cast<Mask<float>>(values[j]));
+      transpose_block<float>(quads);
+      for (int pixel = 0; pixel < some; ++pixel) {
+        const Mask<float> quad = bit_cast<Mask<float>>(quads[pixel / 4]);
+        store_bytes<float>(codes_.data + (i + pixel) * lanes_ + k,
+                           (quad >> (8 * (pixel % 4))) & 255);
       }
     }
   }
