@@ -34,7 +34,11 @@ struct Pieces {
 Pieces make_pieces(const ActPool2dProblem& p) {
   Pieces pieces;
   const int64_t stride = p.pool_stride_height;
-  int64_t windows = kDenseFloats / (p.width * kTileLanes * stride);
+  int64_t row = p.width * stride;  // pixels for a row of windows
+#if defined(CMF_SPARSE_TILE)
+  if (p.pool == Pool::kMax && pools_by_twos(p)) row = p.out_width;
+#endif
+  int64_t windows = kDenseFloats / (row * kTileLanes);
   windows = most(1, least(windows, p.out_height));
   const int64_t bands = (p.out_height + windows - 1) / windows;
   windows = (p.out_height + bands - 1) / bands;
