@@ -27,7 +27,8 @@ FORMATS = [(True, True), (False, False), (True, False), (False, True)]  # x, y c
 RELU2: dict[str, Any] = {"activation": "relu", **POOLS["max2"]}
 
 # batch, C, H, W, K, R, S, stride, padding: first layers of known networks, small; rows shorter than
-# a block and of one window; one channel to eight; filters that fill no vector, one, and two
+# a block and of one window; one channel to eight; filters that fill no vector, one, and two; more
+# windows along a row than are transformed at once
 SHAPES = [
     (2, 1, 28, 28, 32, 3, 3, 1, 1),
     (2, 3, 26, 35, 64, 3, 3, 1, 1),
@@ -41,6 +42,7 @@ SHAPES = [
     (1, 8, 9, 3, 50, 2, 3, 1, 0),
     (3, 5, 4, 30, 1, 1, 1, 1, 0),
     (1, 2, 40, 7, 15, 1, 5, (3, 1), (0, 2)),
+    (1, 2, 7, 71, 48, 3, 3, 1, 1),
 ]
 
 

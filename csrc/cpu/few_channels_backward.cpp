@@ -101,7 +101,8 @@ class BackwardItem {
         t_(tensors),
         frame_(problem, problem.pool.width, !problem.x_channels_last),
         runs_(problem, frame_),
-        pooled_(problem.pool, tensors, kTileLanes) {
+        pooled_(problem.pool, tensors, kTileLanes),
+        apart_(problem.pool.pool == Pool::kNone || pools_by_twos(problem.pool)) {
 #if defined(CMF_SPARSE_TILE)
     const int64_t column = frame_.column() * problem.stride_width;
     by_windows_ = p_.pool == Pool::kMax && pools_by_twos(p_) && fits_table(runs_.taps(0), column);
@@ -150,13 +151,15 @@ class BackwardItem {
       tile.x_pixel = problem_.stride_width * frame_.column();
       tile.sums = sums + k * taps;
       PooledBlock block = {};
-      if (rows.first < rows.last) block = pooled_.block(k, count);
+      if (rows.first < rows.last) {
+        block = pooled_.block(k, count, t_.dbias && apart_ ? bias_sums + k : nullptr);
+      }
       if (sparse) {
-        select(block, count, vectors, rows, tile, t_.dbias ? bias_sums + k : nullptr);
+        select(block, count, vectors, rows, tile);
       } else {
         spread(block, count, vectors, h_first, h_last, rows, tile);
       }
-      if (t_.dbias && !sparse) add_bias(tile, count, bias_sums + k);
+      if (t_.dbias && !block.summed) add_bias(tile, vectors, count, bias_sums + k);
       if (!t_.dw) continue;
 #if defined(CMF_SPARSE_TILE)
       if (sparse) {
@@ -189,9 +192,8 @@ class BackwardItem {
     tile.g_row = tile.g_pixel * p_.width;
   }
 
-  // A block's pooled gradient: its pixels are the windows. Adds them to `sums` where there are any.
-  void select(const PooledBlock& block, int count, int vectors, PoolCover rows, Tile& tile,
-              double* sums) {
+  // A block's pooled gradient: its pixels are the windows.
+  void select(const PooledBlock& block, int count, int vectors, PoolCover rows, Tile& tile) {
     tile.rows = rows.last - rows.first;
     tile.columns = p_.out_width;
     tile.g = block.g;
@@ -202,7 +204,6 @@ class BackwardItem {
     tile.x_below = tile.x_row;
 #if defined(CMF_SPARSE_TILE)
     const int column = static_cast<int>(tile.x_pixel);
-    Vec<float> bias[kTileVectors] = {};
     for (int64_t i = 0; i < tile.rows * tile.columns; ++i) {
 #pragma GCC unroll 2
       for (int v = 0; v < kTileVectors; ++v) {
@@ -210,16 +211,11 @@ class BackwardItem {
         const Mask<float> selector = select_position(block_codes(block, i, v, count), column);
         __builtin_memcpy(selectors + i * kTileLanes + v * kLanes<float>, &selector,
                          sizeof selector);
-        bias[v] += load<float>(tile.g + i * tile.g_pixel + v * kLanes<float>);
       }
-    }
-    if (sums) {
-      for (int v = 0; v < vectors; ++v) add_lanes(bias[v], count, v * kLanes<float>, sums);
     }
 #else
     (void)count;
     (void)vectors;
-    (void)sums;
 #endif
     tile.x_row *= 2;
     tile.x_pixel *= 2;
@@ -241,23 +237,15 @@ class BackwardItem {
     }
   }
 
-  void add_bias(const Tile& tile, int count, double* sums) const {
+  void add_bias(const Tile& tile, int vectors, int count, double* sums) const {
     for (int64_t row = 0; row < tile.rows; ++row) {
-      for (int k = 0; k < count; k += kLanes<float>) {
+      for (int v = 0; v < vectors; ++v) {
+        const int k = v * kLanes<float>;
         const float* g = tile.g + row * tile.g_row + k;
         Vec<float> sum = {};
         for (int64_t i = 0; i < tile.columns; ++i) sum += load<float>(g + i * tile.g_pixel);
-        add_lanes(sum, count, k, sums);
+        add_lanes(sum, count - k, sums + k);
       }
-    }
-  }
-
-  // Adds channels k and up, of `count`.
-  static void add_lanes(Vec<float> sum, int count, int k, double* sums) {
-    float lanes[kLanes<float>];
-    store<float>(lanes, sum);
-    for (int j = 0; j < kLanes<float> && k + j < count; ++j) {
-      sums[k + j] += static_cast<double>(lanes[j]);
     }
   }
 
@@ -269,6 +257,7 @@ class BackwardItem {
   Runs runs_;
   PooledRows pooled_;
   bool by_windows_ = false;  // whether sparse sums can be had
+  const bool apart_;         // whether no two pieces share a pooled row
   Scratch<float> dense_;     // dense rows, or selectors
 };
 

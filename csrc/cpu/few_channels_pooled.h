@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#include "common/activation.h"
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
@@ -21,23 +22,40 @@ struct PooledBlock {
   int64_t g_pixel;
   const uint8_t* codes;
   int64_t codes_pixel;
+  bool summed;  // whether the sums over the pixels have been added to what `block` was given
 };
+
+// Adds a vector's first `count` lanes.
+inline void add_lanes(Vec<float> vector, int count, double* sums) {
+  float lanes[kLanes<float>];
+  store<float>(lanes, vector);
+  for (int j = 0; j < kLanes<float> && j < count; ++j) sums[j] += static_cast<double>(lanes[j]);
+}
 
 class PooledRows {
  public:
   // `lanes`: channels of a block, a multiple of the vector.
   PooledRows(const ActPool2dProblem& problem, const ConvBackwardTensors& tensors, int lanes)
-      : p_(problem), t_(tensors), lanes_(lanes) {}
+      : p_(problem), t_(tensors), lanes_(lanes) {
+    const Activation activation = static_cast<Activation>(p_.activation);
+    const bool linear = activation == Activation::kRelu || activation == Activation::kLeakyRelu;
+    quick_ = p_.pool != Pool::kAvg &&
+             (p_.saved == Saved::kNothing || (p_.saved == Saved::kOutput && linear));
+  }
   PooledRows(const PooledRows&) = delete;
   PooledRows& operator=(const PooledRows&) = delete;
 
   // `rows`: the most that will be asked for.
   bool prepare(int64_t rows) {
     const int64_t pixels = rows * p_.out_width;
-    const int64_t width = p_.channels_last ? p_.channels : lanes_;
+    padded_ = (p_.channels + kLanes<float> - 1) / kLanes<float> * kLanes<float>;
+    const int64_t width = p_.channels_last ? padded_ : lanes_;
     const int64_t planes = p_.channels_last ? 0 : pixels * lanes_;
     const int64_t g = pixels * width + lanes_;  // the last pixel is read by whole vectors
-    if (!memory_.allocate(g + planes) || !codes_.allocate(planes)) return false;
+    if (!memory_.allocate(g + (quick_ ? 0 : planes)) || !codes_.allocate(planes) ||
+        !sums_.allocate(padded_)) {
+      return false;
+    }
     g_ = memory_.data;
     planes_ = g_ + g;
     memset(g_, 0, static_cast<size_t>(g) * sizeof(float));
@@ -50,26 +68,121 @@ class PooledRows {
     p_first_ = p_first;
     p_last_ = p_last;
     if (!p_.channels_last) return;
-    const int64_t row = p_.out_width * p_.channels;
-    derive((n * p_.out_height + p_first) * row, (p_last - p_first) * row, p_.channels, g_);
+    const int64_t first = (n * p_.out_height + p_first) * p_.out_width * p_.channels;
+    const int64_t pixels = (p_last - p_first) * p_.out_width;
+    if (!quick_) {
+      derive(first, pixels * p_.channels, p_.channels, g_);
+      return;
+    }
+    switch (static_cast<Activation>(p_.activation)) {
+      case Activation::kRelu:
+        return gather<Activation::kRelu>(first, pixels);
+      case Activation::kLeakyRelu:
+        return gather<Activation::kLeakyRelu>(first, pixels);
+      default:
+        return gather<Activation::kIdentity>(first, pixels);
+    }
   }
 
-  // Their channels k_first .. k_first + count - 1.
-  PooledBlock block(int64_t k_first, int count) {
-    if (p_.channels_last) {
-      const int64_t at = (n_ * p_.out_height + p_first_) * p_.out_width * p_.channels + k_first;
-      const uint8_t* codes = static_cast<const uint8_t*>(t_.index);
-      return PooledBlock{g_ + k_first, p_.channels, codes ? codes + at : nullptr, p_.channels};
+  // Their channels k_first .. k_first + count - 1. Adds the sums over the pixels to sums [count]
+  // where that costs nothing and sums is not null.
+  PooledBlock block(int64_t k_first, int count, double* sums) {
+    if (!quick_) return block_of<Activation::kIdentity>(k_first, count, sums);
+    switch (static_cast<Activation>(p_.activation)) {
+      case Activation::kRelu:
+        return block_of<Activation::kRelu>(k_first, count, sums);
+      case Activation::kLeakyRelu:
+        return block_of<Activation::kLeakyRelu>(k_first, count, sums);
+      default:
+        return block_of<Activation::kIdentity>(k_first, count, sums);
     }
-    const int64_t pixels = (p_last_ - p_first_) * p_.out_width;
-    for (int k = 0; k < count; ++k) derive(plane(k_first + k), pixels, 1, planes_ + k * pixels);
-    for (int k = 0; k < count; k += kLanes<float>) turn(k_first, k, count, pixels);
-    return PooledBlock{g_, lanes_, codes_.data, lanes_};
   }
 
  private:
   int64_t plane(int64_t k) const {
     return ((n_ * p_.channels + k) * p_.out_height + p_first_) * p_.out_width;
+  }
+
+  // `A`: the activation where quick_.
+  template <Activation A>
+  PooledBlock block_of(int64_t k_first, int count, double* sums) {
+    const int64_t pixels = (p_last_ - p_first_) * p_.out_width;
+    const uint8_t* codes = codes_.data;
+    int64_t codes_pixel = lanes_;
+    if (p_.channels_last) {
+      const int64_t at = (n_ * p_.out_height + p_first_) * p_.out_width * p_.channels + k_first;
+      codes = t_.index ? static_cast<const uint8_t*>(t_.index) + at : nullptr;
+      codes_pixel = p_.channels;
+      const bool add = quick_ && sums;
+      for (int k = 0; add && k < count; ++k) {
+        sums[k] += static_cast<double>(sums_.data[k_first + k]);
+      }
+      return PooledBlock{g_ + k_first, quick_ ? padded_ : p_.channels, codes, codes_pixel, add};
+    } else {
+      for (int k = 0; k < count && !quick_; ++k) {
+        derive(plane(k_first + k), pixels, 1, planes_ + k * pixels);
+      }
+      for (int k = 0; k < count; k += kLanes<float>) turn<A>(k_first, k, count, pixels, sums);
+    }
+    return PooledBlock{g_, lanes_, codes, codes_pixel, quick_ && sums};
+  }
+
+  // All channels of a channels_last dy from element `at` on, some at a time.
+  template <Activation A>
+  void gather(int64_t at, int64_t pixels) {
+    constexpr int kV = kLanes<float>;
+    for (int64_t k = 0; k < p_.channels; k += 4 * kV) {
+      const int64_t left = p_.channels - k;
+      if (left > 3 * kV) {
+        gather_some<A, 4>(at, k, pixels);
+      } else if (left > 2 * kV) {
+        gather_some<A, 3>(at, k, pixels);
+      } else if (left > kV) {
+        gather_some<A, 2>(at, k, pixels);
+      } else {
+        gather_some<A, 1>(at, k, pixels);
+      }
+    }
+  }
+
+  // kVectors vectors of channels from channel k on, and their sums over the pixels.
+  template <Activation A, int kVectors>
+  void gather_some(int64_t at, int64_t k, int64_t pixels) {
+    constexpr int kV = kLanes<float>;
+    const int64_t left = p_.channels - k;
+    const int last = left < kVectors * kV ? static_cast<int>(left - (kVectors - 1) * kV) : kV;
+    const float param = static_cast<float>(p_.activation_param);
+    const float* dy = static_cast<const float*>(t_.dy) + at + k;
+    const float* saved =
+        A == Activation::kIdentity ? dy : static_cast<const float*>(t_.saved) + at + k;
+    const uint8_t* index = t_.index ? static_cast<const uint8_t*>(t_.index) + at + k : nullptr;
+    const int64_t ahead = pixels * p_.channels;  // where the next rows are
+    float* g = g_ + k;
+    Vec<float> sums[kVectors] = {};
+    for (int64_t i = 0; i < pixels; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        const int lanes = v + 1 < kVectors ? kV : last;
+        fetch(dy + ahead + v * kV, 1);
+        if (A != Activation::kIdentity) fetch(saved + ahead + v * kV, 1);
+        const Vec<float> value = backward_from_output<A>(
+            load_lanes<float>(dy + v * kV, lanes), load_lanes<float>(saved + v * kV, lanes), param);
+        store<float>(g + v * kV, value);
+        sums[v] += value;
+      }
+      if (index) fetch(index + i * p_.channels + ahead, 1);
+      dy += p_.channels;
+      saved += p_.channels;
+      g += padded_;
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) store<float>(sums_.data + k + v * kV, sums[v]);
+  }
+
+  // How far from these rows of a plane the next ones are.
+  int64_t ahead_in_plane(int64_t pixels) const {
+    if (p_last_ < p_.out_height) return pixels;
+    return (p_.channels * p_.out_height - p_first_) * p_.out_width;
   }
 
   // dy * act' (max and none) or dy / divisor (average) from element `at` of y on.
@@ -79,9 +192,7 @@ class PooledRows {
     const uint8_t* index = t_.index ? static_cast<const uint8_t*>(t_.index) + at : nullptr;
     if (p_.pool != Pool::kAvg) {
       // some at a time, and as much of the next rows
-      const int64_t row = p_.out_width * channels,
-                    image = p_.channels * p_.out_height * p_.out_width;
-      const int64_t next = p_last_ < p_.out_height ? count : image - p_first_ * row;
+      const int64_t next = channels > 1 ? count : ahead_in_plane(count);
       for (int64_t i = 0; i < count; i += kSome) {
         const int64_t some = count - i < kSome ? count - i : kSome;
         fetch(dy + next + i, some * 4);
@@ -114,21 +225,41 @@ class PooledRows {
   }
 
   // A vector of the block's channels, from channel k of the block on: planes become pixels.
-  void turn(int64_t k_first, int k, int count, int64_t pixels) {
+  template <Activation A>
+  void turn(int64_t k_first, int k, int count, int64_t pixels, double* sums) {
     constexpr int kV = kLanes<float>;
     const int filters = count - k < kV ? count - k : kV;
-    const uint8_t* index = static_cast<const uint8_t*>(t_.index);
+    const int64_t first = plane(k_first + k), step = p_.out_height * p_.out_width;
+    const float* dy = static_cast<const float*>(t_.dy) + first;
+    const float* saved =
+        A == Activation::kIdentity ? dy : static_cast<const float*>(t_.saved) + first;
+    const float param = static_cast<float>(p_.activation_param);
+    const int64_t ahead = ahead_in_plane(pixels);
+    Vec<float> sum = {};
     for (int64_t i = 0; i < pixels; i += kV) {
       const int some = pixels - i < kV ? static_cast<int>(pixels - i) : kV;
       Vec<float> values[kV];
       for (int j = 0; j < kV; ++j) {
-        values[j] =
-            j < filters ? load_lanes<float>(planes_ + (k + j) * pixels + i, some) : Vec<float>{};
+        values[j] = Vec<float>{};
+        if (j >= filters) continue;
+        if (!quick_) {
+          values[j] = load_lanes<float>(planes_ + (k + j) * pixels + i, some);
+          continue;
+        }
+        const int64_t offset = j * step + i;
+        fetch(dy + offset + ahead, 1);
+        if (A != Activation::kIdentity) fetch(saved + offset + ahead, 1);
+        values[j] = backward_from_output<A>(load_lanes<float>(dy + offset, some),
+                                            load_lanes<float>(saved + offset, some), param);
       }
       transpose_block<float>(values);
-      for (int j = 0; j < some; ++j) store<float>(g_ + (i + j) * lanes_ + k, values[j]);
+      for (int j = 0; j < some; ++j) {
+        store<float>(g_ + (i + j) * lanes_ + k, values[j]);
+        sum += values[j];
+      }
     }
-    if (index) turn_codes(index + plane(k_first + k), k, filters, pixels);
+    if (sums && quick_) add_lanes(sum, filters, sums + k);
+    if (t_.index) turn_codes(static_cast<const uint8_t*>(t_.index) + first, k, filters, pixels);
   }
 
   // Four pixels of a channel are one lane.
@@ -162,12 +293,15 @@ class PooledRows {
   const ActPool2dProblem& p_;
   const ConvBackwardTensors& t_;
   const int lanes_;
+  bool quick_;          // derived here, not by act_row.h
+  int64_t padded_ = 0;  // K in whole vectors
   int64_t n_ = 0;
   int64_t p_first_ = 0;
   int64_t p_last_ = 0;
   Scratch<float> memory_;
+  Scratch<float> sums_;      // [K]: over the pixels, where quick_ and channels_last
   Scratch<uint8_t> codes_;   // [pixels][lanes]
-  float* g_ = nullptr;       // [pixels][K] or [pixels][lanes]
+  float* g_ = nullptr;       // [pixels][lanes], or channels_last [pixels][K]
   float* planes_ = nullptr;  // [lanes][pixels]
 };
 

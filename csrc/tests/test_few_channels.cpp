@@ -266,6 +266,7 @@ void test_few_channels(const KernelTable& kernels) {
   const Shape shapes[] = {
       {2, 1, 14, 28, 20, 3, 3, 1, 1, Pool::kMax, 2, 2, 0},
       {1, 3, 17, 31, 33, 3, 3, 1, 1, Pool::kMax, 2, 2, 0},
+      {1, 2, 6, 71, 48, 3, 3, 1, 1, Pool::kMax, 2, 2, 0},
       {2, 3, 9, 11, 5, 4, 4, 2, 1, Pool::kNone, 1, 1, 0},
       {1, 2, 24, 30, 17, 5, 3, 2, 2, Pool::kMax, 3, 2, 1},
       {1, 4, 12, 13, 16, 3, 2, 1, 0, Pool::kAvg, 2, 2, 0},
