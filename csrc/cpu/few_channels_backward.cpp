@@ -267,14 +267,19 @@ void add_partials(const ConvActPool2dProblem& problem, const Runs& runs, int64_t
                   const ConvBackwardTensors& t) {
   const int64_t channels = problem.in_channels, filters = problem.pool.channels;
   const int64_t R = problem.kernel_height, S = problem.kernel_width, taps = channels * R * S;
-  for (int64_t k = 0; t.dw && k < filters; ++k) {
+  for (int64_t k = 0; t.dw && k < filters; k += kTileLanes) {
     float* dw = static_cast<float*>(t.dw) + k * taps;
-    const float* source = sums + k / kTileLanes * kTileLanes * taps + k % kTileLanes;
+    const int64_t lanes = least(filters - k, kTileLanes);
     for (int64_t i = 0; i < taps; ++i) {
-      const float* at = source + runs.position(i / (R * S), i / S % R, i % S) * kTileLanes;
-      double total = 0;
-      for (int64_t m = 0; m < partials; ++m) total += static_cast<double>(at[m * sums_size]);
-      dw[i] = static_cast<float>(total);
+      const int64_t position = runs.position(i / (R * S), i / S % R, i % S);
+      double total[kTileLanes] = {};
+      for (int64_t m = 0; m < partials; ++m) {
+        const float* source = sums + m * sums_size + (k * taps + position * kTileLanes);
+        for (int lane = 0; lane < kTileLanes; ++lane) {
+          total[lane] += static_cast<double>(source[lane]);
+        }
+      }
+      for (int64_t j = 0; j < lanes; ++j) dw[j * taps + i] = static_cast<float>(total[j]);
     }
   }
   for (int64_t k = 0; t.dbias && k < filters; ++k) {
@@ -294,6 +299,7 @@ bool few_channels_backward(const ConvActPool2dProblem& problem, const ConvBackwa
   const Pieces pieces = make_pieces(p);
   const int parts = static_cast<int>(
       most(1, least(least(threads, pieces.partials), products / kProductsPerThread)));
+  (void)parts;  // unused where there is no OpenMP
   const int64_t blocks = (p.channels + kTileLanes - 1) / kTileLanes;
   const int64_t sums_size = t.dw ? blocks * taps * kTileLanes : 0;
   const int64_t bias_size = t.dbias ? p.channels : 0;
