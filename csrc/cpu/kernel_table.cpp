@@ -3,6 +3,7 @@
 
 #include "cpu/act_pool2d.h"
 #include "cpu/conv2d_small.h"
+#include "cpu/depthwise.h"
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
 #include "cpu/simd.h"
@@ -32,7 +33,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kFewChannels
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise
-          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise
+          {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, nullptr, nullptr,
+           nullptr},  // kDepthwise
       },
       CMF_ISA::hash_bytes,
       CMF_ISA::gan_loss_forward,

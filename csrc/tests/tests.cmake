@@ -26,8 +26,10 @@ endforeach()
 get_target_property(definitions cmf_kernels COMPILE_DEFINITIONS)
 
 add_executable(cmf_tests
+  csrc/tests/conv_case.cpp
   csrc/tests/main.cpp
   csrc/tests/test_act_pool2d.cpp
+  csrc/tests/test_depthwise.cpp
   csrc/tests/test_gan_loss.cpp
 )
 add_executable(cmf_ulp csrc/tests/ulp_main.cpp)

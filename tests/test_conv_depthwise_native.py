@@ -1,0 +1,176 @@
+"""The native depthwise convolution: exact cases bit by bit, others against float64."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from crossmedia_fast import native
+
+from .conv_native_launch import After, Case, Geometry, assert_same, threads
+from .tolerances import VALUES, assert_within
+
+pytestmark = pytest.mark.skipif(
+    native.module is None, reason=f"needs the native module: {native.reason}"
+)
+
+
+def depthwise(
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    kernel: tuple[int, int] = (3, 3),
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+    filters: int = 1,  # a channel
+) -> Geometry:
+    return Geometry(
+        batch, channels, channels * filters, size, kernel, stride, padding, dilation, channels
+    )
+
+
+# one vector of every instruction set and its neighbours, along the channels and along a row; rows
+# that fill no strip; kernels with a loop of their own and without
+GEOMETRIES = [
+    depthwise(2, 16, (9, 33)),
+    depthwise(1, 5, (3, 2)),
+    depthwise(2, 37, (6, 17), padding=(0, 0)),
+    depthwise(1, 48, (11, 70), stride=(2, 2)),
+    depthwise(1, 17, (12, 39), stride=(2, 2), padding=(0, 2)),
+    depthwise(1, 18, (9, 20), kernel=(5, 5), padding=(2, 2)),
+    depthwise(1, 16, (10, 41), kernel=(5, 5), stride=(2, 2), padding=(2, 1)),
+    depthwise(1, 33, (8, 24), kernel=(7, 7), padding=(3, 3)),
+    depthwise(1, 4, (15, 75), kernel=(7, 7), stride=(2, 2), padding=(3, 3)),
+    depthwise(1, 20, (7, 19), kernel=(2, 4), padding=(1, 0)),
+    depthwise(1, 6, (9, 40), stride=(1, 2), padding=(2, 2)),
+    depthwise(1, 19, (11, 23), stride=(3, 3)),
+    depthwise(1, 16, (12, 35), dilation=(2, 3), padding=(2, 3)),
+    depthwise(1, 16, (5, 9), kernel=(1, 1), padding=(0, 0)),
+    depthwise(1, 32, (4, 4), kernel=(3, 3), padding=(3, 3)),
+    depthwise(1, 1, (40, 100)),
+]
+AFTER = [
+    After("identity"),
+    After("relu6"),
+    After("leaky_relu", 0.25),
+    After("silu"),
+    After("relu", pool="max", size=2),
+    After("tanh", pool="max", size=(3, 2), stride=(2, 1), padding=1),
+    After("gelu", pool="max", size=2, ceil_mode=True),
+    After("leaky_relu", 0.25, pool="avg", size=2, padding=1, count_include_pad=False),
+    After("sigmoid", pool="avg", size=3, stride=2),
+]
+FORMATS = [(False, False), (True, True), (False, True), (True, False)]
+
+
+def fits(geometry: Geometry, after: After) -> bool:
+    """Whether the pooling's windows fit the convolution's output."""
+    try:
+        Case("depthwise", geometry, after)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=["nchw", "nhwc", "to_nhwc", "to_nchw"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_exact_cases_have_the_bits_of_the_unfused(
+    geometry: Geometry, formats: tuple[bool, bool]
+) -> None:
+    tried = 0
+    for after in AFTER:
+        if not fits(geometry, after):
+            continue
+        for save in (False, True):
+            case = Case("depthwise", geometry, after, formats, exact=True, bias=save)
+            for ours, theirs in zip(case.forward(save), case.unfused(save), strict=True):
+                assert_same(ours, theirs)
+        tried += 1
+    assert tried >= 4
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_matches_float64_and_touches_nothing_else(geometry: Geometry, channels_last: bool) -> None:
+    formats = (channels_last, channels_last)
+    for after in AFTER[:5]:
+        if fits(geometry, after):
+            case = Case("depthwise", geometry, after, formats)
+            assert_within(case.guarded_forward(), case.reference(), VALUES[torch.float32])
+
+
+@pytest.mark.parametrize("y_channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_several_filters_a_channel(y_channels_last: bool) -> None:
+    geometry = depthwise(2, 5, (9, 21), filters=4)
+    for after in AFTER:
+        case = Case("depthwise", geometry, after, (False, y_channels_last), exact=True)
+        for ours, theirs in zip(case.forward(True), case.unfused(True), strict=True):
+            assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=["nchw", "nhwc", "to_nhwc", "to_nchw"])
+def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -> None:
+    for after in AFTER[1:5]:
+        case = Case("depthwise", depthwise(3, 36, (37, 45)), after, formats)
+        results = []
+        for count in (1, 2, 5):
+            with threads(count):
+                results.append(case.forward()[0])
+        assert torch.equal(results[0], results[1])
+        assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_nan_and_infinity_reach_what_they_reach(channels_last: bool) -> None:
+    formats = (channels_last, channels_last)
+    for after in AFTER:
+        case = Case("depthwise", depthwise(1, 18, (12, 40)), after, formats, exact=True)
+        case.x[0, 3, 4, 5] = float("nan")
+        case.x[0, 4, 0, 39] = float("inf")
+        case.x[0, 17, 11, 17] = -float("inf")
+        for ours, theirs in zip(case.forward(True), case.unfused(True), strict=True):
+            assert_same(ours, theirs)
+
+
+def test_large_outputs_are_stored_another_way() -> None:
+    geometry = depthwise(3, 32, (300, 300), kernel=(1, 1), padding=(0, 0))
+    case = Case("depthwise", geometry, After("relu"), (True, True))
+    assert_within(case.forward()[0], case.reference(), VALUES[torch.float32])
+
+
+def test_an_empty_batch() -> None:
+    case = Case("depthwise", dataclasses.replace(depthwise(1, 4, (5, 5)), batch=0), After())
+    assert case.forward()[0].shape == (0, 4, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "after", "formats", "reason"),
+    [
+        (Geometry(1, 4, 4, (5, 5), groups=2), After(), (False, False), "groups"),
+        (depthwise(1, 4, (5, 5), filters=2), After(), (True, True), "several filters"),
+        (
+            depthwise(1, 4, (20, 20)),
+            After(pool="max", size=16, padding=0),
+            (False, False),
+            "255",
+        ),
+    ],
+    ids=["groups", "filters", "window"],
+)
+def test_refuses(geometry: Geometry, after: After, formats: tuple[bool, bool], reason: str) -> None:
+    case = Case("depthwise", geometry, after, formats)
+    assert reason in case.launch.refusal("depthwise")
+    with pytest.raises(ValueError, match=reason):
+        case.forward()
+
+
+def test_refuses_other_dtypes() -> None:
+    case = Case("depthwise", depthwise(1, 4, (5, 5)), After())
+    launch = type(case.launch)(
+        case.launch.x_shape, case.launch.w_shape, (1, 4, 5, 5), torch.float64, case.conv,
+        case.pool, False, False,
+    )  # fmt: skip
+    assert "float32" in launch.refusal("depthwise")
