@@ -1,5 +1,5 @@
-// Depthwise convolution of NCHW planes: vectors run along a row. Each load of the input serves all
-// the output rows of a strip that it reaches.
+// Depthwise 3x3 convolution of NCHW planes at stride 1: vectors run along a row. Each load of the
+// input serves all the output rows of a strip that it reaches.
 #pragma once
 
 #include "cpu/depthwise.h"
@@ -7,177 +7,125 @@
 namespace cmf {
 namespace CMF_ISA {
 
+constexpr int kTaps = 3;  // each way
 constexpr int kStripRows = 4;
 
-// Columns first .. first + kLanes - 1 of a row; 0 beside it.
-CMF_HOST_DEVICE Vec<float> load_window(const float* row, int64_t first, int64_t width) {
-  constexpr int kV = kLanes<float>;
-  const int64_t low = first < 0 ? -first : 0;
-  const int64_t room = width - first;
-  const int64_t high = room < kV ? room : kV;
-  if (low >= high) return Vec<float>{};
+// Which of the columns first .. first + kLanes - 1 lie in a row of `width`; loads the others as 0.
+class Window {
+ public:
+  CMF_HOST_DEVICE Window(int64_t first, int64_t width)
+      : low_(clamp(-first)), high_(clamp(width - first)) {
 #if defined(__AVX512F__)
-  const uint32_t mask = ((1u << high) - 1u) & ~((1u << low) - 1u);
-  return bit_cast<Vec<float>>(_mm512_maskz_loadu_ps(__mmask16(mask), row + first));
+    mask_ = ((1u << high_) - 1u) & ~((1u << low_) - 1u);
 #elif defined(__AVX2__)
-  const Mask<float> lane = iota<float>(0, 1);
-  const Mask<float> inside = (lane >= static_cast<int>(low)) & (lane < static_cast<int>(high));
-  return bit_cast<Vec<float>>(_mm256_maskload_ps(row + first, bit_cast<__m256i>(inside)));
-#else
-  float values[kV] = {};
-  for (int64_t i = low; i < high; ++i) values[i] = row[first + i];
-  return load<float>(values);
+    const Mask<float> lane = iota<float>(0, 1);
+    mask_ = (lane >= low_) & (lane < high_);
 #endif
-}
-
-// Columns first, first + stride, ... of a row; 0 beside it.
-CMF_HOST_DEVICE Vec<float> gather_window(const float* row, int64_t first, int64_t stride,
-                                         int64_t width) {
-  if (stride == 1) return load_window(row, first, width);
-  float values[kLanes<float>];
-  for (int i = 0; i < kLanes<float>; ++i) {
-    const int64_t w = first + i * stride;
-    values[i] = w >= 0 && w < width ? row[w] : 0.0f;
   }
-  return load<float>(values);
-}
+  // from the first column's address on, whether or not it lies in the row
+  CMF_HOST_DEVICE Vec<float> load_at(const float* source) const {
+#if defined(__AVX512F__)
+    return bit_cast<Vec<float>>(_mm512_maskz_loadu_ps(__mmask16(mask_), source));
+#elif defined(__AVX2__)
+    return bit_cast<Vec<float>>(_mm256_maskload_ps(source, bit_cast<__m256i>(mask_)));
+#else
+    float values[kLanes<float>] = {};
+    for (int i = low_; i < high_; ++i) values[i] = source[i];
+    return load<float>(values);
+#endif
+  }
+
+ private:
+  static CMF_HOST_DEVICE int clamp(int64_t lanes) {
+    return lanes < 0 ? 0 : lanes > kLanes<float> ? kLanes<float> : static_cast<int>(lanes);
+  }
+  int low_;
+  int high_;
+#if defined(__AVX512F__)
+  uint32_t mask_;
+#elif defined(__AVX2__)
+  Mask<float> mask_;
+#endif
+};
 
 // One plane: what stays the same for all of its rows.
 struct RowKernel {
   const ConvActPool2dProblem& p;
   const float* x;  // the plane
-  const float* w;  // [R, S]
+  const float* w;  // [3, 3]
   float bias;
   QuickActivation act;
+  bool past_caches;
 };
 
-// The vectors that the kSize taps of one row want, from column `first` on.
-template <int kSize, int kStride, bool kEdge>
-CMF_HOST_DEVICE void tap_columns(const float* row, int64_t first, int64_t width,
-                                 Vec<float> (&columns)[kSize]) {
-  const auto whole = [&](int64_t column) __attribute__((always_inline)) {
-    return kEdge ? load_window(row, column, width) : load<float>(row + column);
-  };
-#pragma GCC unroll 16
-  for (int s = 0; s < kSize; s += kStride) {
-    if (kStride == 1) {
-      columns[s] = whole(first + s);
-    } else {
-      Vec<float> unused;
-      deinterleave<float>(whole(first + s), whole(first + s + kLanes<float>), &columns[s],
-                          s + 1 < kSize ? &columns[s + 1] : &unused);
-    }
-  }
-}
-
 // kRows vectors of output, one below the other: columns q .. of rows p ..
-template <int kSize, int kStride, int kRows, bool kEdge>
-CMF_HOST_DEVICE void row_tile(const RowKernel& k, const Vec<float> (&weights)[kSize * kSize],
+template <int kRows, bool kEdge>
+CMF_HOST_DEVICE void row_tile(const RowKernel& k, const Vec<float> (&weights)[kTaps * kTaps],
                               int64_t p, int64_t q, float* y) {
-  const int64_t h = p * kStride - k.p.pad_height;
-  const int64_t first = q * kStride - k.p.pad_width;
+  const int64_t h = p - k.p.pad_height;
+  const int64_t first = q - k.p.pad_width;
+  const int64_t width = k.p.width;
+  const int64_t Q = k.p.pool.width;
   Vec<float> sums[kRows];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) sums[i] = broadcast(k.bias);
-#pragma GCC unroll 32
-  for (int j = 0; j < (kRows - 1) * kStride + kSize; ++j) {
-    if (h + j < 0 || h + j >= k.p.height) continue;
-    const float* row = k.x + (h + j) * k.p.width;
-    Vec<float> columns[kSize];
-    tap_columns<kSize, kStride, kEdge>(row, first, k.p.width, columns);
 #pragma GCC unroll 16
-    for (int s = 0; s < kSize; ++s) {
+  for (int j = 0; j < kRows - 1 + kTaps; ++j) {
+    if (h + j < 0 || h + j >= k.p.height) continue;
+    const float* row = k.x + (h + j) * width + first;
+#pragma GCC unroll 16
+    for (int s = 0; s < kTaps; ++s) {
+      Vec<float> value = kEdge ? Window(first + s, width).load_at(row + s) : load<float>(row + s);
+      keep_in_register(value);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const int r = j - i * kStride;
-        if (r >= 0 && r < kSize) sums[i] += columns[s] * weights[r * kSize + s];
+        const int r = j - i;
+        if (r >= 0 && r < kTaps) sums[i] += value * weights[r * kTaps + s];
       }
     }
   }
-  const int64_t Q = k.p.pool.width;
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
     const Vec<float> value = k.act(sums[i]);
-    if (kEdge && Q - q < kLanes<float>) {
-      store_partial<float>(y + i * Q + q, value, static_cast<int>(Q - q));
+    float* target = y + i * Q + q;
+    if (k.past_caches) {
+      store_past_caches(target, value);
+    } else if (kEdge && Q - q < kLanes<float>) {
+      store_partial<float>(target, value, static_cast<int>(Q - q));
     } else {
-      store<float>(y + i * Q + q, value);
+      store<float>(target, value);
     }
   }
 }
 
 // Output rows p .. p + kRows - 1; `y`: row p.
-template <int kSize, int kStride, int kRows>
-__attribute__((noinline)) void row_strip(const RowKernel& k, int64_t p, float* y) {
-  Vec<float> weights[kSize * kSize];
-#pragma GCC unroll 64
-  for (int i = 0; i < kSize * kSize; ++i) weights[i] = broadcast(k.w[i]);
-  const int64_t Q = k.p.pool.width;
-  const int64_t first = -k.p.pad_width;
-  // what a vector's taps touch; with stride 2, pairs of whole vectors
-  const int64_t reach = kStride == 1 ? kSize - 1 + kLanes<float> : kSize + 2 * kLanes<float>;
-  for (int64_t q = 0; q < Q; q += kLanes<float>) {
-    const int64_t column = first + q * kStride;
-    if (column >= 0 && column + reach <= k.p.width && q + kLanes<float> <= Q) {
-      row_tile<kSize, kStride, kRows, false>(k, weights, p, q, y);
-    } else {
-      row_tile<kSize, kStride, kRows, true>(k, weights, p, q, y);
-    }
-  }
-}
-
-// Any filter, stride and dilation.
 template <int kRows>
-__attribute__((noinline)) void any_row_strip(const RowKernel& k, int64_t p_first, float* y) {
-  const ConvActPool2dProblem& p = k.p;
-  const int64_t Q = p.pool.width;
+__attribute__((noinline)) void row_strip(const RowKernel& k, int64_t p, float* y) {
+  Vec<float> weights[kTaps * kTaps];
+#pragma GCC unroll 16
+  for (int i = 0; i < kTaps * kTaps; ++i) weights[i] = broadcast(k.w[i]);
+  const int64_t Q = k.p.pool.width;
   for (int64_t q = 0; q < Q; q += kLanes<float>) {
-    Vec<float> sums[kRows];
-    for (int i = 0; i < kRows; ++i) sums[i] = broadcast(k.bias);
-    const int64_t first = q * p.stride_width - p.pad_width;
-    for (int64_t r = 0; r < p.kernel_height; ++r) {
-      for (int i = 0; i < kRows; ++i) {
-        const int64_t h = (p_first + i) * p.stride_height - p.pad_height + r * p.dilation_height;
-        if (h < 0 || h >= p.height) continue;
-        const float* row = k.x + h * p.width;
-        for (int64_t s = 0; s < p.kernel_width; ++s) {
-          const int64_t column = first + s * p.dilation_width;
-          sums[i] +=
-              gather_window(row, column, p.stride_width, p.width) * k.w[r * p.kernel_width + s];
-        }
-      }
+    const int64_t first = q - k.p.pad_width;
+    if (first >= 0 && first + kTaps - 1 + kLanes<float> <= k.p.width && q + kLanes<float> <= Q) {
+      row_tile<kRows, false>(k, weights, p, q, y);
+    } else {
+      row_tile<kRows, true>(k, weights, p, q, y);
     }
-    const int lanes = Q - q < kLanes<float> ? static_cast<int>(Q - q) : kLanes<float>;
-    for (int i = 0; i < kRows; ++i) store_lanes<float>(y + i * Q + q, k.act(sums[i]), lanes);
   }
 }
 
-typedef void (*RowStripFunction)(const RowKernel& k, int64_t p, float* y);
-
-struct RowStripFunctions {
-  RowStripFunction whole;  // kStripRows rows
-  RowStripFunction one;
-};
-
-template <int kSize, int kStride>
-CMF_HOST_DEVICE RowStripFunctions row_strip_functions() {
-  return RowStripFunctions{row_strip<kSize, kStride, kStripRows>, row_strip<kSize, kStride, 1>};
-}
-
-CMF_HOST_DEVICE RowStripFunctions row_strip_functions(const ConvActPool2dProblem& p) {
-  const bool plain = p.dilation_height == 1 && p.dilation_width == 1 &&
-                     p.stride_height == p.stride_width && p.kernel_height == p.kernel_width;
-  if (plain && p.stride_width == 1) {
-    if (p.kernel_width == 3) return row_strip_functions<3, 1>();
-    if (p.kernel_width == 5) return row_strip_functions<5, 1>();
-    if (p.kernel_width == 7) return row_strip_functions<7, 1>();
+// Rows first .. last - 1 of a plane; `y`: the first. The last strip may go over rows again.
+inline void plane_rows(const RowKernel& k, int64_t first, int64_t last, float* y) {
+  const int64_t Q = k.p.pool.width;
+  if (last - first < kStripRows) {
+    for (int64_t p = first; p < last; ++p) row_strip<1>(k, p, y + (p - first) * Q);
+    return;
   }
-  if (plain && p.stride_width == 2) {
-    if (p.kernel_width == 3) return row_strip_functions<3, 2>();
-    if (p.kernel_width == 5) return row_strip_functions<5, 2>();
-    if (p.kernel_width == 7) return row_strip_functions<7, 2>();
+  for (int64_t p = first; p < last; p += kStripRows) {
+    const int64_t start = p + kStripRows <= last ? p : last - kStripRows;
+    row_strip<kStripRows>(k, start, y + (start - first) * Q);
   }
-  return RowStripFunctions{any_row_strip<kStripRows>, any_row_strip<1>};
 }
 
 }  // namespace CMF_ISA

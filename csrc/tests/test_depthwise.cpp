@@ -36,8 +36,10 @@ void test_depthwise(const KernelTable& kernels) {
   }
   const ConvShape several = {1, 3, 9, 18, 12, 3, 3, 1, 1, 1, 3};
   for (const ConvAfter& after : afters) {
-    ConvCase(kernels, ConvAlgorithm::kDepthwise, several, after, false, false).check_forward();
-    ConvCase(kernels, ConvAlgorithm::kDepthwise, several, after, false, true).check_forward();
+    for (int formats = 0; formats < 4; ++formats) {
+      ConvCase(kernels, ConvAlgorithm::kDepthwise, several, after, formats & 1, formats & 2)
+          .check_forward();
+    }
   }
 }
 
