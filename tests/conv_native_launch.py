@@ -115,7 +115,8 @@ class Case:
         )
 
     def forward(self, save: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self.launch.forward(self.algorithm, self.x, self.w, self.bias, save)
+        prepared = self.launch.prepare(self.algorithm, self.w)
+        return self.launch.forward(self.algorithm, self.x, self.w, self.bias, save, prepared)
 
     def reference(self) -> Tensor:
         """y in float64."""
@@ -145,11 +146,13 @@ class Case:
         x = guard(self.x, launch.x_strides)
         w = guard(self.w, self.w.stride())
         bias = None if self.bias is None else guard(self.bias, (1,))
+        prepared = launch.prepare(self.algorithm, self.w)
         nan = torch.full(launch.pool_launch.y_shape, float("nan"))
         y = guard(nan, launch.pool_launch.y_strides)
         before = [buffer.clone() for buffer in buffers]
         native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
-            self.algorithm, launch.native, x.data_ptr(), w.data_ptr(), 0,
+            self.algorithm, launch.native, x.data_ptr(), w.data_ptr(),
+            0 if prepared is None else prepared.data_ptr(),
             0 if bias is None else bias.data_ptr(), y.data_ptr(), 0, 0, native.thread_count(),
         )  # fmt: skip
         for buffer, old in zip(buffers[:-1], before, strict=False):

@@ -6,6 +6,7 @@
 #include "cpu/depthwise.h"
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
+#include "cpu/pointwise.h"
 #include "cpu/simd.h"
 #include "cpu/winograd.h"
 
@@ -32,7 +33,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
           {CMF_ISA::winograd_f6_refusal, CMF_ISA::winograd_f6_forward, nullptr,
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kFewChannels
-          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise
+          {CMF_ISA::pointwise_refusal, CMF_ISA::pointwise_forward, nullptr,
+           CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare},
           {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, nullptr, nullptr,
            nullptr},  // kDepthwise
       },

@@ -1,5 +1,7 @@
 #include "tests/conv_case.h"
 
+#include <stddef.h>
+
 #include "cpu/kernel_table.h"
 #include "tests/check.h"
 

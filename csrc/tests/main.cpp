@@ -23,6 +23,7 @@ namespace test {
 void test_act_pool2d(const KernelTable& kernels);
 void test_depthwise(const KernelTable& kernels);
 void test_gan_loss(const KernelTable& kernels);
+void test_pointwise(const KernelTable& kernels);
 
 namespace {
 
@@ -30,6 +31,7 @@ const KernelTest kKernelTests[] = {
     {"act_pool2d", test_act_pool2d},
     {"depthwise", test_depthwise},
     {"gan_loss", test_gan_loss},
+    {"pointwise", test_pointwise},
 };
 
 const IsaTest* tests_of(const char* isa) {
