@@ -32,7 +32,7 @@ class Forward {
     const int64_t most = pixels * pool.channels * p.in_channels / kProductsPerThread;
     threads_ = most < 2 ? 1 : most < threads ? static_cast<int>(most) : threads;
     const int64_t run = filters_are_rows(p) ? pool.height * pool.width : pool.channels;
-    past_caches_ = !afterwards_ && run % kTileLanes == 0 &&
+    past_caches_ = !afterwards_ && run % kV == 0 &&
                    reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
                    pixels * pool.channels * 4 > kLargeBytes;
   }
@@ -69,10 +69,12 @@ class Forward {
   }
 
   // Tiles of `rows` packed pixels by panels [first, last): panel's first column goes to
-  // y + panel · panel_step.
+  // y + panel · panel_step. `ahead`: the pixels to be packed next, or null.
   void multiply(const float* packed, TileRows rows, Range panels, float* y, int64_t y_row,
-                int64_t panel_step, QuickActivation act, bool past_caches) const {
+                int64_t panel_step, QuickActivation act, bool past_caches,
+                const float* ahead) const {
     PointwiseTile tile;
+    tile.ahead_step = 32;
     tile.b_step = kTileLanes;
     tile.channels = p_.in_channels;
     tile.row_bias = nullptr;
@@ -88,6 +90,10 @@ class Forward {
         const Range part = rows.tile(i);
         tile.a = packed + part.first * step_;
         tile.y = y + part.first * y_row + panel * panel_step;
+        // one tile's pixels are as long as the next one's
+        tile.ahead = ahead + part.first * p_.in_channels;
+        tile.ahead_count =
+            ahead && panel == panels.first ? static_cast<int>(part.last - part.first + 1) / 2 : 0;
         const int vectors = tile.columns > kV ? 2 : 1;
         pointwise_kernel_for(static_cast<int>(part.last - part.first), vectors)(tile);
       }
@@ -114,7 +120,10 @@ class Forward {
         float* y = static_cast<float*>(t_.y) + chunk.first * K;
         const int64_t count = chunk.last - chunk.first;
         multiply(packed.data, TileRows{count}, panels, y, K, kTileLanes,
-                 afterwards_ ? no_activation() : quick_, past_caches_);
+                 afterwards_ ? no_activation() : quick_, past_caches_,
+                 p_.x_channels_last && unit + 1 < units.last
+                     ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
+                     : nullptr);
         if (!afterwards_) continue;
         const int64_t first = panels.first * kTileLanes;
         const int64_t last = panels.last == panels_ ? K : panels.last * kTileLanes;
@@ -152,7 +161,7 @@ class Forward {
         for (int64_t panel = panels.first; panel < panels.last; ++panel) {
           band = band_of(pool, bands, n, unit / cuts % bands.count, panel * kTileLanes, kTileLanes);
           multiply(scratch.data, TileRows{pixels.last - pixels.first}, Range{panel, panel + 1}, z,
-                   kTileLanes, 0, no_activation(), false);
+                   kTileLanes, 0, no_activation(), false, nullptr);
           epilogue.pool(z, rows.first, band, t_);
         }
       }
@@ -166,6 +175,7 @@ class Forward {
     const int64_t area = pool.height * pool.width;
     const int64_t across = (area + kTileLanes - 1) / kTileLanes;
     const TileRows rows = {pool.channels};
+    const bool adjacent = p_.stride_height == 1 && p_.stride_width == 1;
     const int64_t cuts = shares(pool.batch * across, rows.tiles());
     return in_parallel(pool.batch * across * cuts, threads_, [&](Range units) {
       Scratch<float> packed;
@@ -180,7 +190,8 @@ class Forward {
         const Range tiles =
             part_of(rows.tiles(), static_cast<int>(unit % cuts), static_cast<int>(cuts));
         float* y = static_cast<float*>(t_.y) + n * pool.channels * area + first;
-        multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first), y, area);
+        multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first), y, area,
+                         adjacent && last < area ? image + last : nullptr);
       }
       if (past_caches_) fence_stores();
       return true;
@@ -188,7 +199,7 @@ class Forward {
   }
 
   void multiply_filters(const float* packed, TileRows rows, Range tiles, int columns, float* y,
-                        int64_t area) const {
+                        int64_t area, const float* ahead) const {
     PointwiseTile tile;
     tile.b = packed;
     tile.b_step = kTileLanes;
@@ -198,11 +209,14 @@ class Forward {
     tile.columns = columns;
     tile.act = afterwards_ ? no_activation() : quick_;
     tile.past_caches = past_caches_;
+    tile.ahead_step = p_.height * p_.width;
     for (int64_t i = tiles.first; i < tiles.last; ++i) {
       const Range part = rows.tile(static_cast<int>(i));
       tile.a = weights_ + part.first * step_;
       tile.row_bias = bias_ + part.first;
       tile.y = y + part.first * area;
+      tile.ahead = ahead;
+      tile.ahead_count = ahead && i == tiles.first ? kV : 0;
       pointwise_kernel_for(static_cast<int>(part.last - part.first), columns > kV ? 2 : 1)(tile);
       for (int64_t k = part.first; afterwards_ && k < part.last; ++k) {
         activate_row(p_.pool, y + k * area, RowBias<float>{-0.0f, nullptr}, y + k * area, columns);

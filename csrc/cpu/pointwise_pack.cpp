@@ -141,9 +141,6 @@ void pack_columns(const ConvActPool2dProblem& p, const float* image, Range pixel
     const float* source = image + c * plane;
     if (adjacent) {
       source += pixels.first;
-      // the next columns, while these are multiplied
-      __builtin_prefetch(source + kTileLanes, 0, 2);
-      __builtin_prefetch(source + kTileLanes + 16, 0, 2);
       for (int j = 0; j < kTileLanes; j += kV) {
         const int lanes = count - j < kV ? count - j : kV;
         store<float>(packed + j, lanes > 0 ? load_lanes<float>(source + j, lanes) : Vec<float>{});

@@ -19,8 +19,13 @@ void pointwise_tile(const PointwiseTile& tile) {
   }
   const float* a = tile.a;
   const float* b = tile.b;
+  const float* ahead = tile.ahead;
   for (int64_t left = tile.channels; left > 0; left -= kV, a += kRows * kV) {
     const int64_t lanes = left < kV ? left : kV;
+    for (int i = 0; i < tile.ahead_count; ++i, ahead += tile.ahead_step) {
+      __builtin_prefetch(ahead + 15, 0, 2);
+      __builtin_prefetch(ahead + 31, 0, 2);
+    }
     for (int64_t c = 0; c < lanes; ++c, b += tile.b_step) {
       V columns[kVectors];
 #pragma GCC unroll 16
