@@ -22,6 +22,7 @@ from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
 GUARD = 12345.0
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +161,22 @@ class Case:
         for end in (buffers[-1][:32], buffers[-1][-32:]):
             assert (end == GUARD).all()
         return y
+
+    def backward(self, dy: Tensor, need: tuple[bool, bool, bool] = (True, True, True)) -> Gradients:
+        """dx, dw and dbias from our own forward's result."""
+        y, index, preactivation = self.forward(save=True)
+        saved = {"output": y, "preactivation": preactivation}.get(self.launch.pool_launch.saved)
+        return self.launch.backward(
+            self.algorithm, dy, saved, index, self.x, self.w, self.bias, *need
+        )
+
+    def reference_backward(self, dy: Tensor) -> Gradients:
+        """dx, dw and dbias in float64."""
+        x, w = self.x.double().requires_grad_(), self.w.double().requires_grad_()
+        bias = torch.zeros(self.w.shape[0]) if self.bias is None else self.bias
+        bias = bias.double().requires_grad_()
+        y = act_pool2d(self.convolve(x, w, bias), self.pool)
+        return torch.autograd.grad(y, (x, w, bias), dy.double())
 
 
 def assert_same(actual: Tensor | None, expected: Tensor | None) -> None:

@@ -7,11 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch import Tensor
 
 from crossmedia_fast import native
 
-from .conv_native_launch import After, Case, Geometry, assert_same, threads
-from .tolerances import VALUES, assert_within
+from .conv_native_launch import (
+    GUARD,
+    After,
+    Case,
+    Geometry,
+    Gradients,
+    as_format,
+    assert_same,
+    threads,
+)
+from .tolerances import GRADIENTS, VALUES, assert_within
 
 pytestmark = pytest.mark.skipif(
     native.module is None, reason=f"needs the native module: {native.reason}"
@@ -182,3 +192,136 @@ def test_refuses_other_dtypes() -> None:
         case.pool, False, False,
     )  # fmt: skip
     assert "float32" in launch.refusal("depthwise")
+
+
+# -- backward -------------------------------------------------------------------------------------
+
+BACKWARD_AFTER = [
+    After("identity"),
+    After("relu6"),
+    After("leaky_relu", 0.25),
+    After("tanh"),
+    After("silu"),
+    After("hardswish"),
+]
+
+
+def random_dy(case: Case) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    dy = torch.randn(case.launch.pool_launch.y_shape, generator=generator)
+    return as_format(dy, case.formats[1])
+
+
+def assert_gradients(case: Case, dy: Tensor, gradients: Gradients) -> None:
+    for ours, theirs in zip(gradients, case.reference_backward(dy), strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert_within(ours, theirs, GRADIENTS[torch.float32])
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_backward_matches_float64(geometry: Geometry, channels_last: bool) -> None:
+    tried = 0
+    for after in BACKWARD_AFTER:
+        case = Case("depthwise", geometry, after, (channels_last, channels_last))
+        if case.launch.refusal("depthwise", True):
+            assert geometry.padding[0] > geometry.kernel[0] - 1
+            continue
+        dy = random_dy(case)
+        assert_gradients(case, dy, case.backward(dy))
+        tried += 1
+    assert tried == len(BACKWARD_AFTER) or geometry.padding == (3, 3)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_any_number_of_threads_gives_the_same_gradients(channels_last: bool) -> None:
+    for after in BACKWARD_AFTER[3:5]:
+        geometry = depthwise(3, 40, (53, 61), stride=(1, 1))
+        case = Case("depthwise", geometry, after, (channels_last, channels_last))
+        dy = random_dy(case)
+        results = []
+        for count in (1, 2, 5):
+            with threads(count):
+                results.append(case.backward(dy))
+        for one, two, five in zip(*results, strict=True):
+            assert torch.equal(one, two)
+            assert torch.equal(one, five)
+        assert_gradients(case, dy, results[0])
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_wide_channels_go_in_groups(channels_last: bool) -> None:
+    formats = (channels_last, channels_last)
+    case = Case("depthwise", depthwise(1, 200, (9, 90), stride=(2, 2)), After("relu"), formats)
+    dy = random_dy(case)
+    assert_gradients(case, dy, case.backward(dy))
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_only_the_gradients_that_are_needed(channels_last: bool) -> None:
+    case = Case("depthwise", depthwise(2, 20, (9, 18)), After("tanh"), (channels_last,) * 2)
+    dy = random_dy(case)
+    full = case.backward(dy)
+    for i in range(3):
+        need = (i == 0, i == 1, i == 2)
+        for j, part in enumerate(case.backward(dy, need)):
+            assert_same(part, full[j] if need[j] else None)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_backward_touches_nothing_else(channels_last: bool) -> None:
+    """x, dy and y hold NaN behind their ends, dx, dw and dbias are guarded."""
+    geometry = depthwise(2, 19, (7, 10), stride=(2, 2))
+    case = Case("depthwise", geometry, After("relu"), (channels_last, channels_last))
+    dy = random_dy(case)
+    expected = case.backward(dy)
+    y = case.forward()[0]
+    nan = float("nan")
+
+    def guard(tensor: Tensor, fill: float, inside: bool) -> tuple[Tensor, Tensor]:
+        buffer = torch.full((tensor.numel() + 64,), fill)
+        view = torch.as_strided(buffer, tensor.shape, tensor.stride(), 32)
+        view.copy_(tensor) if inside else view.fill_(nan)
+        return view, buffer
+
+    inputs = [guard(t, nan, True)[0] for t in (dy, y, case.x, case.w)]
+    outputs = [guard(t, GUARD, False) for t in expected if t is not None]
+    native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
+        "depthwise", case.launch.native, inputs[0].data_ptr(), inputs[1].data_ptr(), 0,
+        inputs[2].data_ptr(), inputs[3].data_ptr(), 0,
+        *(view.data_ptr() for view, _ in outputs), 1,
+    )  # fmt: skip
+    for (view, buffer), want in zip(outputs, expected, strict=True):
+        assert_same(view, want)
+        assert (buffer[:32] == GUARD).all()
+        assert (buffer[-32:] == GUARD).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+def test_nan_reaches_the_gradients_it_reaches(channels_last: bool) -> None:
+    case = Case("depthwise", depthwise(1, 18, (12, 40)), After("relu"), (channels_last,) * 2)
+    dy = random_dy(case)
+    case.x[0, 3, 4, 5] = float("nan")
+    dy[0, 5, 6, 7] = float("nan")
+    y = case.reference()
+    dy[0, 5, 6, 7] = float("nan") if y[0, 5, 6, 7] > 0 else 0.0
+    assert_gradients(case, dy, case.backward(dy))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "after", "formats", "reason"),
+    [
+        (depthwise(1, 4, (6, 6)), After(pool="max", size=2), (False, False), "pooling"),
+        (depthwise(1, 4, (6, 6), filters=2), After(), (False, False), "one filter"),
+        (depthwise(1, 4, (6, 6)), After(), (False, True), "one memory format"),
+        (depthwise(1, 4, (6, 6), padding=(3, 3)), After(), (False, False), "padding"),
+    ],
+    ids=["pool", "filters", "formats", "padding"],
+)
+def test_backward_refuses(
+    geometry: Geometry, after: After, formats: tuple[bool, bool], reason: str
+) -> None:
+    case = Case("depthwise", geometry, after, formats)
+    assert case.launch.refusal("depthwise") == ""
+    assert reason in case.launch.refusal("depthwise", True)

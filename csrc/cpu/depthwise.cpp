@@ -3,11 +3,11 @@
 // still in cache; all else goes through bands of scratch memory whose lanes are channels.
 #include "cpu/depthwise.h"
 
-#include "cpu/depthwise_pixels.h"
+#include "cpu/channel_lanes.h"
+#include "cpu/depthwise_filter.h"
 #include "cpu/depthwise_rows.h"
 #include "cpu/pooled_bands.h"
 #include "cpu/scratch.h"
-#include "cpu/simd_transpose.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -18,47 +18,6 @@ constexpr int kV = kLanes<float>;
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
 // Narrower planes leave too much of their vectors empty: they are transposed to lanes of channels.
 constexpr int64_t kWideRow = 3 * kV / 2;
-
-// w [K, R, S] -> taps [R, S][step], and the bias, filled up with zeros to whole vectors.
-class Filter {
- public:
-  explicit Filter(const ConvActPool2dProblem& p) : step_(round_up(p.pool.channels, kV)) {}
-
-  // False where memory could not be had.
-  bool prepare(const ConvActPool2dProblem& p, const ConvForwardTensors& t) {
-    const int64_t taps = p.kernel_height * p.kernel_width;
-    if (!scratch_.allocate((taps + 2) * step_)) return false;
-    const int64_t K = p.pool.channels;
-    const float* w = static_cast<const float*>(t.w);
-    const float* bias = static_cast<const float*>(t.bias);
-    float* row = scratch_.data;
-    for (int64_t i = 0; i < taps; ++i, row += step_) {
-      for (int64_t k = 0; k < step_; ++k) row[k] = k < K ? w[k * taps + i] : 0.0f;
-    }
-    for (int64_t k = 0; k < step_; ++k) row[k] = bias && k < K ? bias[k] : 0.0f;
-    for (int64_t k = 0; k < step_; ++k) row[step_ + k] = 0.0f;
-    bias_ = row;
-    return true;
-  }
-  // For channels from k_first on.
-  PixelKernel kernel(const ConvActPool2dProblem& p, int64_t k_first, int64_t y_pixel,
-                     QuickActivation act, bool past_caches) const {
-    return PixelKernel{p,
-                       y_pixel,
-                       y_pixel * p.pool.width,
-                       step_,
-                       scratch_.data + k_first,
-                       bias_ + k_first,
-                       bias_ + step_,
-                       act,
-                       past_caches};
-  }
-
- private:
-  const int64_t step_;
-  Scratch<float> scratch_;
-  const float* bias_ = nullptr;
-};
 
 // Whether a large output consists of whole vectors: `run` elements lie side by side.
 bool stores_past_caches(const ConvForwardTensors& t, const ActPool2dProblem& pool, int64_t run) {
@@ -71,8 +30,8 @@ int64_t image_size(const ConvActPool2dProblem& p) { return p.in_channels * p.hei
 // -- NHWC to NHWC without a pooling: groups of kTileRows rows
 // ------------------------------------
 
-void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t, const Filter& filter,
-                Range groups) {
+void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
+                const DepthwiseFilter& filter, Range groups) {
   const ActPool2dProblem& pool = p.pool;
   const int64_t C = pool.channels;
   const int64_t row = pool.width * C;
@@ -169,16 +128,17 @@ class BandSource {
       }
       return first;
     }
-    for (int64_t i = 0; i < pixels; i += kV) {
-      const int count = pixels - i < kV ? static_cast<int>(pixels - i) : kV;
-      Vec<float> block[kV];
-      for (int lane = 0; lane < kV; ++lane) {
-        const int64_t c = (band.k_first + lane) / filters;
-        const float* source = image + (c * p_.height + first) * p_.width + i;
-        block[lane] = lane < band.k_count ? load_lanes<float>(source, count) : Vec<float>{};
+    if (filters == 1) {
+      const float* plane = image + (band.k_first * p_.height + first) * p_.width;
+      planes_to_lanes(plane, p_.height * p_.width, band.k_count, pixels, target);
+      return first;
+    }
+    for (int lane = 0; lane < kV; ++lane) {
+      const int64_t c = (band.k_first + lane) / filters;
+      const float* plane = image + (c * p_.height + first) * p_.width;
+      for (int64_t i = 0; i < pixels; ++i) {
+        target[i * kV + lane] = lane < band.k_count ? plane[i] : 0.0f;
       }
-      transpose_block<float>(block);
-      for (int j = 0; j < kV; ++j) store<float>(target + (i + j) * kV, block[j]);
     }
     return first;
   }
@@ -188,8 +148,8 @@ class BandSource {
   const float* x_;
 };
 
-bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t, const Filter& filter,
-               const PooledBands& bands, Range units) {
+bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
+               const DepthwiseFilter& filter, const PooledBands& bands, Range units) {
   const ActPool2dProblem& pool = p.pool;
   const int64_t blocks = (pool.channels + kV - 1) / kV;
   const float* x = static_cast<const float*>(t.x);
@@ -233,7 +193,15 @@ const char* depthwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
   if (p.groups != p.in_channels) return "takes as many groups as input channels";
   if (p.pool.index_itemsize > 1) return "takes max pooling windows of up to 255 elements";
-  return backward ? "has no backward" : nullptr;
+  if (!backward) return nullptr;
+  if (p.pool.pool != Pool::kNone) return "takes no pooling in backward";
+  if (p.pool.channels != p.in_channels) return "takes one filter a channel in backward";
+  if (p.x_channels_last != p.pool.channels_last) return "takes one memory format in backward";
+  if (p.pad_height > (p.kernel_height - 1) * p.dilation_height ||
+      p.pad_width > (p.kernel_width - 1) * p.dilation_width) {
+    return "takes less padding than the kernel reaches in backward";
+  }
+  return nullptr;
 }
 
 bool depthwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
@@ -247,8 +215,8 @@ bool depthwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& 
       return true;
     });
   }
-  Filter filter(p);
-  if (!filter.prepare(p, t)) return false;
+  DepthwiseFilter filter(pool.channels);
+  if (!filter.prepare(p, t.w, t.bias, false)) return false;
   if (plain && pool.channels_last && pool.channels == p.in_channels) {
     const int64_t groups = pool.batch * ((pool.height + kTileRows - 1) / kTileRows);
     return in_parallel(groups, parts, [&](Range part) {

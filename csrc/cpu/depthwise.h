@@ -10,6 +10,8 @@ namespace CMF_ISA {
 const char* depthwise_refusal(const ConvActPool2dProblem& problem, bool backward);
 bool depthwise_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                        int threads);
+bool depthwise_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+                        int threads);
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -35,8 +35,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kFewChannels
           {CMF_ISA::pointwise_refusal, CMF_ISA::pointwise_forward, nullptr,
            CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare},
-          {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, nullptr, nullptr,
-           nullptr},  // kDepthwise
+          {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, CMF_ISA::depthwise_backward,
+           nullptr, nullptr},  // kDepthwise
       },
       CMF_ISA::hash_bytes,
       CMF_ISA::gan_loss_forward,
