@@ -7,6 +7,7 @@
 #include "cpu/channel_lanes.h"
 #include "cpu/depthwise.h"
 #include "cpu/depthwise_filter.h"
+#include "cpu/depthwise_phases.h"
 #include "cpu/depthwise_weights.h"
 
 namespace cmf {
@@ -15,7 +16,7 @@ namespace {
 
 constexpr int kV = kLanes<float>;
 constexpr int64_t kRowBytes = 32768;    // of g's rows, that are cut into groups of channels
-constexpr int64_t kBandBytes = 196608;  // of g: beside x and dx in the second cache
+constexpr int64_t kBandBytes = 262144;  // of g: beside x and dx in the second cache
 constexpr int64_t kLeastRows = 4;       // of a band: its neighbours' g is made twice
 constexpr int64_t kMostSlices = 64;     // of the batch, whose sums are added in order
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
@@ -103,8 +104,9 @@ class Backward {
   }
 
   bool run(int threads) {
-    if (t_.dx && !turned_.prepare(p_, t_.w, nullptr, true)) return false;
-    if (again_ && !filter_.prepare(p_, t_.w, t_.bias, false)) return false;
+    const bool phases = has_phases(p_);
+    if (t_.dx && !phases && !turned_.prepare(p_, t_.w, nullptr, true)) return false;
+    if ((again_ || (t_.dx && phases)) && !filter_.prepare(p_, t_.w, t_.bias, false)) return false;
     const int64_t sums = cut_.slices * (taps_ + 1) * step_;
     if (!sums_.allocate(sums)) return false;
     for (int64_t i = 0; i < sums; ++i) sums_.data[i] = 0.0f;
@@ -181,7 +183,10 @@ class Backward {
     }
 
    private:
-    bool strided() const { return p_.stride_height > 1 || p_.stride_width > 1; }
+    // Whether g must be spread for dx.
+    bool strided() const {
+      return (p_.stride_height > 1 || p_.stride_width > 1) && !has_phases(p_);
+    }
     // where g's row 0 would lie
     const float* g_base(const BandRows& rows) const {
       return g_ - rows.g.first * pool_.width * pixel_;
@@ -217,6 +222,13 @@ class Backward {
       }
       const int64_t offset = (n_ * area + rows.g.first * Q) * pool_.channels + first_;
       const bool adjacent = count_ == pool_.channels;
+      if (c_.t_.dw && adjacent) {
+        // dw's sums walk it channels by channels: too far apart for the hardware to foresee
+        const float* end = x + rows.x.last * p_.width * count_;
+        for (const float* line = x + rows.x.first * p_.width * count_; line < end; line += 16) {
+          __builtin_prefetch(line, 0, 2);
+        }
+      }
       const int64_t runs = adjacent ? 1 : pixels;
       const int64_t run = adjacent ? pixels * count_ : count_;
       for (int64_t i = 0; i < runs; ++i) {
@@ -245,23 +257,32 @@ class Backward {
     }
 
     void input_gradient(const BandRows& rows) {
+      float* dx = static_cast<float*>(c_.t_.dx);
+      const int64_t area = p_.height * p_.width;
+      const int64_t step = in_place_ ? p_.in_channels : kV;
+      const int64_t first = rows.dx.first * p_.width;
+      float* target = in_place_ ? dx + (n_ * area + first) * p_.in_channels + first_ : dx_;
+      if (has_phases(p_)) {
+        const PhaseKernel kernel = {p_,       g_base(rows), pixel_,         c_.filter_.taps(first_),
+                                    c_.step_, step,         c_.past_caches_};
+        phase_rows(kernel, rows.dx, target, in_place_ ? count_ : kV);
+      } else {
+        turned_rows(rows, target, step);
+      }
+      if (in_place_) return;
+      lanes_to_planes(dx_, area, count_, (rows.dx.last - rows.dx.first) * p_.width,
+                      dx + (n_ * p_.in_channels + first_) * area + first);
+    }
+
+    // dx by the turned filter.
+    void turned_rows(const BandRows& rows, float* target, int64_t step) {
       ConvActPool2dProblem wide = c_.wide_;
       wide.in_channels = pixel_;
       const float* source = g_base(rows);
       if (strided()) source = spread(rows) - rows.wide.first * wide.width * pixel_;
-      float* dx = static_cast<float*>(c_.t_.dx);
-      const int64_t area = p_.height * p_.width;
-      const int64_t step = in_place_ ? p_.in_channels : kV;
       const PixelKernel kernel =
           c_.turned_.kernel(wide, first_, step, no_activation(), c_.past_caches_);
-      const int64_t first = rows.dx.first * p_.width;
-      if (in_place_) {
-        float* target = dx + (n_ * area + first) * p_.in_channels + first_;
-        return convolve(kernel, source, rows.dx, target, p_.width * step);
-      }
-      convolve(kernel, source, rows.dx, dx_, p_.width * step);
-      lanes_to_planes(dx_, area, count_, (rows.dx.last - rows.dx.first) * p_.width,
-                      dx + (n_ * p_.in_channels + first_) * area + first);
+      convolve(kernel, source, rows.dx, target, p_.width * step);
     }
 
     // g with zeros between its pixels: rows.wide.

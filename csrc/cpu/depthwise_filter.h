@@ -31,6 +31,8 @@ class DepthwiseFilter {
     return true;
   }
 
+  const float* taps(int64_t k_first) const { return scratch_.data + k_first; }
+
   // For channels from k_first on; `p` says what the loops read, y_row is as long as p.pool.width.
   PixelKernel kernel(const ConvActPool2dProblem& p, int64_t k_first, int64_t y_pixel,
                      QuickActivation act, bool past_caches) const {
