@@ -2,6 +2,10 @@
 
 #include <stddef.h>
 
+#if !defined(CMF_ISA)
+#define CMF_ISA baseline
+#endif
+#include "common/activation.h"
 #include "cpu/kernel_table.h"
 #include "tests/check.h"
 
@@ -63,10 +67,16 @@ int64_t ConvCase::x_at(int64_t n, int64_t c, int64_t h, int64_t w) const {
   return ((n * p_.in_channels + c) * p_.height + h) * p_.width + w;
 }
 
-double ConvCase::convolve(int64_t n, int64_t k, int64_t h, int64_t w) const {
+int64_t ConvCase::z_at(int64_t n, int64_t k, int64_t h, int64_t w) const {
+  const ActPool2dProblem& pool = p_.pool;
+  if (pool.channels_last) return ((n * pool.height + h) * pool.width + w) * pool.channels + k;
+  return ((n * pool.channels + k) * pool.height + h) * pool.width + w;
+}
+
+template <class Body>
+void ConvCase::each_product(int64_t n, int64_t k, int64_t h, int64_t w, const Body& body) const {
   const int64_t channels = p_.in_channels / p_.groups;
   const int64_t group = k / (p_.pool.channels / p_.groups);
-  double sum = bias_[static_cast<size_t>(k)];
   for (int64_t c = 0; c < channels; ++c) {
     for (int64_t r = 0; r < p_.kernel_height; ++r) {
       for (int64_t s = 0; s < p_.kernel_width; ++s) {
@@ -74,26 +84,38 @@ double ConvCase::convolve(int64_t n, int64_t k, int64_t h, int64_t w) const {
         const int64_t x = w * p_.stride_width - p_.pad_width + s * p_.dilation_width;
         if (y < 0 || y >= p_.height || x < 0 || x >= p_.width) continue;
         const int64_t tap = ((k * channels + c) * p_.kernel_height + r) * p_.kernel_width + s;
-        sum += static_cast<double>(x_[static_cast<size_t>(x_at(n, group * channels + c, y, x))]) *
-               w_[static_cast<size_t>(tap)];
+        body(static_cast<size_t>(x_at(n, group * channels + c, y, x)), static_cast<size_t>(tap));
       }
     }
   }
+}
+
+double ConvCase::convolve(int64_t n, int64_t k, int64_t h, int64_t w) const {
+  double sum = bias_[static_cast<size_t>(k)];
+  each_product(n, k, h, w,
+               [&](size_t x, size_t tap) { sum += static_cast<double>(x_[x]) * w_[tap]; });
   return sum;
+}
+
+std::vector<float> ConvCase::output() const {
+  const ActPool2dProblem& pool = p_.pool;
+  std::vector<float> z(static_cast<size_t>(pool.batch * pool.channels * pool.height * pool.width));
+  for (int64_t n = 0; n < pool.batch; ++n) {
+    for (int64_t k = 0; k < pool.channels; ++k) {
+      for (int64_t h = 0; h < pool.height; ++h) {
+        for (int64_t w = 0; w < pool.width; ++w) {
+          z[static_cast<size_t>(z_at(n, k, h, w))] = static_cast<float>(convolve(n, k, h, w));
+        }
+      }
+    }
+  }
+  return z;
 }
 
 void ConvCase::check_forward() {
   const ActPool2dProblem& pool = p_.pool;
   CHECK(algorithm_.refusal(p_, false) == nullptr);
-  std::vector<float> z;
-  for (int64_t n = 0; n < pool.batch; ++n) {
-    for (int64_t i = 0; i < pool.channels * pool.height * pool.width; ++i) {
-      const int64_t area = pool.height * pool.width;
-      const int64_t pixel = pool.channels_last ? i / pool.channels : i % area;
-      const int64_t k = pool.channels_last ? i % pool.channels : i / area;
-      z.push_back(static_cast<float>(convolve(n, k, pixel / pool.width, pixel % pool.width)));
-    }
-  }
+  const std::vector<float> z = output();
   const size_t count = static_cast<size_t>(pool.batch * pool.channels * pool.out_height) *
                        static_cast<size_t>(pool.out_width);
   std::vector<float> expected(count), y(count);
@@ -113,6 +135,66 @@ void ConvCase::check_forward() {
       if (!(y[i] == expected[i]) || (tracks && index[i] != expected_index[i])) ++wrong;
     }
     CHECK_THAT(wrong == 0, "%zu of %zu elements differ with %d threads", wrong, count, threads);
+  }
+}
+
+double ConvCase::derivative(float y) const {
+  switch (static_cast<baseline::Activation>(p_.pool.activation)) {
+    case baseline::Activation::kRelu:
+      return y > 0 ? 1 : 0;
+    case baseline::Activation::kRelu6:
+      return y > 0 && y < 6 ? 1 : 0;
+    case baseline::Activation::kLeakyRelu:
+      return y > 0 ? 1 : p_.pool.activation_param;
+    default:
+      return 1;
+  }
+}
+
+void ConvCase::check_backward() {
+  const ActPool2dProblem& pool = p_.pool;
+  CHECK(algorithm_.refusal(p_, true) == nullptr);
+  const std::vector<float> z = output();
+  std::vector<float> y(z.size());
+  CHECK(kernels_.act_pool2d_forward(pool, z.data(), nullptr, y.data(), nullptr, nullptr, 1));
+  uint64_t state = 13;
+  const std::vector<float> dy = eighths(static_cast<int64_t>(y.size()), &state);
+  std::vector<double> dx(x_.size()), dw(w_.size()), dbias(bias_.size());
+  for (int64_t n = 0; n < pool.batch; ++n) {
+    for (int64_t k = 0; k < pool.channels; ++k) {
+      for (int64_t h = 0; h < pool.height; ++h) {
+        for (int64_t w = 0; w < pool.width; ++w) {
+          const size_t at = static_cast<size_t>(z_at(n, k, h, w));
+          const double g = dy[at] * derivative(y[at]);
+          dbias[static_cast<size_t>(k)] += g;
+          each_product(n, k, h, w, [&](size_t x, size_t tap) {
+            dx[x] += g * w_[tap];
+            dw[tap] += g * x_[x];
+          });
+        }
+      }
+    }
+  }
+  for (int threads : {1, 2, 5}) {
+    std::vector<float> our_dx(x_.size(), -99.0f), our_dw(w_.size(), -99.0f),
+        our_dbias(bias_.size(), -99.0f);
+    const ConvBackwardTensors tensors = {dy.data(),     y.data(),      nullptr,
+                                         x_.data(),     w_.data(),     bias_.data(),
+                                         our_dx.data(), our_dw.data(), our_dbias.data()};
+    CHECK(algorithm_.backward(p_, tensors, threads));
+    const auto differing = [](const std::vector<float>& ours, const std::vector<double>& theirs) {
+      size_t count = 0;
+      for (size_t i = 0; i < ours.size(); ++i) {
+        if (!(static_cast<double>(ours[i]) == theirs[i])) ++count;
+      }
+      return count;
+    };
+    CHECK_THAT(differing(our_dx, dx) == 0, "dx: %zu of %zu, %d threads", differing(our_dx, dx),
+               dx.size(), threads);
+    CHECK_THAT(differing(our_dw, dw) == 0, "dw: %zu of %zu, %d threads", differing(our_dw, dw),
+               dw.size(), threads);
+    CHECK_THAT(differing(our_dbias, dbias) == 0, "dbias: %zu of %zu, %d threads",
+               differing(our_dbias, dbias), dbias.size(), threads);
   }
 }
 

@@ -33,7 +33,17 @@ class ConvCase {
   // y and the index with several numbers of threads.
   void check_forward();
 
+  // dx, dw and dbias without a pooling, of activations whose derivative from y is 1, 0 or a power
+  // of two: exact, too.
+  void check_backward();
+
  private:
+  std::vector<float> output() const;
+  int64_t z_at(int64_t n, int64_t k, int64_t h, int64_t w) const;
+  double derivative(float y) const;
+  // body(index in x, index in w) of each product of one element of the output
+  template <class Body>
+  void each_product(int64_t n, int64_t k, int64_t h, int64_t w, const Body& body) const;
   double convolve(int64_t n, int64_t k, int64_t h, int64_t w) const;
   int64_t x_at(int64_t n, int64_t c, int64_t h, int64_t w) const;
 

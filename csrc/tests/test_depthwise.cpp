@@ -34,6 +34,15 @@ void test_depthwise(const KernelTable& kernels) {
       }
     }
   }
+  for (const ConvShape& shape : shapes) {
+    for (int after = 0; after < 2; ++after) {
+      for (bool channels_last : {false, true}) {
+        ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, afters[after], channels_last,
+                 channels_last)
+            .check_backward();
+      }
+    }
+  }
   const ConvShape several = {1, 3, 9, 18, 12, 3, 3, 1, 1, 1, 3};
   for (const ConvAfter& after : afters) {
     for (int formats = 0; formats < 4; ++formats) {
