@@ -116,8 +116,7 @@ class Case:
         )
 
     def forward(self, save: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        prepared = self.launch.prepare(self.algorithm, self.w)
-        return self.launch.forward(self.algorithm, self.x, self.w, self.bias, save, prepared)
+        return self.launch.forward(self.algorithm, self.x, self.w, self.bias, save)
 
     def reference(self) -> Tensor:
         """y in float64."""
@@ -147,7 +146,7 @@ class Case:
         x = guard(self.x, launch.x_strides)
         w = guard(self.w, self.w.stride())
         bias = None if self.bias is None else guard(self.bias, (1,))
-        prepared = launch.prepare(self.algorithm, self.w)
+        prepared = launch.prepare(self.algorithm, self.w, keep=False)
         nan = torch.full(launch.pool_launch.y_shape, float("nan"))
         y = guard(nan, launch.pool_launch.y_strides)
         before = [buffer.clone() for buffer in buffers]

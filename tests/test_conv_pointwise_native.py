@@ -123,17 +123,25 @@ def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -
 
 
 @pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
-@pytest.mark.parametrize("after", [AFTER[1], AFTER[4]], ids=str)
-def test_prepared_weights_give_the_same_bits(after: After, formats: tuple[bool, bool]) -> None:
-    case = Case("pointwise", pointwise(2, 300, (9, 10), 333), after, formats)
-    expected = case.forward()[0]
+def test_any_number_of_threads_prepares_the_same_weights(formats: tuple[bool, bool]) -> None:
+    case = Case("pointwise", pointwise(2, 300, (9, 10), 333), AFTER[1], formats)
+    results = []
     for count in (1, 3):
         with threads(count):
-            prepared = case.launch.prepare("pointwise", case.w)
-        y, _, _ = case.launch.forward(
-            "pointwise", case.x, torch.full_like(case.w, float("nan")), case.bias, False, prepared
-        )
-        assert torch.equal(y, expected)
+            prepared = case.launch.prepare("pointwise", case.w, keep=False)
+            assert prepared is not None
+            results.append(prepared.clone())
+    size = case.launch.prepared_sizes["pointwise"]
+    assert torch.equal(results[0][:size], results[1][:size])
+
+
+def test_weights_that_are_kept_fit_every_call_on_them() -> None:
+    w = torch.randn(40, 40, 1, 1)
+    for after in (AFTER[1], AFTER[4]):
+        for formats in FORMATS * 2:
+            case = Case("pointwise", pointwise(1, 40, (6, 7), 40), after, formats)
+            case.w = w
+            assert_within(case.forward()[0], case.reference(), VALUES[torch.float32])
 
 
 @pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)

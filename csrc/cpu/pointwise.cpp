@@ -44,20 +44,15 @@ class Forward {
   }
 
  private:
-  // The weights packed, and the bias filled up to whole tiles.
+  // The bias, filled up to whole tiles.
   bool prepare() {
     const int64_t K = p_.pool.channels;
     const int64_t padded = round_up(K, kTileLanes);
-    const int64_t size = t_.prepared ? 0 : packed_weights_size(p_);
-    if (!scratch_.allocate(padded + size)) return false;
+    if (!scratch_.allocate(padded)) return false;
     const float* bias = static_cast<const float*>(t_.bias);
     for (int64_t k = 0; k < padded; ++k) scratch_.data[k] = bias && k < K ? bias[k] : 0.0f;
     bias_ = scratch_.data;
     weights_ = static_cast<const float*>(t_.prepared);
-    if (!weights_) {
-      pack_weights(p_, static_cast<const float*>(t_.w), scratch_.data + padded, threads_);
-      weights_ = scratch_.data + padded;
-    }
     return true;
   }
 

@@ -123,10 +123,13 @@ void ConvCase::check_forward() {
   const bool tracks = pool.pool == Pool::kMax;
   CHECK(kernels_.act_pool2d_forward(pool, z.data(), nullptr, expected.data(),
                                     tracks ? expected_index.data() : nullptr, nullptr, 1));
+  const int64_t size = algorithm_.prepared_size ? algorithm_.prepared_size(p_) : 0;
+  std::vector<float> prepared(static_cast<size_t>(size));
   for (int threads : {1, 2, 5}) {
+    if (size) CHECK(algorithm_.prepare(p_, w_.data(), prepared.data(), threads));
     y.assign(count, -99.0f);
     index.assign(count, 255);
-    const ConvForwardTensors tensors = {x_.data(),    w_.data(), nullptr,
+    const ConvForwardTensors tensors = {x_.data(),    w_.data(), size ? prepared.data() : nullptr,
                                         bias_.data(), y.data(),  tracks ? index.data() : nullptr,
                                         nullptr};
     CHECK(algorithm_.forward(p_, tensors, threads));
