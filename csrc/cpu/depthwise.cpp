@@ -17,7 +17,7 @@ constexpr int kV = kLanes<float>;
 // Outputs above this are stored past the caches: their readers would hardly find them there.
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
 // Narrower planes leave too much of their vectors empty: they are transposed to lanes of channels.
-constexpr int64_t kWideRow = 3 * kV / 2;
+constexpr int64_t kWideRow = 2 * kV;
 
 // Whether a large output consists of whole vectors: `run` elements lie side by side.
 bool stores_past_caches(const ConvForwardTensors& t, const ActPool2dProblem& pool, int64_t run) {
@@ -166,6 +166,9 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   ConvActPool2dProblem lanes = p;
   if (gathers) lanes.in_channels = kV;
   const PixelLoops loops = pixel_loops(p);
+  const QuickActivation quick = quick_activation(pool);
+  const bool activated = pool.pool == Pool::kNone && quick.kind != QuickActivation::kAfterwards;
+  const QuickActivation act = activated ? quick : no_activation();
   for (int64_t unit = units.first; unit < units.last; ++unit) {
     const int64_t index = unit % bands.count;
     const int64_t block = unit / bands.count % blocks;
@@ -176,13 +179,17 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
       float* gathered = z + z_size;
       image = gathered - source.gather(band, wanted, gathered) * p.width * kV;
     }
-    const PixelKernel kernel = filter.kernel(lanes, band.k_first, kV, no_activation(), false);
+    const PixelKernel kernel = filter.kernel(lanes, band.k_first, kV, act, false);
     for (int64_t h = wanted.first; h < wanted.last; h += kTileRows) {
       const int rows = wanted.last - h < kTileRows ? 1 : kTileRows;
       float* target = z + (h - wanted.first) * pool.width * kV;
       pixel_rows(kernel, loops, PixelRows{image, target, h, rows}, gathers ? kV : band.k_count);
     }
-    epilogue.pool(z, wanted.first, band, t);
+    if (activated) {
+      store_band(pool, band, z, kV, static_cast<float*>(t.y));
+    } else {
+      epilogue.pool(z, wanted.first, band, t);
+    }
   }
   return true;
 }
