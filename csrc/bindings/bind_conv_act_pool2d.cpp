@@ -118,14 +118,16 @@ void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
   const ConvKernels& k = accepting_kernels(algorithm, p, true);
   const int size = p.pool.itemsize;
   const bool some = p.pool.batch > 0;
-  const bool needs_saved = p.pool.saved != Saved::kNothing && p.pool.saved != Saved::kMask;
+  // kInput is the convolution's output, which never exists as a whole: it is computed again
+  const bool needs_saved = p.pool.saved == Saved::kOutput || p.pool.saved == Saved::kPreactivation;
   const int index_size = p.pool.index_itemsize ? p.pool.index_itemsize : 1;
   ConvBackwardTensors t = {};
   t.dy = checked_pointer("dy", dy, size, some);
   t.saved = checked_pointer("saved", saved, size, some && needs_saved);
   t.index = checked_pointer("index", index, index_size, some && p.pool.index_itemsize != 0);
-  t.x = checked_pointer("x", x, size, some && dw != 0);
-  t.w = checked_pointer("w", w, size, some && dx != 0);
+  const bool again = p.pool.saved == Saved::kInput;
+  t.x = checked_pointer("x", x, size, some && (dw != 0 || again));
+  t.w = checked_pointer("w", w, size, some && (dx != 0 || again));
   t.bias = checked_pointer("bias", bias, size, false);
   t.dx = checked_pointer("dx", dx, size, false);
   t.dw = checked_pointer("dw", dw, size, false);

@@ -4,8 +4,10 @@
 #include "cpu/act_pool2d.h"
 #include "cpu/conv2d_small.h"
 #include "cpu/few_channels.h"
+#include "cpu/depthwise.h"
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
+#include "cpu/pointwise.h"
 #include "cpu/simd.h"
 #include "cpu/winograd.h"
 
@@ -33,8 +35,10 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},
           {CMF_ISA::few_channels_refusal, CMF_ISA::few_channels_forward,
            CMF_ISA::few_channels_backward, nullptr, nullptr},
-          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise
-          {nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise
+          {CMF_ISA::pointwise_refusal, CMF_ISA::pointwise_forward, nullptr,
+           CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare},
+          {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, CMF_ISA::depthwise_backward,
+           nullptr, nullptr},  // kDepthwise
       },
       CMF_ISA::hash_bytes,
       CMF_ISA::gan_loss_forward,

@@ -22,14 +22,18 @@ namespace test {
 
 void test_act_pool2d(const KernelTable& kernels);
 void test_few_channels(const KernelTable& kernels);
+void test_depthwise(const KernelTable& kernels);
 void test_gan_loss(const KernelTable& kernels);
+void test_pointwise(const KernelTable& kernels);
 
 namespace {
 
 const KernelTest kKernelTests[] = {
     {"act_pool2d", test_act_pool2d},
     {"few_channels", test_few_channels},
+    {"depthwise", test_depthwise},
     {"gan_loss", test_gan_loss},
+    {"pointwise", test_pointwise},
 };
 
 const IsaTest* tests_of(const char* isa) {

@@ -26,10 +26,13 @@ endforeach()
 get_target_property(definitions cmf_kernels COMPILE_DEFINITIONS)
 
 add_executable(cmf_tests
+  csrc/tests/conv_case.cpp
   csrc/tests/main.cpp
   csrc/tests/test_act_pool2d.cpp
   csrc/tests/test_few_channels.cpp
+  csrc/tests/test_depthwise.cpp
   csrc/tests/test_gan_loss.cpp
+  csrc/tests/test_pointwise.cpp
 )
 add_executable(cmf_ulp csrc/tests/ulp_main.cpp)
 foreach(program IN ITEMS cmf_tests cmf_ulp)

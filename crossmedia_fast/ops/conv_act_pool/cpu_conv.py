@@ -68,7 +68,8 @@ class ConvLaunch:
         self.x_strides = cpu.dense_strides(x_shape, x_channels_last)
         self.w_shape = w_shape
         # what transformed weights depend on beside the weights
-        self.weights_key = (w_shape, conv.stride)
+        formats = (x_channels_last, y_channels_last)
+        self.weights_key = (w_shape, conv.stride, formats, pool.pool == "none")
         self.prepared_sizes: dict[str, int] = {}
 
     def refusal(self, algorithm: str, backward: bool = False) -> str:

@@ -1,0 +1,241 @@
+// Depthwise convolution with what follows it: x is read once and y written once. Without a pooling
+// and a change of format the activation happens in registers or, where it is long, on rows that are
+// still in cache; all else goes through bands of scratch memory whose lanes are channels.
+#include "cpu/depthwise.h"
+
+#include "cpu/channel_lanes.h"
+#include "cpu/depthwise_filter.h"
+#include "cpu/depthwise_rows.h"
+#include "cpu/pooled_bands.h"
+#include "cpu/scratch.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kV = kLanes<float>;
+// Outputs above this are stored past the caches: their readers would hardly find them there.
+constexpr int64_t kLargeBytes = INT64_C(1) << 23;
+// Narrower planes leave too much of their vectors empty: they are transposed to lanes of channels.
+constexpr int64_t kWideRow = 2 * kV;
+
+// Whether a large output consists of whole vectors: `run` elements lie side by side.
+bool stores_past_caches(const ConvForwardTensors& t, const ActPool2dProblem& pool, int64_t run) {
+  return run % kV == 0 && reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
+         pool.batch * pool.channels * pool.height * pool.width * 4 > kLargeBytes;
+}
+
+int64_t image_size(const ConvActPool2dProblem& p) { return p.in_channels * p.height * p.width; }
+
+// -- NHWC to NHWC without a pooling: groups of kTileRows rows
+// ------------------------------------
+
+void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
+                const DepthwiseFilter& filter, Range groups) {
+  const ActPool2dProblem& pool = p.pool;
+  const int64_t C = pool.channels;
+  const int64_t row = pool.width * C;
+  const int64_t groups_of_image = (pool.height + kTileRows - 1) / kTileRows;
+  const QuickActivation quick = quick_activation(pool);
+  const bool afterwards = quick.kind == QuickActivation::kAfterwards;
+  const bool past_caches = !afterwards && stores_past_caches(t, pool, C);
+  const PixelLoops loops = pixel_loops(p);
+  const PixelKernel kernel =
+      filter.kernel(p, 0, C, afterwards ? no_activation() : quick, past_caches);
+  for (int64_t group = groups.first; group < groups.last; ++group) {
+    const int64_t n = group / groups_of_image;
+    const int64_t first = group % groups_of_image * kTileRows;
+    const int rows = pool.height - first < kTileRows ? 1 : kTileRows;
+    const float* x = static_cast<const float*>(t.x) + n * image_size(p);
+    float* y = static_cast<float*>(t.y) + (n * pool.height + first) * row;
+    pixel_rows(kernel, loops, PixelRows{x, y, first, rows}, C);
+    if (afterwards) activate_row(pool, y, RowBias<float>{-0.0f, nullptr}, y, rows * row);
+  }
+  if (past_caches) fence_stores();
+}
+
+// -- NCHW to NCHW without a pooling: rows of the output, all planes' one after another
+// ----------
+
+void run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range rows) {
+  const ActPool2dProblem& pool = p.pool;
+  const QuickActivation quick = quick_activation(pool);
+  const bool afterwards = quick.kind == QuickActivation::kAfterwards;
+  const bool past_caches = !afterwards && stores_past_caches(t, pool, pool.width);
+  const int64_t most = afterwards ? PooledBands(pool, pool.width * 4).rows : pool.height;
+  const int64_t filters = pool.channels / p.in_channels;  // a channel
+  const float* bias = static_cast<const float*>(t.bias);
+  for (int64_t row = rows.first; row < rows.last;) {
+    const int64_t plane = row / pool.height;  // n K + k
+    const int64_t k = plane % pool.channels;
+    const int64_t first = row % pool.height;
+    int64_t last = first + (rows.last - row);
+    if (last > first + most) last = first + most;
+    if (last > pool.height) last = pool.height;
+    const RowKernel kernel = {
+        p,
+        static_cast<const float*>(t.x) + plane / filters * (p.height * p.width),
+        static_cast<const float*>(t.w) + k * p.kernel_height * p.kernel_width,
+        bias ? bias[k] : 0.0f,
+        afterwards ? no_activation() : quick,
+        past_caches,
+    };
+    float* y = static_cast<float*>(t.y) + row * pool.width;
+    plane_rows(kernel, first, last, y);
+    if (afterwards) {
+      activate_row(pool, y, RowBias<float>{-0.0f, nullptr}, y, (last - first) * pool.width);
+    }
+    row += last - first;
+  }
+  if (past_caches) fence_stores();
+}
+
+// -- all else: bands of kV channels
+// --------------------------------------------------------------
+
+// The rows of x that a band's channels want, as [rows][W][kV].
+class BandSource {
+ public:
+  BandSource(const ConvActPool2dProblem& p, const float* x) : p_(p), x_(x) {}
+
+  // Whether x must be gathered: else it is read in place.
+  static bool gathers(const ConvActPool2dProblem& p) {
+    return !p.x_channels_last || p.pool.channels != p.in_channels;
+  }
+  int64_t size(int64_t z_rows) const {
+    const int64_t reach = (p_.kernel_height - 1) * p_.dilation_height + 1;
+    const int64_t rows = (z_rows - 1) * p_.stride_height + reach;
+    return round_up((rows < p_.height ? rows : p_.height) * p_.width, kV) * kV;
+  }
+  // Rows z_rows of the convolution's output; the first row that `target` then has.
+  int64_t gather(const Band& band, Range z_rows, float* target) const {
+    const int64_t reach = (p_.kernel_height - 1) * p_.dilation_height + 1;
+    int64_t first = z_rows.first * p_.stride_height - p_.pad_height;
+    int64_t last = (z_rows.last - 1) * p_.stride_height - p_.pad_height + reach;
+    if (first < 0) first = 0;
+    if (last > p_.height) last = p_.height;
+    if (last <= first) return 0;  // padding alone
+    const int64_t pixels = (last - first) * p_.width;
+    const int64_t filters = p_.pool.channels / p_.in_channels;
+    const float* image = x_ + band.n * image_size(p_);
+    if (p_.x_channels_last) {
+      for (int64_t i = 0; i < pixels; ++i) {
+        const float* pixel = image + (first * p_.width + i) * p_.in_channels;
+        for (int lane = 0; lane < kV; ++lane) {
+          const int64_t k = band.k_first + lane;
+          target[i * kV + lane] = lane < band.k_count ? pixel[k / filters] : 0.0f;
+        }
+      }
+      return first;
+    }
+    if (filters == 1) {
+      const float* plane = image + (band.k_first * p_.height + first) * p_.width;
+      planes_to_lanes(plane, p_.height * p_.width, band.k_count, pixels, target);
+      return first;
+    }
+    for (int lane = 0; lane < kV; ++lane) {
+      const int64_t c = (band.k_first + lane) / filters;
+      const float* plane = image + (c * p_.height + first) * p_.width;
+      for (int64_t i = 0; i < pixels; ++i) {
+        target[i * kV + lane] = lane < band.k_count ? plane[i] : 0.0f;
+      }
+    }
+    return first;
+  }
+
+ private:
+  const ConvActPool2dProblem& p_;
+  const float* x_;
+};
+
+bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
+               const DepthwiseFilter& filter, const PooledBands& bands, Range units) {
+  const ActPool2dProblem& pool = p.pool;
+  const int64_t blocks = (pool.channels + kV - 1) / kV;
+  const float* x = static_cast<const float*>(t.x);
+  const BandSource source(p, x);
+  const bool gathers = BandSource::gathers(p);
+  const int64_t z_size = bands.most * pool.width * kV;
+  Scratch<float> scratch;
+  BandEpilogue epilogue(pool, kV, bands.rows);
+  if (!scratch.allocate(z_size + (gathers ? source.size(bands.most) : 0))) return false;
+  if (!epilogue.prepare()) return false;
+  float* z = scratch.data;
+  // what the epilogue computes of lanes that don't count needs a value
+  for (int64_t i = 0; i < z_size; ++i) z[i] = 0.0f;
+  ConvActPool2dProblem lanes = p;
+  if (gathers) lanes.in_channels = kV;
+  const PixelLoops loops = pixel_loops(p);
+  const QuickActivation quick = quick_activation(pool);
+  const bool activated = pool.pool == Pool::kNone && quick.kind != QuickActivation::kAfterwards;
+  const QuickActivation act = activated ? quick : no_activation();
+  for (int64_t unit = units.first; unit < units.last; ++unit) {
+    const int64_t index = unit % bands.count;
+    const int64_t block = unit / bands.count % blocks;
+    const Band band = band_of(pool, bands, unit / bands.count / blocks, index, block * kV, kV);
+    const Range wanted = band_rows(pool, band);
+    const float* image = x + band.n * image_size(p) + band.k_first;
+    if (gathers) {
+      float* gathered = z + z_size;
+      image = gathered - source.gather(band, wanted, gathered) * p.width * kV;
+    }
+    const PixelKernel kernel = filter.kernel(lanes, band.k_first, kV, act, false);
+    for (int64_t h = wanted.first; h < wanted.last; h += kTileRows) {
+      const int rows = wanted.last - h < kTileRows ? 1 : kTileRows;
+      float* target = z + (h - wanted.first) * pool.width * kV;
+      pixel_rows(kernel, loops, PixelRows{image, target, h, rows}, gathers ? kV : band.k_count);
+    }
+    if (activated) {
+      store_band(pool, band, z, kV, static_cast<float*>(t.y));
+    } else {
+      epilogue.pool(z, wanted.first, band, t);
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+const char* depthwise_refusal(const ConvActPool2dProblem& p, bool backward) {
+  if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
+  if (p.groups != p.in_channels) return "takes as many groups as input channels";
+  if (p.pool.index_itemsize > 1) return "takes max pooling windows of up to 255 elements";
+  if (!backward) return nullptr;
+  if (p.pool.pool != Pool::kNone) return "takes no pooling in backward";
+  if (p.pool.channels != p.in_channels) return "takes one filter a channel in backward";
+  if (p.x_channels_last != p.pool.channels_last) return "takes one memory format in backward";
+  if (p.pad_height > (p.kernel_height - 1) * p.dilation_height ||
+      p.pad_width > (p.kernel_width - 1) * p.dilation_width) {
+    return "takes less padding than the kernel reaches in backward";
+  }
+  return nullptr;
+}
+
+bool depthwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
+  const ActPool2dProblem& pool = p.pool;
+  const int parts = useful_threads(pool, threads);
+  const bool plain = pool.pool == Pool::kNone && p.x_channels_last == pool.channels_last;
+  if (plain && !pool.channels_last && pool.width >= kWideRow && is_square(p) &&
+      p.kernel_width == kTaps && p.stride_width == 1) {
+    return in_parallel(pool.batch * pool.channels * pool.height, parts, [&](Range rows) {
+      run_rows(p, t, rows);
+      return true;
+    });
+  }
+  DepthwiseFilter filter(pool.channels);
+  if (!filter.prepare(p, t.w, t.bias, false)) return false;
+  if (plain && pool.channels_last && pool.channels == p.in_channels) {
+    const int64_t groups = pool.batch * ((pool.height + kTileRows - 1) / kTileRows);
+    return in_parallel(groups, parts, [&](Range part) {
+      run_pixels(p, t, filter, part);
+      return true;
+    });
+  }
+  const PooledBands bands(pool, pool.width * kV * 4);
+  const int64_t units = pool.batch * bands.count * ((pool.channels + kV - 1) / kV);
+  return in_parallel(units, parts,
+                     [&](Range part) { return run_bands(p, t, filter, bands, part); });
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

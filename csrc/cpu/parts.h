@@ -1,0 +1,40 @@
+// Work in nearly equal parts, one a thread.
+#pragma once
+
+#include "common/dtype.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+CMF_HOST_DEVICE int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+struct Range {
+  int64_t first;
+  int64_t last;
+};
+
+// Part `part` of `parts` nearly equal ones.
+CMF_HOST_DEVICE Range part_of(int64_t count, int part, int parts) {
+  return Range{count / parts * part + (count % parts < part ? count % parts : part),
+               count / parts * (part + 1) + (count % parts < part + 1 ? count % parts : part + 1)};
+}
+
+// body(part's range of `count` units) on `parts` threads; false if one of them gave false.
+template <class Body>
+bool in_parallel(int64_t count, int parts, const Body& body) {
+  bool success = true;
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(parts) schedule(static) if (parts > 1)
+#endif
+  for (int part = 0; part < parts; ++part) {
+    if (body(part_of(count, part, parts))) continue;
+#if defined(_OPENMP)
+#pragma omp atomic write
+#endif
+    success = false;
+  }
+  return success;
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,156 @@
+#include "cpu/pointwise_pack.h"
+
+#include "cpu/pointwise_tile.h"
+#include "cpu/simd_transpose.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kV = kLanes<float>;
+
+// Where a pixel of the convolution's output lies in x, in pixels from the image's first on.
+int64_t source_pixel(const ConvActPool2dProblem& p, int64_t pixel) {
+  if (p.stride_height == 1 && p.stride_width == 1) return pixel;
+  return pixel / p.pool.width * p.stride_height * p.width + pixel % p.pool.width * p.stride_width;
+}
+
+// Row `row` of its tile: channel c goes to packed[(c / kV · rows + row) · kV + c % kV].
+void pack_row(const float* source, int64_t channels, int64_t rows, int64_t row, float* packed) {
+  float* target = packed + row * kV;
+  int64_t c = 0;
+  for (; c + kV <= channels; c += kV, target += rows * kV) {
+    store<float>(target, load<float>(source + c));
+  }
+  if (c < channels) {
+    store<float>(target, load_partial<float>(source + c, static_cast<int>(channels - c)));
+  }
+}
+
+// Rows first .. first + count - 1 (count <= kV) of a tile from an NCHW image.
+void pack_rows_transposed(const ConvActPool2dProblem& p, const float* image, int64_t pixel,
+                          int count, int64_t rows, int64_t first, float* packed) {
+  const int64_t plane = p.height * p.width;
+  const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
+  int64_t sources[kV];
+  for (int j = 0; j < count; ++j) sources[j] = source_pixel(p, pixel + j);
+  for (int64_t c = 0; c < p.in_channels; c += kV, packed += rows * kV) {
+    const int64_t left = p.in_channels - c;
+    Vec<float> block[kV];
+    for (int lane = 0; lane < kV; ++lane) {
+      const float* source = image + (c + lane) * plane;
+      if (lane >= left) {
+        block[lane] = Vec<float>{};
+      } else if (adjacent) {
+        block[lane] = load_lanes<float>(source + pixel, count);
+      } else {
+        float values[kV] = {};
+        for (int j = 0; j < count; ++j) values[j] = source[sources[j]];
+        block[lane] = load<float>(values);
+      }
+    }
+    transpose_block<float>(block);
+    for (int j = 0; j < count; ++j) store<float>(packed + (first + j) * kV, block[j]);
+  }
+}
+
+void pack_weight_panel(const ConvActPool2dProblem& p, const float* w, int64_t k_first,
+                       float* packed) {
+  const int64_t C = p.in_channels;
+  for (int64_t k = k_first; k < k_first + kTileLanes; k += kV, packed += kV) {
+    for (int64_t c = 0; c < C; c += kV) {
+      const int lanes = C - c < kV ? static_cast<int>(C - c) : kV;
+      Vec<float> block[kV];
+      for (int j = 0; j < kV; ++j) {
+        const bool inside = k + j < p.pool.channels;
+        block[j] = inside ? load_lanes<float>(w + (k + j) * C + c, lanes) : Vec<float>{};
+      }
+      transpose_block<float>(block);
+      for (int j = 0; j < lanes; ++j) store<float>(packed + (c + j) * kTileLanes, block[j]);
+    }
+  }
+}
+
+}  // namespace
+
+bool filters_are_rows(const ConvActPool2dProblem& p) {
+  return !p.x_channels_last && !p.pool.channels_last && p.pool.pool == Pool::kNone;
+}
+
+int64_t packed_weights_size(const ConvActPool2dProblem& p) {
+  return filters_are_rows(p) ? p.pool.channels * round_up(p.in_channels, kV)
+                             : round_up(p.pool.channels, kTileLanes) * p.in_channels;
+}
+
+void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, int threads) {
+  const int64_t C = p.in_channels;
+  const bool as_rows = filters_are_rows(p);
+  const TileRows rows = {p.pool.channels};
+  const int64_t units = as_rows ? rows.tiles() : (p.pool.channels + kTileLanes - 1) / kTileLanes;
+  const int parts = p.pool.channels * C < 65536 ? 1 : threads;
+  in_parallel(units, parts, [&](Range part) {
+    for (int64_t unit = part.first; unit < part.last; ++unit) {
+      if (!as_rows) {
+        pack_weight_panel(p, w, unit * kTileLanes, packed + unit * kTileLanes * C);
+        continue;
+      }
+      const Range tile = rows.tile(static_cast<int>(unit));
+      for (int64_t k = tile.first; k < tile.last; ++k) {
+        pack_row(w + k * C, C, tile.last - tile.first, k - tile.first,
+                 packed + tile.first * round_up(C, kV));
+      }
+    }
+    return true;
+  });
+}
+
+void pack_pixels(const ConvActPool2dProblem& p, const float* x, Range pixels, float* packed) {
+  const int64_t C = p.in_channels;
+  const int64_t step = round_up(C, kV);
+  const int64_t area = p.pool.height * p.pool.width;
+  const int64_t image_size = C * p.height * p.width;
+  const TileRows rows = {pixels.last - pixels.first};
+  for (int i = 0; i < rows.tiles(); ++i) {
+    const Range tile = rows.tile(i);
+    const int64_t count = tile.last - tile.first;
+    float* target = packed + tile.first * step;
+    for (int64_t row = 0; row < count;) {
+      const int64_t n = (pixels.first + tile.first + row) / area;
+      const int64_t pixel = (pixels.first + tile.first + row) % area;
+      const float* image = x + n * image_size;
+      if (p.x_channels_last) {
+        pack_row(image + source_pixel(p, pixel) * C, C, count, row, target);
+        ++row;
+        continue;
+      }
+      int together = count - row < kV ? static_cast<int>(count - row) : kV;
+      if (area - pixel < together) together = static_cast<int>(area - pixel);
+      pack_rows_transposed(p, image, pixel, together, count, row, target);
+      row += together;
+    }
+  }
+}
+
+void pack_columns(const ConvActPool2dProblem& p, const float* image, Range pixels, float* packed) {
+  const int64_t plane = p.height * p.width;
+  const int count = static_cast<int>(pixels.last - pixels.first);
+  const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
+  int64_t sources[kTileLanes];
+  for (int j = 0; j < count; ++j) sources[j] = source_pixel(p, pixels.first + j);
+  for (int64_t c = 0; c < p.in_channels; ++c, packed += kTileLanes) {
+    const float* source = image + c * plane;
+    if (adjacent) {
+      source += pixels.first;
+      for (int j = 0; j < kTileLanes; j += kV) {
+        const int lanes = count - j < kV ? count - j : kV;
+        store<float>(packed + j, lanes > 0 ? load_lanes<float>(source + j, lanes) : Vec<float>{});
+      }
+    } else {
+      for (int j = 0; j < count; ++j) packed[j] = source[sources[j]];
+      for (int j = count; j < kTileLanes; ++j) packed[j] = 0.0f;
+    }
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,38 @@
+// What the tiles of a 1x1 convolution read, in the order in which they read it.
+#pragma once
+
+#include "common/conv_act_pool2d_problem.h"
+#include "cpu/gemm_tile.h"
+#include "cpu/parts.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// Rows that are computed one tile after another: nearly equal tiles of up to kGemmRows.
+struct TileRows {
+  int64_t count;
+
+  CMF_HOST_DEVICE int tiles() const {
+    return static_cast<int>((count + kGemmRows - 1) / kGemmRows);
+  }
+  CMF_HOST_DEVICE Range tile(int i) const { return part_of(count, i, tiles()); }
+};
+
+// Whether the broadcast side are the filters: NCHW in and out, without a pooling.
+bool filters_are_rows(const ConvActPool2dProblem& problem);
+
+// The weights [K, C] as the tiles read them: as columns [K / kTileLanes][C][kTileLanes], as rows
+// tile by tile [C / kLanes][rows][kLanes].
+int64_t packed_weights_size(const ConvActPool2dProblem& problem);
+void pack_weights(const ConvActPool2dProblem& problem, const float* w, float* packed, int threads);
+
+// Pixels of the convolution's output, numbered from n · H' · W' on for image n: what x has there,
+// as rows tile by tile [C / kLanes][rows][kLanes].
+void pack_pixels(const ConvActPool2dProblem& problem, const float* x, Range pixels, float* packed);
+
+// Up to kTileLanes pixels of an NCHW image as columns [C][kTileLanes], filled up with zeros.
+void pack_columns(const ConvActPool2dProblem& problem, const float* image, Range pixels,
+                  float* packed);
+
+}  // namespace CMF_ISA
+}  // namespace cmf

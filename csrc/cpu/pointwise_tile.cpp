@@ -1,0 +1,73 @@
+#include "cpu/pointwise_tile.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+template <int kRows, int kVectors>
+void pointwise_tile(const PointwiseTile& tile) {
+  typedef Vec<float> V;
+  constexpr int kV = kLanes<float>;
+  V sums[kRows][kVectors];
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
+      sums[row][v] =
+          tile.row_bias ? broadcast(tile.row_bias[row]) : load<float>(tile.bias + v * kV);
+    }
+  }
+  const float* a = tile.a;
+  const float* b = tile.b;
+  const float* ahead = tile.ahead;
+  for (int64_t left = tile.channels; left > 0; left -= kV, a += kRows * kV) {
+    const int64_t lanes = left < kV ? left : kV;
+    for (int i = 0; i < tile.ahead_count; ++i, ahead += tile.ahead_step) {
+      __builtin_prefetch(ahead + 15, 0, 2);
+      __builtin_prefetch(ahead + 31, 0, 2);
+    }
+    for (int64_t c = 0; c < lanes; ++c, b += tile.b_step) {
+      V columns[kVectors];
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b + v * kV);
+#pragma GCC unroll 16
+      for (int row = 0; row < kRows; ++row) {
+        const V value = broadcast<float>(a[row * kV + c]);
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
+      }
+    }
+  }
+  const bool whole = tile.columns == kVectors * kV;
+#pragma GCC unroll 16
+  for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) {
+      const V value = tile.act(sums[row][v]);
+      float* target = tile.y + row * tile.y_row + v * kV;
+      if (tile.past_caches) {
+        store_past_caches(target, value);
+      } else if (whole || tile.columns - v * kV >= kV) {
+        store<float>(target, value);
+      } else {
+        store_partial<float>(target, value, tile.columns - v * kV);
+      }
+    }
+  }
+}
+
+template <int kRows>
+PointwiseKernel find(int rows, int vectors) {
+  if (rows == kRows) return vectors == 1 ? pointwise_tile<kRows, 1> : pointwise_tile<kRows, 2>;
+  if constexpr (kRows > 1) return find<kRows - 1>(rows, vectors);
+  return nullptr;
+}
+
+}  // namespace
+
+PointwiseKernel pointwise_kernel_for(int rows, int vectors) {
+  return find<kGemmRows>(rows, vectors);
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,41 @@
+// The inner product of a 1x1 convolution with bias, activation and stores behind it: a few rows by
+// two vectors of columns, all sums in registers.
+//
+// Rows are pixels and columns output channels where y is NHWC, and the other way round where it is
+// NCHW: the columns lie side by side in y.
+#pragma once
+
+#include "cpu/gemm_tile.h"
+#include "cpu/quick_activation.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+constexpr int kTileLanes = kGemmVectors * kLanes<float>;  // columns of a whole tile
+
+struct PointwiseTile {
+  const float* a;  // [C / kLanes][rows][kLanes]: a row's values are broadcast
+  const float* b;  // [C][b_step]
+  int64_t b_step;
+  int64_t channels;       // C
+  const float* row_bias;  // [rows], or null for
+  const float* bias;      // [vectors · kLanes]: of the columns
+  float* y;
+  int64_t y_row;  // elements from a row to the next
+  int columns;    // that are stored
+  QuickActivation act;
+  bool past_caches;
+  // What will be packed next comes into the second cache meanwhile: for every kLanes channels,
+  // ahead_count pairs of lines.
+  const float* ahead;
+  int64_t ahead_step;  // elements from a pair to the next
+  int ahead_count;
+};
+
+typedef void (*PointwiseKernel)(const PointwiseTile& tile);
+
+// The kernel for 1 <= rows <= kGemmRows and 1 or 2 vectors.
+PointwiseKernel pointwise_kernel_for(int rows, int vectors);
+
+}  // namespace CMF_ISA
+}  // namespace cmf

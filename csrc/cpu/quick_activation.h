@@ -1,0 +1,89 @@
+// For kernels whose sums are in registers: activations of few instructions, and stores.
+#pragma once
+
+#include "common/act_pool2d_problem.h"
+#include "common/activation.h"
+#include "cpu/simd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// An activation of few instructions, done while the sums are in registers: NaN and -0 as
+// activation.h has them.
+struct QuickActivation {
+  enum Kind { kClamp, kLeaky, kAfterwards };
+  Kind kind;  // kAfterwards: too long for this; a pass over the stored rows does it
+  float low;
+  float high;
+  float slope;
+
+  CMF_HOST_DEVICE Vec<float> operator()(Vec<float> z) const {
+    if (kind == kLeaky) return select(z > 0.0f, z, z * slope);
+    // as a maximum and a minimum instruction have it: a NaN stays
+    const Vec<float> raised = low > z ? broadcast(low) : z;
+    return high < raised ? broadcast(high) : raised;
+  }
+};
+
+CMF_HOST_DEVICE QuickActivation no_activation() {
+  const float infinity = __builtin_inff();
+  return QuickActivation{QuickActivation::kClamp, -infinity, infinity, 0.0f};
+}
+
+CMF_HOST_DEVICE QuickActivation quick_activation(const ActPool2dProblem& p) {
+  QuickActivation quick = no_activation();
+  switch (static_cast<Activation>(p.activation)) {
+    case Activation::kIdentity:
+      break;
+    case Activation::kRelu:
+      quick.low = 0.0f;
+      break;
+    case Activation::kRelu6:
+      quick.low = 0.0f;
+      quick.high = 6.0f;
+      break;
+    case Activation::kLeakyRelu:
+      quick.kind = QuickActivation::kLeaky;
+      quick.slope = static_cast<float>(p.activation_param);
+      break;
+    default:
+      quick.kind = QuickActivation::kAfterwards;
+  }
+  return quick;
+}
+
+// Keeps a value that several instructions use in a register: GCC would load it for each of them.
+CMF_HOST_DEVICE void keep_in_register(Vec<float>& value) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(value));
+#elif defined(__SSE2__)
+  __asm__("" : "+x"(value));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(value));
+#else
+  (void)value;
+#endif
+}
+
+// Past the caches: a store that does not read its line first. `target` lies on a vector's boundary.
+CMF_HOST_DEVICE void store_past_caches(float* target, Vec<float> value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(target, bit_cast<__m512>(value));
+#elif defined(__AVX2__)
+  _mm256_stream_ps(target, bit_cast<__m256>(value));
+#elif defined(__SSE2__)
+  _mm_stream_ps(target, bit_cast<__m128>(value));
+#else
+  store<float>(target, value);
+#endif
+}
+
+// Makes what store_past_caches wrote visible to other threads.
+CMF_HOST_DEVICE void fence_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

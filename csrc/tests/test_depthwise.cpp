@@ -1,0 +1,56 @@
+// The depthwise convolution of every instruction set against a naive one.
+#if !defined(CMF_ISA)
+#define CMF_ISA baseline
+#endif
+#include "common/activation.h"
+#include "tests/conv_case.h"
+
+namespace cmf {
+namespace test {
+
+void test_depthwise(const KernelTable& kernels);
+
+void test_depthwise(const KernelTable& kernels) {
+  using baseline::Activation;
+  const ConvShape shapes[] = {
+      {2, 17, 6, 35, 17, 3, 3, 1, 1, 1, 17}, {1, 36, 9, 22, 36, 3, 3, 2, 1, 1, 36},
+      {1, 16, 7, 41, 16, 5, 5, 1, 2, 1, 16}, {1, 5, 11, 19, 5, 5, 5, 2, 2, 1, 5},
+      {1, 18, 7, 20, 18, 7, 7, 1, 3, 1, 18}, {1, 3, 13, 40, 3, 7, 7, 2, 3, 1, 3},
+      {1, 16, 8, 37, 16, 2, 4, 1, 0, 2, 16}, {1, 33, 10, 11, 33, 3, 3, 3, 1, 1, 33},
+      {1, 16, 2, 3, 16, 3, 3, 1, 1, 1, 16},  {1, 20, 33, 65, 20, 3, 3, 1, 1, 1, 20},
+  };
+  const ConvAfter afters[] = {
+      {int32_t(Activation::kRelu6), 0, Pool::kNone, 1, 1},
+      {int32_t(Activation::kLeakyRelu), 0.25, Pool::kNone, 1, 1},
+      {int32_t(Activation::kTanh), 0, Pool::kNone, 1, 1},
+      {int32_t(Activation::kRelu), 0, Pool::kMax, 2, 2},
+      {int32_t(Activation::kRelu), 0, Pool::kAvg, 2, 1},
+  };
+  for (const ConvShape& shape : shapes) {
+    for (const ConvAfter& after : afters) {
+      for (int formats = 0; formats < 4; ++formats) {
+        ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, after, formats & 1, formats & 2)
+            .check_forward();
+      }
+    }
+  }
+  for (const ConvShape& shape : shapes) {
+    for (int after = 0; after < 2; ++after) {
+      for (bool channels_last : {false, true}) {
+        ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, afters[after], channels_last,
+                 channels_last)
+            .check_backward();
+      }
+    }
+  }
+  const ConvShape several = {1, 3, 9, 18, 12, 3, 3, 1, 1, 1, 3};
+  for (const ConvAfter& after : afters) {
+    for (int formats = 0; formats < 4; ++formats) {
+      ConvCase(kernels, ConvAlgorithm::kDepthwise, several, after, formats & 1, formats & 2)
+          .check_forward();
+    }
+  }
+}
+
+}  // namespace test
+}  // namespace cmf

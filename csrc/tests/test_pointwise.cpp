@@ -1,0 +1,38 @@
+// The 1x1 convolution of every instruction set against a naive one.
+#if !defined(CMF_ISA)
+#define CMF_ISA baseline
+#endif
+#include "common/activation.h"
+#include "tests/conv_case.h"
+
+namespace cmf {
+namespace test {
+
+void test_pointwise(const KernelTable& kernels);
+
+void test_pointwise(const KernelTable& kernels) {
+  using baseline::Activation;
+  const ConvShape shapes[] = {
+      {2, 17, 6, 7, 33, 1, 1, 1, 0, 1, 1},  {1, 5, 3, 2, 3, 1, 1, 1, 0, 1, 1},
+      {1, 36, 9, 12, 65, 1, 1, 2, 0, 1, 1}, {3, 16, 5, 5, 32, 1, 1, 1, 0, 1, 1},
+      {1, 70, 2, 40, 15, 1, 1, 1, 0, 1, 1}, {1, 64, 20, 21, 48, 1, 1, 1, 0, 1, 1},
+  };
+  const ConvAfter afters[] = {
+      {int32_t(Activation::kRelu), 0, Pool::kNone, 1, 1},
+      {int32_t(Activation::kLeakyRelu), 0.25, Pool::kNone, 1, 1},
+      {int32_t(Activation::kTanh), 0, Pool::kNone, 1, 1},
+      {int32_t(Activation::kRelu), 0, Pool::kMax, 2, 2},
+      {int32_t(Activation::kRelu), 0, Pool::kAvg, 2, 1},
+  };
+  for (const ConvShape& shape : shapes) {
+    for (const ConvAfter& after : afters) {
+      for (int formats = 0; formats < 4; ++formats) {
+        ConvCase(kernels, ConvAlgorithm::kPointwise, shape, after, formats & 1, formats & 2)
+            .check_forward();
+      }
+    }
+  }
+}
+
+}  // namespace test
+}  // namespace cmf
