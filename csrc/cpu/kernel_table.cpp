@@ -6,6 +6,7 @@
 #include "cpu/gan_loss.h"
 #include "cpu/simd.h"
 #include "cpu/winograd.h"
+#include "cpu/winograd_gradient.h"
 
 #define CMF_TEXT(name) #name
 #define CMF_NAME(name) CMF_TEXT(name)
@@ -25,7 +26,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_ISA::conv2d_small_forward,
       CMF_ISA::conv2d_small_backward,
       {
-          {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, nullptr,
+          {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, CMF_ISA::winograd_backward,
            CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare},
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kFewChannels
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise

@@ -1,0 +1,319 @@
+// dx, dw and dbias of y = pool(act(x * w + bias)) from the pooled gradient.
+//
+// A super-block of tiles at a time: the tiles of dz, expanded from the pooled gradient band by
+// band, and those of x are transformed; then both products run over them. dz never exists as a
+// whole. What is summed in which order depends on the problem alone.
+#include <string.h>
+
+#include "cpu/scratch.h"
+#include "cpu/simd_stream.h"
+#include "cpu/winograd.h"
+#include "cpu/winograd_gradient.h"
+#include "cpu/winograd_gradient_source.h"
+#include "cpu/winograd_input_gradient.h"
+#include "cpu/winograd_matrices.h"
+#include "cpu/winograd_weight_gradient.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kV = kLanes<float>;
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// What the threads share.
+struct Shared {
+  Scratch<float> v;           // [chunk][frequency][k block][tile][lane]
+  Scratch<float> x;           // [chunk][frequency][vector][tile][lane]
+  Scratch<float> sums;        // [frequency][pair of k blocks][vector] blocks; several super-blocks
+  Scratch<float> bias_parts;  // [run][K]
+  Scratch<double> bias;       // [K]
+};
+
+template <class W>
+class Worker {
+ public:
+  static constexpr int kM = W::kOutputs;
+  static constexpr int kF = W::kFrequencies;
+
+  Worker(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+         const GradientPlan& plan, Shared& shared)
+      : p_(problem),
+        t_(tensors),
+        plan_(plan),
+        shared_(shared),
+        frame_(problem, tensors, plan.frame_rows(plan.most_run_strips()), plan.frame_columns(),
+               plan.horizontal().last - plan.frame_columns() + 1, plan.frame_lanes()),
+        input_(problem, plan, static_cast<const float*>(tensors.x)),
+        gradient_(problem, tensors, plan) {}
+
+  bool prepare() {
+    const int64_t area = p_.kernel_height * p_.kernel_width;
+    const bool dw = t_.dw != nullptr;
+    return block_.prepare(plan_) && frame_.prepare() && frame_sums_.allocate(plan_.frame_lanes()) &&
+           (!t_.dx || gradient_.prepare()) &&
+           (!dw || (input_.prepare(kM) && taps_.allocate(area * kV * kV))) &&
+           (!dw || plan_.supers() > 1 || sums_.allocate(kF * kSumBlock));
+  }
+
+  void begin(int64_t super) {
+    super_ = super;
+    block_.list(plan_, super);
+  }
+
+  const GradientBlock& block() const { return block_; }
+
+  // Items of the first phase: a run of tiles, a few channels.
+  int64_t gradient_parts() const { return divide_up(plan_.k_blocks() * kV, plan_.frame_lanes()); }
+  int64_t input_parts() const {
+    return t_.dw ? divide_up(plan_.vectors(), int64_t(kInputVectors)) : 0;
+  }
+  int64_t transforms() const { return block_.runs() * (gradient_parts() + input_parts()); }
+  void transform(int64_t item) {
+    const int64_t parts = gradient_parts() + input_parts();
+    const int64_t part = item % parts;
+    if (part < gradient_parts()) {
+      transform_gradient(item / parts, part);
+    } else {
+      transform_input(block_.run(item / parts), (part - gradient_parts()) * kInputVectors);
+    }
+  }
+
+  void add_bias(int64_t k) {
+    double sum = super_ == 0 ? 0.0 : shared_.bias.data[k];
+    for (int64_t run = 0; run < block_.runs(); ++run) {
+      sum += static_cast<double>(shared_.bias_parts.data[run * plan_.filters() + k]);
+    }
+    shared_.bias.data[k] = sum;
+    if (super_ + 1 == plan_.supers()) static_cast<float*>(t_.dbias)[k] = static_cast<float>(sum);
+  }
+
+  // Chunks of tiles, part `share` of `shares`, by one group of channels.
+  void input_gradient(int64_t group, int64_t share, int64_t shares) {
+    const int64_t count = block_.chunks().count;
+    gradient_.run(block_, shared_.v.data, group, static_cast<int>(count * share / shares),
+                  static_cast<int>(count * (share + 1) / shares));
+  }
+
+  // One super-block: a block of sums at all frequencies, and its dw. Several: all vectors of x at
+  // one frequency.
+  int64_t k_pairs() const { return divide_up(plan_.k_blocks(), int64_t(kGradientVectors)); }
+  int64_t weight_items() const {
+    return k_pairs() * (plan_.supers() > 1 ? int64_t(kF) : int64_t(plan_.vectors()));
+  }
+  bool weight_gradient(int64_t item) {
+    const TransformedTiles tiles = {shared_.v.data, shared_.x.data};
+    if (plan_.supers() > 1) {
+      const int f = static_cast<int>(item / k_pairs());
+      const int64_t pair = item % k_pairs();
+      for (int64_t vector = 0; vector < plan_.vectors(); ++vector) {
+        multiply_weight_block<W>(plan_, tiles, block_.chunks(), f, vector, pair * kGradientVectors,
+                                 super_ > 0, sums_at(f, pair, vector));
+      }
+      return true;
+    }
+    const int64_t vector = item % plan_.vectors();
+    const int64_t k = item / plan_.vectors() * kGradientVectors;
+    for (int f = 0; f < kF; ++f) {
+      multiply_weight_block<W>(plan_, tiles, block_.chunks(), f, vector, k, false,
+                               sums_.data + f * kSumBlock);
+    }
+    return finish_weight_block<W>(p_, plan_, vector, k, sums_.data, kSumBlock, taps_.data,
+                                  static_cast<float*>(t_.dw));
+  }
+
+  // Several super-blocks: the sums' way back.
+  int64_t finishing_items() const { return plan_.supers() > 1 ? k_pairs() * plan_.vectors() : 0; }
+  bool finish_weights(int64_t item) {
+    const int64_t vector = item % plan_.vectors();
+    const int64_t pair = item / plan_.vectors();
+    return finish_weight_block<W>(p_, plan_, vector, pair * kGradientVectors,
+                                  sums_at(0, pair, vector),
+                                  sums_at(1, pair, vector) - sums_at(0, pair, vector), taps_.data,
+                                  static_cast<float*>(t_.dw));
+  }
+
+ private:
+  float* sums_at(int64_t f, int64_t pair, int64_t vector) const {
+    return shared_.sums.data + ((f * k_pairs() + pair) * plan_.vectors() + vector) * kSumBlock;
+  }
+
+  void transform_gradient(int64_t index, int64_t part) {
+    const TileRun& run = block_.run(index);
+    const int64_t k_first = part * plan_.frame_lanes();
+    const int64_t left = plan_.filters() - k_first;
+    const int count = left < plan_.frame_lanes() ? static_cast<int>(left) : plan_.frame_lanes();
+    const int64_t end = plan_.vertical().last - run.strip_first * kM + 1;
+    const int64_t rows = plan_.frame_rows(run.strip_last - run.strip_first);
+    frame_.fill(run.n, end - rows, rows, k_first, count);
+    if (t_.dbias) {
+      // each row of z counts with the tiles that begin at it, the first ones with the last tiles
+      const bool last = run.strip_last == plan_.vertical().tiles;
+      frame_.sum_rows(last ? end - rows : end - rows + W::kTaps - 1, end, frame_sums_.data);
+      memcpy(shared_.bias_parts.data + index * plan_.filters() + k_first, frame_sums_.data,
+             static_cast<size_t>(count) * sizeof(float));
+    }
+    if (!t_.dx && !t_.dw) return;
+    const int64_t panels = kF * plan_.k_blocks();
+    const int64_t first = k_first / kV;
+    const int64_t blocks = divide_up(count, kV);
+    for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
+      const int64_t step = plan_.k_blocks() * cursor.size() * kV;
+      for (int64_t k = 0; k < blocks; ++k) {
+        transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV),
+                                   cursor.at(shared_.v.data, panels, first + k), step);
+      }
+    });
+  }
+
+  void transform_input(const TileRun& run, int64_t first) {
+    const int64_t panels = int64_t(kF) * plan_.vectors();
+    const int64_t left = plan_.vectors() - first;
+    const int64_t last = first + (left < kInputVectors ? left : kInputVectors);
+    // a copied frame holds one vector
+    const int64_t together = p_.x_channels_last ? last - first : 1;
+    for (int64_t begin = first; begin < last; begin += together) {
+      input_.fill(run, plan_.vector(begin), kM);
+      for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
+        const int64_t step = plan_.vectors() * cursor.size() * kV;
+        for (int64_t v = begin; v < begin + together; ++v) {
+          input_.template transform<W>(run.n, strip, column, plan_.vector(v),
+                                       cursor.at(shared_.x.data, panels, v), step);
+        }
+      });
+    }
+  }
+
+  template <class Body>
+  void for_each_tile(const TileRun& run, const Body& body) {
+    ChunkCursor cursor(block_.chunks(), run.tile);
+    for (int64_t strip = run.strip_first; strip < run.strip_last; ++strip) {
+      for (int64_t column = 0; column < plan_.horizontal().tiles; ++column) {
+        body(cursor, strip, column);
+        cursor.next();
+      }
+    }
+  }
+
+  const ConvActPool2dProblem& p_;
+  const ConvBackwardTensors& t_;
+  const GradientPlan& plan_;
+  Shared& shared_;
+  int64_t super_ = 0;
+  GradientBlock block_;
+  GradientFrame frame_;
+  InputTiles input_;
+  InputGradient<W> gradient_;
+  Scratch<float> frame_sums_;
+  Scratch<float> sums_;  // [frequency] blocks, where there is one super-block
+  Scratch<float> taps_;
+};
+
+template <class W>
+bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* shared) {
+  const bool transforms = t.dx || t.dw;
+  const int64_t pairs = divide_up(plan.k_blocks(), int64_t(kGradientVectors));
+  const int64_t tile = int64_t(W::kFrequencies) * kV;
+  if (transforms && !shared->v.allocate(plan.most_tiles() * plan.k_blocks() * tile)) return false;
+  if (t.dw && !shared->x.allocate(plan.most_tiles() * plan.vectors() * tile)) return false;
+  if (t.dw && plan.supers() > 1 &&
+      !shared->sums.allocate(W::kFrequencies * pairs * plan.vectors() * kSumBlock)) {
+    return false;
+  }
+  return !t.dbias || (shared->bias_parts.allocate(plan.most_runs() * plan.filters()) &&
+                      shared->bias.allocate(plan.filters()));
+}
+
+template <class W>
+bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
+  GradientPlan plan;
+  if (!plan.prepare(p, W::kOutputs, W::kTaps, t.dw != nullptr)) return false;
+  Shared shared;
+  if (!allocate<W>(t, plan, &shared)) return false;
+  // a few groups of channels are shared by several threads, each with tiles of its own
+  const int64_t groups = plan.groups();
+  const int64_t shares = groups < threads ? (threads + groups - 1) / groups : 1;
+  bool success = true;
+  bool finite = true;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads) if (threads > 1)
+#endif
+  {
+    Worker<W> worker(p, t, plan, shared);
+    if (!worker.prepare()) {
+#if defined(_OPENMP)
+#pragma omp atomic write
+#endif
+      success = false;
+    }
+#if defined(_OPENMP)
+#pragma omp barrier
+#endif
+    const bool ready = success;
+    bool all_finite = true;
+    for (int64_t super = 0; ready && super < plan.supers(); ++super) {
+      worker.begin(super);
+      const int64_t transforms = worker.transforms();
+#if defined(_OPENMP)
+#pragma omp for schedule(dynamic)
+#endif
+      for (int64_t item = 0; item < transforms; ++item) worker.transform(item);
+      const int64_t input_items = t.dx ? groups * shares : 0;
+#if defined(_OPENMP)
+#pragma omp for schedule(dynamic) nowait
+#endif
+      for (int64_t item = 0; item < input_items; ++item) {
+        worker.input_gradient(item / shares, item % shares, shares);
+      }
+      const int64_t biases = t.dbias ? plan.filters() : 0;
+#if defined(_OPENMP)
+#pragma omp for schedule(static) nowait
+#endif
+      for (int64_t k = 0; k < biases; ++k) worker.add_bias(k);
+      const int64_t weight_items = t.dw ? worker.weight_items() : 0;
+#if defined(_OPENMP)
+#pragma omp for schedule(dynamic)
+#endif
+      for (int64_t item = 0; item < weight_items; ++item) {
+        if (!worker.weight_gradient(item)) all_finite = false;
+      }
+    }
+    if (ready && t.dw) {
+      const int64_t finishing_items = worker.finishing_items();
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+      for (int64_t item = 0; item < finishing_items; ++item) {
+        if (!worker.finish_weights(item)) all_finite = false;
+      }
+    }
+    if (!all_finite) {
+#if defined(_OPENMP)
+#pragma omp atomic write
+#endif
+      finite = false;
+    }
+    finish_streams();
+  }
+  if (t.dw_spoilt) *t.dw_spoilt = !finite;
+  return success;
+}
+
+}  // namespace
+
+bool winograd_backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
+  switch (winograd_taps(p)) {
+    case 2:
+      return backward<Winograd<4, 2>>(p, t, threads);
+    case 3:
+      return backward<Winograd<4, 3>>(p, t, threads);
+    case 4:
+      return backward<Winograd<4, 4>>(p, t, threads);
+    default:
+      return backward<Winograd<4, 5>>(p, t, threads);
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
