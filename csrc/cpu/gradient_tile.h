@@ -24,6 +24,7 @@ struct TilePanel {
   const float* data;  // of the first tile, chunk and panel, and the lane where rows begin
   int64_t panels;     // in a chunk
   int64_t panel;
+  int64_t next;  // panels from here to the one that comes next
 };
 
 // target [kRows][kGradientVectors * kLanes] = (kAdd: +=) sum over tiles of A [tile][row] times
@@ -45,7 +46,9 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
     const float* rows = a.data + (first * a.panels + a.panel * size) * kV;
     const float* columns = b.data + (first * b.panels + b.panel * size) * kV;
     const int64_t step = size * kV;
+    const float* ahead = rows + a.next * step;
     for (int64_t i = 0; i < step; i += kV) {
+      __builtin_prefetch(ahead + i);
       V values[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) values[v] = load<float>(columns + v * step + i);

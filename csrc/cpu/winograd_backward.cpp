@@ -24,11 +24,14 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What the threads share.
 struct Shared {
-  Scratch<float> v;           // [chunk][frequency][k block][tile][lane]
-  Scratch<float> x;           // [chunk][frequency][vector][tile][lane]
-  Scratch<float> sums;        // [frequency][pair of k blocks][vector] blocks; several super-blocks
-  Scratch<float> bias_parts;  // [run][K]
-  Scratch<double> bias;       // [K]
+  float* v = nullptr;     // [chunk][frequency][k block][tile][lane]
+  float* x = nullptr;     // [chunk][frequency][vector][tile][lane]
+  float* sums = nullptr;  // [frequency][pair of k blocks][vector] blocks; several super-blocks
+  float* bias_parts = nullptr;  // [run][K]
+  double* bias = nullptr;       // [K]
+  // All of it in one: what is freed piece by piece the C library gives back to the system, and each
+  // call would pay for its pages anew.
+  Scratch<float> memory;
 };
 
 template <class W>
@@ -81,18 +84,18 @@ class Worker {
   }
 
   void add_bias(int64_t k) {
-    double sum = super_ == 0 ? 0.0 : shared_.bias.data[k];
+    double sum = super_ == 0 ? 0.0 : shared_.bias[k];
     for (int64_t run = 0; run < block_.runs(); ++run) {
-      sum += static_cast<double>(shared_.bias_parts.data[run * plan_.filters() + k]);
+      sum += static_cast<double>(shared_.bias_parts[run * plan_.filters() + k]);
     }
-    shared_.bias.data[k] = sum;
+    shared_.bias[k] = sum;
     if (super_ + 1 == plan_.supers()) static_cast<float*>(t_.dbias)[k] = static_cast<float>(sum);
   }
 
   // Chunks of tiles, part `share` of `shares`, by one group of channels.
   void input_gradient(int64_t group, int64_t share, int64_t shares) {
     const int64_t count = block_.chunks().count;
-    gradient_.run(block_, shared_.v.data, group, static_cast<int>(count * share / shares),
+    gradient_.run(block_, shared_.v, group, static_cast<int>(count * share / shares),
                   static_cast<int>(count * (share + 1) / shares));
   }
 
@@ -103,7 +106,7 @@ class Worker {
     return k_pairs() * (plan_.supers() > 1 ? int64_t(kF) : int64_t(plan_.vectors()));
   }
   bool weight_gradient(int64_t item) {
-    const TransformedTiles tiles = {shared_.v.data, shared_.x.data};
+    const TransformedTiles tiles = {shared_.v, shared_.x};
     if (plan_.supers() > 1) {
       const int f = static_cast<int>(item / k_pairs());
       const int64_t pair = item % k_pairs();
@@ -136,7 +139,7 @@ class Worker {
 
  private:
   float* sums_at(int64_t f, int64_t pair, int64_t vector) const {
-    return shared_.sums.data + ((f * k_pairs() + pair) * plan_.vectors() + vector) * kSumBlock;
+    return shared_.sums + ((f * k_pairs() + pair) * plan_.vectors() + vector) * kSumBlock;
   }
 
   void transform_gradient(int64_t index, int64_t part) {
@@ -151,7 +154,7 @@ class Worker {
       // each row of z counts with the tiles that begin at it, the first ones with the last tiles
       const bool last = run.strip_last == plan_.vertical().tiles;
       frame_.sum_rows(last ? end - rows : end - rows + W::kTaps - 1, end, frame_sums_.data);
-      memcpy(shared_.bias_parts.data + index * plan_.filters() + k_first, frame_sums_.data,
+      memcpy(shared_.bias_parts + index * plan_.filters() + k_first, frame_sums_.data,
              static_cast<size_t>(count) * sizeof(float));
     }
     if (!t_.dx && !t_.dw) return;
@@ -162,7 +165,7 @@ class Worker {
       const int64_t step = plan_.k_blocks() * cursor.size() * kV;
       for (int64_t k = 0; k < blocks; ++k) {
         transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV),
-                                   cursor.at(shared_.v.data, panels, first + k), step);
+                                   cursor.at(shared_.v, panels, first + k), step);
       }
     });
   }
@@ -179,7 +182,7 @@ class Worker {
         const int64_t step = plan_.vectors() * cursor.size() * kV;
         for (int64_t v = begin; v < begin + together; ++v) {
           input_.template transform<W>(run.n, strip, column, plan_.vector(v),
-                                       cursor.at(shared_.x.data, panels, v), step);
+                                       cursor.at(shared_.x, panels, v), step);
         }
       });
     }
@@ -215,14 +218,18 @@ bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* sh
   const bool transforms = t.dx || t.dw;
   const int64_t pairs = divide_up(plan.k_blocks(), int64_t(kGradientVectors));
   const int64_t tile = int64_t(W::kFrequencies) * kV;
-  if (transforms && !shared->v.allocate(plan.most_tiles() * plan.k_blocks() * tile)) return false;
-  if (t.dw && !shared->x.allocate(plan.most_tiles() * plan.vectors() * tile)) return false;
-  if (t.dw && plan.supers() > 1 &&
-      !shared->sums.allocate(W::kFrequencies * pairs * plan.vectors() * kSumBlock)) {
-    return false;
-  }
-  return !t.dbias || (shared->bias_parts.allocate(plan.most_runs() * plan.filters()) &&
-                      shared->bias.allocate(plan.filters()));
+  const int64_t v = transforms ? plan.most_tiles() * plan.k_blocks() * tile : 0;
+  const int64_t x = t.dw ? plan.most_tiles() * plan.vectors() * tile : 0;
+  const int64_t sums =
+      t.dw && plan.supers() > 1 ? W::kFrequencies * pairs * plan.vectors() * kSumBlock : 0;
+  const int64_t bias = t.dbias ? plan.k_blocks() * kV : 0;
+  if (!shared->memory.allocate(v + x + sums + (plan.most_runs() + 2) * bias)) return false;
+  shared->v = shared->memory.data;
+  shared->x = shared->v + v;
+  shared->sums = shared->x + x;
+  shared->bias = reinterpret_cast<double*>(shared->sums + sums);
+  shared->bias_parts = shared->sums + sums + 2 * bias;
+  return true;
 }
 
 template <class W>

@@ -25,6 +25,8 @@ class InputGradient {
   static constexpr int kM = W::kOutputs;
   static constexpr int kV = kLanes<float>;
   static constexpr int64_t kChunk = GradientBlock::kChunk;
+  // between frequencies: at distances of a power of two they would share a few sets of the cache
+  static constexpr int64_t kPadding = 3 * kV;
 
   InputGradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                 const GradientPlan& plan)
@@ -39,7 +41,7 @@ class InputGradient {
   // False where memory could not be had.
   bool prepare() {
     const int64_t area = p_.kernel_height * p_.kernel_width;
-    return u_.allocate(W::kFrequencies * plan_.k_blocks() * kV * kGroupColumns) &&
+    return u_.allocate(W::kFrequencies * (plan_.k_blocks() * kV * kGroupColumns + kPadding)) &&
            m_.allocate(W::kFrequencies * kChunk * kGroupColumns) && taps_.allocate(area * kV) &&
            stage_.allocate(kChunk * kM * kM * kGroupColumns);
   }
@@ -61,12 +63,15 @@ class InputGradient {
     const PhaseGroup& g = plan_.group(group);
     const int64_t columns = g.vectors * kV;
     const int64_t area = p_.kernel_height * p_.kernel_width;
-    const int64_t step = plan_.k_blocks() * kV * columns;
-    for (int v = 0; v < g.vectors; ++v) {
-      const PhaseVector& vector = plan_.vector(g.vector + v);
-      for (int64_t k = 0; k < plan_.filters(); ++k) {
+    const int64_t step = plan_.k_blocks() * kV * columns + kPadding;
+    const int64_t next = p_.in_channels * area;
+    for (int64_t k = 0; k < plan_.filters(); ++k) {
+      for (int v = 0; v < g.vectors; ++v) {
+        const PhaseVector& vector = plan_.vector(g.vector + v);
         const float* w =
             static_cast<const float*>(t_.w) + (k * p_.in_channels + vector.first) * area;
+        // filters lie far apart
+        for (int64_t i = 0; i < vector.lanes * area; i += kV) __builtin_prefetch(w + 3 * next + i);
         gather_columns(w, area, vector.lanes, taps_.data);
         Vec<float> filter[W::kTaps][W::kTaps];
         for (int r = 0; r < W::kTaps; ++r) {
@@ -116,7 +121,7 @@ class InputGradient {
         const int64_t row = size * part / parts;
         const int rows = static_cast<int>(size * (part + 1) / parts - row);
         gemm_tile_for(rows, g.vectors)(data + (f * count * size + row) * kV, size * kV,
-                                       u_.data + f * count * kV * columns, blocks,
+                                       u_.data + f * (count * kV * columns + kPadding), blocks,
                                        m + row * columns);
       }
     }

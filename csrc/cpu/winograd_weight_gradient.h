@@ -30,12 +30,13 @@ void multiply_weight_block(const GradientPlan& plan, const TransformedTiles& til
   const PhaseVector& channels = plan.vector(vector);
   if (channels.skips(f, W::kAlpha)) return;
   const int vectors = plan.k_blocks() - k > 1 ? 2 : 1;
-  const TilePanel b = {tiles.v, W::kFrequencies * plan.k_blocks(), f * plan.k_blocks() + k};
+  const TilePanel b = {tiles.v, W::kFrequencies * plan.k_blocks(), f * plan.k_blocks() + k, 0};
   for (int row = 0; row < channels.lanes; row += kGradientRows) {
     const int left = channels.lanes - row;
     const int rows = left < kGradientRows ? left : kGradientRows;
     const TilePanel a = {tiles.x + row, int64_t(W::kFrequencies) * plan.vectors(),
-                         int64_t(f) * plan.vectors() + vector};
+                         int64_t(f) * plan.vectors() + vector,
+                         plan.supers() > 1 ? 1 : plan.vectors()};
     gradient_tile_for(rows, vectors, add)(a, b, chunks, sums + row * kSumColumns);
   }
   (void)kV;
