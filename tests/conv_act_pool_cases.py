@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossmedia_fast.ops.conv_act_pool import cpu_direct, interface
+from crossmedia_fast.ops.conv_act_pool import interface
 
 # Edges of the kernels: narrower than a vector, one vector of each instruction set (4, 8, 16 lanes)
 # and its neighbours, primes, and one row or column.
@@ -82,12 +82,19 @@ def gradients(function: Any, tensors: Any, dy: Tensor, **arguments: Any) -> Any:
 
 @contextmanager
 def algorithm(name: str) -> Iterator[None]:
-    """Runs the block with algorithm "direct" or "epilogue", wherever that can run."""
-    limit = cpu_direct.MOST_MULTIPLY_ADDS
-    cpu_direct.MOST_MULTIPLY_ADDS = 0 if name == "epilogue" else limit
+    """Runs the block with that algorithm wherever it can run, elsewhere with the plan's."""
+    choose = interface.make_plan
+
+    def forced(*arguments: Any) -> Any:
+        try:
+            return choose(*arguments[:-1], name)
+        except NotImplementedError:
+            return choose(*arguments[:-1])
+
     interface._prepared.clear()
+    interface.make_plan, interface.forced_algorithm = forced, name
     try:
         yield
     finally:
-        cpu_direct.MOST_MULTIPLY_ADDS = limit
+        interface.make_plan, interface.forced_algorithm = choose, None
         interface._prepared.clear()

@@ -111,7 +111,8 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if (!success) throw std::bad_alloc();
 }
 
-void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t dy,
+// Whether dw holds, or must be computed some other way: ConvBackwardTensors::dw_spoilt.
+bool backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t dy,
               uintptr_t saved, uintptr_t index, uintptr_t x, uintptr_t w, uintptr_t bias,
               uintptr_t dx, uintptr_t dw, uintptr_t dbias, int threads) {
   check_threads(threads);
@@ -130,6 +131,8 @@ void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
   t.dx = checked_pointer("dx", dx, size, false);
   t.dw = checked_pointer("dw", dw, size, false);
   t.dbias = checked_pointer("dbias", dbias, size, false);
+  bool spoilt = false;
+  t.dw_spoilt = &spoilt;
   if (!some) throw py::value_error("batch must not be 0 here");
   bool success;
   {
@@ -137,6 +140,15 @@ void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
     success = k.backward(p, t, threads);
   }
   if (!success) throw std::bad_alloc();
+  return !spoilt;
+}
+
+uint64_t hash_bytes(uintptr_t data, int64_t bytes, int threads) {
+  check_threads(threads);
+  if (bytes < 0) throw py::value_error("bytes must not be negative");
+  const void* source = checked_pointer("data", data, 1, bytes > 0);
+  py::gil_scoped_release release;
+  return kernels().hash_bytes(source, bytes, threads);
 }
 
 }  // namespace
@@ -154,6 +166,7 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_prepare", &prepare);
   module.def("conv_act_pool2d_forward", &forward);
   module.def("conv_act_pool2d_backward", &backward);
+  module.def("hash_bytes", &hash_bytes);
 }
 
 }  // namespace cmf

@@ -61,6 +61,27 @@ void store_pixels(const T* source, int64_t pixels, int lanes, int k_count, int64
   }
 }
 
+// From here on an output is more than the caches keep until it is read again.
+constexpr int64_t kStreamedBytes = 4 << 20;
+
+// As store_pixels where whole lines are written: K a multiple of a line, y on its boundary.
+void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, int64_t channels,
+                   float* target) {
+  for (int64_t i = 0; i < pixels; ++i) {
+    for (int k = 0; k < k_count; k += kV) {
+      stream(target + i * channels + k, load<float>(source + i * lanes + k));
+    }
+  }
+  fence_streams();
+}
+
+bool streams(const ActPool2dProblem& p, const float* target) {
+  constexpr int64_t kLine = 64;
+  const int64_t bytes = p.batch * p.channels * p.out_height * p.out_width * int64_t(sizeof(float));
+  return p.channels_last && bytes >= kStreamedBytes && p.channels * sizeof(float) % kLine == 0 &&
+         reinterpret_cast<uintptr_t>(target) % kLine == 0;
+}
+
 template <class T>
 void store_either(const ActPool2dProblem& p, const Band& band, const T* source, int lanes,
                   T* target) {
@@ -80,7 +101,13 @@ void store_either(const ActPool2dProblem& p, const Band& band, const T* source, 
 
 void store_band(const ActPool2dProblem& p, const Band& band, const float* source, int lanes,
                 float* target) {
-  store_either(p, band, source, lanes, target);
+  if (!streams(p, target)) {
+    store_either(p, band, source, lanes, target);
+    return;
+  }
+  const int64_t first = (band.n * p.out_height + band.p_first) * p.out_width;
+  stream_pixels(source, (band.p_last - band.p_first) * p.out_width, lanes, band.k_count, p.channels,
+                target + first * p.channels + band.k_first);
 }
 
 void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* source, int lanes,

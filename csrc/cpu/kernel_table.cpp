@@ -4,6 +4,7 @@
 #include "cpu/act_pool2d.h"
 #include "cpu/conv2d_small.h"
 #include "cpu/gan_loss.h"
+#include "cpu/hash_bytes.h"
 #include "cpu/simd.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient.h"
@@ -32,6 +33,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise
       },
+      CMF_ISA::hash_bytes,
       CMF_ISA::gan_loss_forward,
       CMF_ISA::gan_loss_backward,
   };

@@ -9,6 +9,7 @@
 #include "common/conv2d_problem.h"
 #include "common/conv_act_pool2d_kernels.h"
 #include "common/gan_loss_problem.h"
+#include "common/hash.h"
 
 namespace cmf {
 
@@ -50,6 +51,8 @@ struct KernelTable {
 
   // the convolutions that are fused with what follows them, by ConvAlgorithm
   ConvKernels conv_act_pool2d[kConvAlgorithms];
+
+  HashBytes hash_bytes;
 
   // csrc/cpu/gan_loss.h says what these take and give
   int (*gan_loss_forward)(const GanLossProblem& problem, const void* const* operands,

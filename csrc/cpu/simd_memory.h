@@ -121,6 +121,27 @@ CMF_HOST_DEVICE void store(Half* target, Vec<C> value) {
   __builtin_memcpy(target, &bits, sizeof bits);
 }
 
+// A store that doesn't read the cache line first and leaves it out of the caches: for whole lines
+// of what will not be read soon. `target` is aligned to the vector. fence_streams() before others
+// read.
+CMF_HOST_DEVICE void stream(float* target, Vec<float> value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(target, bit_cast<__m512>(value));
+#elif defined(__AVX2__)
+  _mm256_stream_ps(target, bit_cast<__m256>(value));
+#elif defined(__SSE2__)
+  _mm_stream_ps(target, bit_cast<__m128>(value));
+#else
+  store<float>(target, value);
+#endif
+}
+
+CMF_HOST_DEVICE void fence_streams() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 // Partial vectors: the first `count` < kLanes<C> values; memory behind them is neither read nor
 // written.
 

@@ -37,6 +37,14 @@ class WinogradChannels {
   int count() const { return count_; }
   const ChannelBlock& operator[](int i) const { return blocks_[i]; }
 
+  // Floats from one frequency of transformed data (of `tiles`) or weights to the next: a line more
+  // than they take, because frequencies a multiple of 4096 bytes apart would share the sets of a
+  // cache.
+  int64_t data_step(int64_t tiles) const { return (count_ * tiles + 1) * kLanes<float>; }
+  int64_t weight_step(int64_t columns) const {
+    return (int64_t(count_) * kLanes<float> + 1) * columns;
+  }
+
   // The blocks that frequency (i, j) sums over: a phase with fewer taps than r has weight 0 at
   // infinity.
   GemmBlocks at(bool infinite_height, bool infinite_width) const {

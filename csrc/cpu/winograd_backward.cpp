@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "cpu/scratch.h"
-#include "cpu/simd_stream.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient.h"
 #include "cpu/winograd_gradient_source.h"
@@ -19,6 +18,13 @@ namespace CMF_ISA {
 namespace {
 
 constexpr int kV = kLanes<float>;
+
+// The lines that the next tile will be written to: too many streams for the hardware to see.
+template <class W>
+CMF_HOST_DEVICE void prefetch_next_tile(float* target, int64_t step) {
+  CMF_UNROLL
+  for (int f = 0; f < W::kFrequencies; ++f) __builtin_prefetch(target + f * step + kV, 1);
+}
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -164,8 +170,10 @@ class Worker {
     for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
       const int64_t step = plan_.k_blocks() * cursor.size() * kV;
       for (int64_t k = 0; k < blocks; ++k) {
-        transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV),
-                                   cursor.at(shared_.v, panels, first + k), step);
+        float* target = cursor.at(shared_.v, panels, first + k);
+        prefetch_next_tile<W>(target, step);
+        transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV), target,
+                                   step);
       }
     });
   }
@@ -181,8 +189,9 @@ class Worker {
       for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
         const int64_t step = plan_.vectors() * cursor.size() * kV;
         for (int64_t v = begin; v < begin + together; ++v) {
-          input_.template transform<W>(run.n, strip, column, plan_.vector(v),
-                                       cursor.at(shared_.x, panels, v), step);
+          float* target = cursor.at(shared_.x, panels, v);
+          prefetch_next_tile<W>(target, step);
+          input_.template transform<W>(run.n, strip, column, plan_.vector(v), target, step);
         }
       });
     }
@@ -301,7 +310,7 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int t
 #endif
       finite = false;
     }
-    finish_streams();
+    fence_streams();
   }
   if (t.dw_spoilt) *t.dw_spoilt = !finite;
   return success;

@@ -4,13 +4,16 @@
 // output channels and a block of tiles at a time, one product a frequency gives M
 // [frequency][tile][column], whose inverse transform, windows and bias stay in registers. Only what
 // is left of the windows is stored.
-#include <string.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include "cpu/band_epilogue.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_bands.h"
 #include "cpu/winograd_direct.h"
+#include "cpu/winograd_prefetch.h"
 #include "cpu/winograd_source.h"
 #include "cpu/winograd_tile.h"
 
@@ -60,18 +63,28 @@ class Worker {
     const int64_t columns = (bands_.tiles_across() * kM + W::kTaps - 1) * p_.stride_width;
     const int64_t pixels = bands_.most_segments() * segment_rows_ * columns_;
     return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
-           v_.allocate(bands_.most_tiles() * channels_.count() * kV * kF) &&
+           v_.allocate(kF * channels_.data_step(bands_.most_tiles()) +
+                       kF * kV * (bands_.most_tiles() / kTileBlock + 1)) &&
            m_.allocate(int64_t(kF) * kTileBlock * kWinogradColumns) &&
            scratch_.allocate(pixels * kWinogradColumns) && tiles_.allocate(bands_.most_tiles()) &&
            (!track_ || codes_.allocate(pixels * kWinogradColumns));
   }
 
-  // Output channel blocks k_first .. k_last - 1 of a band.
-  void run(int64_t band, int64_t k_first, int64_t k_last) {
+  // Output channel blocks k_first .. k_last - 1 of a band; band `next` comes after it.
+  void run(int64_t band, int64_t k_first, int64_t k_last, int64_t next) {
     if (band != transformed_) {
       list_tiles(band);
       transform();
       transformed_ = band;
+    }
+    prefetch_ = WinogradPrefetch();
+    if (next != band && next < bands_.count()) {
+      const Segment s = bands_.segment(next, 0);
+      const Segment last = bands_.segment(next, bands_.segments(next) - 1);
+      const int64_t first_row = s.tile_first * kM * p_.stride_height - p_.pad_height;
+      const int64_t last_row = last.tile_last * kM * p_.stride_height + p_.kernel_height;
+      prefetch_ = WinogradPrefetch(p_, static_cast<const float*>(t_.x), s.n, last.n, first_row,
+                                   last_row, (k_last - k_first) * tile_blocks_ * kF);
     }
     for (int64_t k = k_first; k < k_last; ++k) {
       for (int64_t block = 0; block < tile_blocks_; ++block) multiply(k, block);
@@ -94,6 +107,11 @@ class Worker {
   };
 
   int64_t block_first(int64_t block) const { return tile_count_ * block / tile_blocks_; }
+
+  // V of a block of tiles.
+  float* block_data(int64_t block) const {
+    return v_.data + kF * (block_first(block) * channels_.count() + block) * kV;
+  }
 
   void list_tiles(int64_t band) {
     band_ = band;
@@ -154,9 +172,9 @@ class Worker {
     const Tile& tile = tiles_.data[i];
     const int64_t first = block_first(block);
     const int64_t size = block_first(block + 1) - first;
-    float* v = v_.data + first * channels_.count() * kV * kF + (c * size + i - first) * kV;
+    float* v = block_data(block) + (c * size + i - first) * kV;
     source_.transform<W>(tile.n, tile.row, tile.column, channels_[static_cast<int>(c)], v,
-                         channels_.count() * size * kV);
+                         channels_.data_step(size));
   }
 
   // One block of tiles by one block of output channels.
@@ -165,10 +183,9 @@ class Worker {
     const int64_t size = block_first(block + 1) - first;
     const int vectors = p_.pool.channels - k * kWinogradColumns > kV ? 2 : 1;
     const int64_t columns = vectors * kV;
-    const int64_t count = channels_.count();
-    const float* v = v_.data + first * count * kV * kF;
+    const float* v = block_data(block);
     const float* u =
-        static_cast<const float*>(t_.prepared) + k * kF * count * kV * kWinogradColumns;
+        static_cast<const float*>(t_.prepared) + k * kF * channels_.weight_step(kWinogradColumns);
     const int64_t parts = (size + kGemmRows - 1) / kGemmRows;
     for (int f = 0; f < kF; ++f) {
       const GemmBlocks blocks =
@@ -176,10 +193,11 @@ class Worker {
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t row = size * part / parts;
         const int rows = static_cast<int>(size * (part + 1) / parts - row);
-        gemm_tile_for(rows, vectors)(v + (f * count * size + row) * kV, size * kV,
-                                     u + f * count * kV * columns, blocks,
+        gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV,
+                                     u + f * channels_.weight_step(columns), blocks,
                                      m_.data + (f * size + row) * columns);
       }
+      prefetch_.step();
     }
     for (int64_t i = 0; i < size; ++i) {
       const Tile& tile = tiles_.data[first + i];
@@ -293,6 +311,7 @@ class Worker {
   const int64_t tile_size_;     // outputs or windows of a tile along one axis
   const int64_t segment_rows_;  // of the scratch
   int64_t band_ = -1;
+  WinogradPrefetch prefetch_;
   int64_t transformed_ = -1;  // the band that V holds
   int64_t tile_count_ = 0;
   int64_t tile_blocks_ = 0;
@@ -329,14 +348,19 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 #endif
       success = false;
     }
+    // runs of consecutive items: the next band's rows overlap with this one's
 #if defined(_OPENMP)
-#pragma omp for schedule(dynamic)
+    const int64_t part = omp_get_thread_num();
+    const int64_t team = omp_get_num_threads();
+#else
+    const int64_t part = 0;
+    const int64_t team = 1;
 #endif
-    for (int64_t item = 0; item < items; ++item) {
+    const int64_t last = items * (part + 1) / team;
+    for (int64_t item = items * part / team; ready && item < last; ++item) {
       const int64_t share = item % shares;
-      if (ready) {
-        worker.run(item / shares, k_blocks * share / shares, k_blocks * (share + 1) / shares);
-      }
+      const int64_t next = item + 1 < last ? (item + 1) / shares : item / shares;
+      worker.run(item / shares, k_blocks * share / shares, k_blocks * (share + 1) / shares, next);
     }
   }
   return success;

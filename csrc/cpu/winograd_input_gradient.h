@@ -3,7 +3,6 @@
 #pragma once
 
 #include "common/conv_act_pool2d_kernels.h"
-#include "cpu/simd_stream.h"
 #include "cpu/simd_transpose.h"
 #include "cpu/winograd_gradient.h"
 #include "cpu/winograd_tile.h"
@@ -12,6 +11,7 @@ namespace cmf {
 namespace CMF_ISA {
 
 constexpr int kGroupColumns = kGemmVectors * kLanes<float>;
+constexpr int64_t kStreamBytes = 4 << 20;  // a smaller dx may well be read from the cache next
 
 // dx of one vector of channels at pixel (h, w) of image n, tap by tap, for the tiles that a
 // transform can't compute: what is not finite would spread.

@@ -33,7 +33,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
   const int64_t area = p.kernel_height * p.kernel_width;
   const int64_t filters = p.pool.channels;
   const int64_t k_blocks = (filters + kWinogradColumns - 1) / kWinogradColumns;
-  const int64_t block_size = int64_t(W::kFrequencies) * channels.count() * kV * kWinogradColumns;
+  const int64_t block_size = W::kFrequencies * channels.weight_step(kWinogradColumns);
   // channels of w that are gathered at once: those of a block, or all where pixels are merged
   const int64_t gathered = channels.merged() ? p.in_channels : kV;
   const int64_t runs = (p.in_channels + gathered - 1) / gathered;
@@ -61,7 +61,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       const int vectors = filters - k_first > kV ? 2 : 1;
       const int columns = vectors * kV;
       float* u_block = prepared + item / runs * block_size;
-      const int64_t step = int64_t(channels.count()) * kV * columns;
+      const int64_t step = channels.weight_step(columns);
       const int64_t c_count =
           p.in_channels - c_first < gathered ? p.in_channels - c_first : gathered;
       for (int v = 0; v < vectors; ++v) {
@@ -106,7 +106,7 @@ int64_t winograd_prepared_size(const ConvActPool2dProblem& p) {
   if (!channels.prepare(p, taps)) return 0;
   const int64_t alpha = 4 + taps - 1;
   const int64_t k_blocks = (p.pool.channels + kWinogradColumns - 1) / kWinogradColumns;
-  return k_blocks * alpha * alpha * channels.count() * kV * kWinogradColumns;
+  return k_blocks * alpha * alpha * channels.weight_step(kWinogradColumns);
 }
 
 bool winograd_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {

@@ -12,14 +12,25 @@ import torch
 from torch import Tensor
 
 from ... import native
-from . import cpu
+from . import cpu, cpu_weights
 from .arguments import Conv2d, Pool2d
 
 
 class ConvLaunch:
     """One problem, ready to call: the native struct and the sizes of what it writes."""
 
-    __slots__ = ("native", "pool_launch", "w_shape", "x_channels_last", "x_shape", "x_strides")
+    __slots__ = (
+        "conv",
+        "native",
+        "padding",
+        "pool_launch",
+        "prepared_sizes",
+        "w_shape",
+        "weights_key",
+        "x_channels_last",
+        "x_shape",
+        "x_strides",
+    )
 
     def __init__(
         self,
@@ -54,34 +65,53 @@ class ConvLaunch:
             groups=conv.groups,
             x_channels_last=x_channels_last,
         )
+        self.conv = conv
+        self.padding = padding
         self.x_channels_last = x_channels_last
         self.x_shape = x_shape
         self.x_strides = cpu.dense_strides(x_shape, x_channels_last)
         self.w_shape = w_shape
+        # what transformed weights depend on beside the weights
+        self.weights_key = (w_shape, conv.stride)
+        self.prepared_sizes: dict[str, int] = {}
 
     def refusal(self, algorithm: str, backward: bool = False) -> str:
         """Why `algorithm` can't take this problem; "" where it can."""
-        return native.module.conv_act_pool2d_refusal(algorithm, self.native, backward)  # type: ignore[union-attr,no-any-return]
+        return native.module.conv_act_pool2d_refusal(algorithm, self.native, backward)  # type: ignore[union-attr]
 
-    def prepare(self, algorithm: str, w: Tensor) -> Tensor | None:
-        """The weights as `algorithm` wants them; None where it reads them as they are."""
-        count = native.module.conv_act_pool2d_prepared_size(algorithm, self.native)  # type: ignore[union-attr]
+    def prepare(self, algorithm: str, w: Tensor, keep: bool) -> Tensor | None:
+        """The weights as `algorithm` wants them; None where it reads them as they are.
+
+        `keep`: whether the next call will probably see the same weights.
+        """
+        count = self.prepared_sizes.get(algorithm)
+        if count is None:
+            count = native.module.conv_act_pool2d_prepared_size(algorithm, self.native)  # type: ignore[union-attr]
+            self.prepared_sizes[algorithm] = count
         if not count:
             return None
-        prepared = w.new_empty(count)
-        native.module.conv_act_pool2d_prepare(  # type: ignore[union-attr]
-            algorithm, self.native, w.data_ptr(), prepared.data_ptr(), native.thread_count()
-        )
-        return prepared
+
+        def transform(target: Tensor) -> None:
+            contiguous = w.contiguous()
+            native.module.conv_act_pool2d_prepare(  # type: ignore[union-attr]
+                algorithm,
+                self.native,
+                contiguous.data_ptr(),
+                target.data_ptr(),
+                native.thread_count(),
+            )
+
+        if not keep:
+            return cpu_weights.passing(w, count, transform)
+        return cpu_weights.kept(w, (algorithm, self.weights_key, w.stride()), count, transform)
 
     def forward(
         self,
         algorithm: str,
         x: Tensor,  # [N, C, H, W], dense in x_channels_last's format
-        w: Tensor,  # [K, C / groups, R, S], contiguous
+        w: Tensor,  # [K, C / groups, R, S], dense
         bias: Tensor | None,  # [K], contiguous
         save: bool,  # whether backward will need the index and the pre-activation
-        prepared: Tensor | None = None,  # the weights as the algorithm wants them
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
         launch = self.pool_launch
@@ -91,6 +121,10 @@ class ConvLaunch:
             index = x.new_empty_strided(launch.y_shape, launch.y_strides, dtype=launch.index_dtype)
         if save and launch.saved == "preactivation":
             preactivation = x.new_empty_strided(launch.y_shape, launch.y_strides)
+        if not launch.y_shape[0]:
+            return y, index, preactivation
+        prepared = self.prepare(algorithm, w, keep=not save)
+        w = w.contiguous()
         native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
             algorithm,
             self.native,
@@ -112,18 +146,23 @@ class ConvLaunch:
         saved: Tensor | None,  # what pool_launch.saved names: y or the pre-activation
         index: Tensor | None,  # [N, K, P, Q]
         x: Tensor,  # [N, C, H, W], dense in x_channels_last's format
-        w: Tensor,  # [K, C / groups, R, S], contiguous
+        w: Tensor,  # [K, C / groups, R, S], dense
         bias: Tensor | None,  # [K], contiguous
         need_dx: bool,
         need_dw: bool,
         need_dbias: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """dx [N, C, H, W], dw [K, C / groups, R, S] and dbias [K]."""
+        """dx [N, C, H, W], dw [K, C / groups, R, S] and dbias [K].
+
+        Where infinities or NaN would reach elements of dw that they have nothing to do with (in a
+        Winograd algorithm they spread), dw comes from PyTorch's own convolution.
+        """
         dy = cpu.as_format(dy, self.pool_launch.channels_last)
+        w = w.contiguous()
         dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
         dw = dy.new_empty(self.w_shape) if need_dw else None
         dbias = dy.new_empty((self.w_shape[0],)) if need_dbias else None
-        native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
+        dw_holds = native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
             algorithm,
             self.native,
             dy.data_ptr(),
@@ -137,4 +176,99 @@ class ConvLaunch:
             0 if dbias is None else dbias.data_ptr(),
             native.thread_count(),
         )
+        if need_dw and not dw_holds:
+            dw = self._weight_gradient(dy, saved, index, x, w, bias)
         return dx, dw, dbias
+
+    def _weight_gradient(
+        self,
+        dy: Tensor,
+        saved: Tensor | None,
+        index: Tensor | None,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """dw by PyTorch, from the dense gradient of the convolution's output."""
+        dz, _ = cpu.act_pool2d_backward(self.pool_launch, dy, saved, bias, index, True, False)
+        _, dw, _ = torch.ops.aten.convolution_backward(
+            dz,
+            x,
+            w,
+            None,
+            self.conv.stride,
+            self.padding,
+            self.conv.dilation,
+            False,
+            (0, 0),
+            self.conv.groups,
+            (False, True, False),
+        )
+        return dw.contiguous()
+
+
+class FusedConv2d:
+    """One convolution with what follows it, by one algorithm (autograd_conv.NativeConv)."""
+
+    __slots__ = ("algorithm", "backward_refusal", "conv", "launch", "pool")
+
+    def __init__(self, algorithm: str, launch: ConvLaunch, conv: Conv2d, pool: Pool2d) -> None:
+        self.algorithm = algorithm
+        self.launch = launch
+        self.conv = conv
+        self.pool = pool
+        self.backward_refusal = launch.refusal(algorithm, backward=True)
+
+    def forward(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """y [N, K, P, Q] of any x [N, C, H, W] and w [K, C / groups, R, S]; as NativeConv."""
+        x = cpu.as_format(x, self.launch.x_channels_last)
+        if not (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)):
+            w = w.contiguous()
+        y, index, preactivation = self.launch.forward(self.algorithm, x, w, bias, save)
+        saved = y if self.launch.pool_launch.saved == "output" else preactivation
+        return y, saved, index
+
+    def backward(
+        self,
+        dy: Tensor,
+        saved: Tensor | None,
+        index: Tensor | None,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """dx, dw and dbias: natively, or from the dense gradient by PyTorch's convolution."""
+        need_dx, need_dw, need_dbias = needs
+        x = cpu.as_format(x, self.launch.x_channels_last)
+        if dy.shape[0] and not self.backward_refusal and not (need_dx and self._no_dx()):
+            return self.launch.backward(
+                self.algorithm, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
+            )
+        dz, dbias = cpu.act_pool2d_backward(
+            self.launch.pool_launch, dy, saved, bias, index, need_dx or need_dw, need_dbias
+        )
+        if dz is None:
+            return None, None, dbias
+        conv = self.conv
+        padding = conv.symmetric_padding(tuple(w.shape[2:]))
+        dx, dw, _ = torch.ops.aten.convolution_backward(
+            dz,
+            x,
+            w,
+            None,
+            conv.stride,
+            padding,
+            conv.dilation,
+            False,
+            (0, 0),
+            conv.groups,
+            (need_dx, need_dw, False),
+        )
+        return dx, dw, dbias
+
+    def _no_dx(self) -> bool:
+        # few channels are a first layer's, whose input needs no gradient
+        return self.algorithm == "few_channels"

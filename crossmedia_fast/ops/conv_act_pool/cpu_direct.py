@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ... import native
-from .arguments import Conv2d
+from . import cpu
+from .arguments import Conv2d, Pool2d
 from .cpu import _DTYPE_NAMES, dense_strides
 
 # Multiply-adds up to which one thread of this kernel beats the library: a few microseconds.
@@ -49,12 +50,17 @@ def why_not(
 
 
 class SmallConv2d:
-    """One small convolution, ready to call: the native struct and the sizes of what it writes."""
+    """One small convolution with what follows it, ready to call (autograd_conv.NativeConv)."""
 
-    __slots__ = ("native", "padding", "w_shape", "x_shape", "z_shape", "z_strides")
+    __slots__ = ("conv", "native", "pool", "pool_launch", "z_shape", "z_strides")
 
     def __init__(
-        self, x_shape: tuple[int, ...], w_shape: tuple[int, ...], conv: Conv2d, dtype: torch.dtype
+        self,
+        x_shape: tuple[int, ...],
+        w_shape: tuple[int, ...],
+        dtype: torch.dtype,
+        conv: Conv2d,
+        pool: Pool2d,
     ) -> None:
         assert native.module is not None
         assert not isinstance(conv.padding, str)
@@ -70,24 +76,44 @@ class SmallConv2d:
             pad_width=conv.padding[1],
             dtype=_DTYPE_NAMES[dtype],
         )
-        self.padding = conv.padding
-        self.x_shape = x_shape
-        self.w_shape = w_shape
+        self.conv = conv
+        self.pool = pool
         self.z_shape = (x_shape[0], w_shape[0], self.native.out_height, self.native.out_width)
         self.z_strides = dense_strides(self.z_shape, channels_last=False)
+        self.pool_launch = cpu.launch_for(self.z_shape, dtype, False, pool)
 
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """z [N, K, P, Q] of contiguous x [N, C, H, W] and w [K, C, R, S]."""
+    def forward(
+        self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """y [N, K, P, Q] of contiguous x [N, C, H, W] and w [K, C, R, S]; as NativeConv."""
         z = x.new_empty_strided(self.z_shape, self.z_strides)
         native.module.conv2d_small_forward(  # type: ignore[union-attr]
             self.native, x.data_ptr(), w.data_ptr(), z.data_ptr()
         )
-        return z
+        launch = self.pool_launch
+        in_place = not save and self.pool.pool == "none"
+        y, index, preactivation = cpu.act_pool2d_forward(launch, z, bias, save, in_place)
+        if launch.saved == "output":
+            return y, y, index
+        return y, z if launch.saved == "input" else preactivation, index
 
     def backward(
-        self, dz: Tensor, x: Tensor, w: Tensor, need_dx: bool, need_dw: bool
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """dx [N, C, H, W] and dw [K, C, R, S] from a contiguous dz [N, K, P, Q]."""
+        self,
+        dy: Tensor,
+        saved: Tensor | None,
+        index: Tensor | None,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        needs: tuple[bool, bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """dx [N, C, H, W], dw [K, C, R, S] and dbias [K]."""
+        need_dx, need_dw, need_dbias = needs
+        dz, dbias = cpu.act_pool2d_backward(
+            self.pool_launch, dy, saved, bias, index, need_dx or need_dw, need_dbias
+        )
+        if dz is None:
+            return None, None, dbias
         dx = torch.empty_like(x) if need_dx else None
         dw = torch.empty_like(w) if need_dw else None
         native.module.conv2d_small_backward(  # type: ignore[union-attr]
@@ -98,4 +124,4 @@ class SmallConv2d:
             0 if dx is None else dx.data_ptr(),
             0 if dw is None else dw.data_ptr(),
         )
-        return dx, dw
+        return dx, dw, dbias

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from ... import backends
-from . import cpu, cpu_direct
+from ... import backends, precision
+from . import cpu, cpu_conv, cpu_direct
 from .arguments import Conv2d, Pool2d, autocast_enabled, check_conv, check_pool
 from .autograd import ActPool2d, act_pool2d_transformable
-from .autograd_direct import DirectConvActPool2d
-from .plan import Plan, make_plan
+from .autograd_conv import ConvActPool2d, NativeConv
+from .plan import CONVOLUTIONS, Plan, make_plan, why_not_winograd
 from .reference import act_pool2d as act_pool2d_reference
 from .reference import check_all
 from .registration import act_pool2d as act_pool2d_registered
@@ -31,8 +31,10 @@ class _Prepared:
         "add_batch",
         "bias_in_epilogue",
         "conv_args",
-        "direct",
         "launches",
+        "native",
+        "needs_grad",
+        "nothing_to_fuse",
         "plain",
         "plan",
         "pool",
@@ -49,23 +51,35 @@ class _Prepared:
     ) -> None:
         z_shape = check_all(input, weight, bias, conv, pool)
         autocast = autocast_enabled(input.device)
+        self.needs_grad = _needs_grad(input, weight, bias)
         x_shape = (z_shape[0], *input.shape[-3:])
         w_shape = tuple(weight.shape)
         self.plain = input.device.type == "cpu" and not torch.compiler.is_compiling()
-        why_not_direct = "takes plain tensors on the CPU alone"
-        if self.plain and _is_plain(input, weight, bias):
+        why_not = dict.fromkeys(("direct", *CONVOLUTIONS), "takes plain tensors on the CPU alone")
+        launch = None
+        if self.plain and _is_plain(input, weight, bias) and input.dtype == weight.dtype:
             contiguous = input.is_contiguous() and weight.is_contiguous()
-            why_not_direct = cpu_direct.why_not(
-                x_shape, w_shape, z_shape, conv, input.dtype, contiguous, autocast
+            why_not = {
+                "direct": cpu_direct.why_not(
+                    x_shape, w_shape, z_shape, conv, input.dtype, contiguous, autocast
+                )
+            }
+            launch, refusals = _fused(
+                input, weight, x_shape, w_shape, z_shape, conv, pool, autocast, self.needs_grad
             )
-        self.plan: Plan = make_plan(conv, pool, input.dtype, input.device, backend, why_not_direct)
-        self.direct: tuple[cpu_direct.SmallConv2d, cpu.Launch] | None = None
+            why_not.update(refusals)
+        why_not = {name: why for name, why in why_not.items() if why}
+        self.plan: Plan = make_plan(
+            conv, pool, input.dtype, input.device, backend, why_not, forced_algorithm
+        )
+        self.native: NativeConv | None = None
         if self.plan.algorithm == "direct":
-            self.direct = (
-                cpu_direct.SmallConv2d(x_shape, w_shape, conv, input.dtype),
-                cpu.launch_for(z_shape, input.dtype, False, pool),
-            )
+            self.native = cpu_direct.SmallConv2d(x_shape, w_shape, input.dtype, conv, pool)
+        elif self.plan.algorithm in CONVOLUTIONS:
+            assert launch is not None
+            self.native = cpu_conv.FusedConv2d(self.plan.algorithm, launch, conv, pool)
         self.pool = pool
+        self.nothing_to_fuse = pool.activation == "identity" and pool.pool == "none"
         self.conv_args: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self.add_batch = input.dim() == 3
         # The half types round once at the end of the convolution, bias included: leave it there.
@@ -89,6 +103,47 @@ class _Prepared:
 
 
 _prepared: dict[Any, _Prepared] = {}
+forced_algorithm: str | None = None  # for tests, which clear _prepared around it
+
+
+def _needs_grad(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and (
+        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    )
+
+
+def _fused(
+    input: Tensor,
+    weight: Tensor,
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    z_shape: tuple[int, ...],
+    conv: Conv2d,
+    pool: Pool2d,
+    autocast: bool,
+    needs_grad: bool,
+) -> tuple[cpu_conv.ConvLaunch | None, dict[str, str]]:
+    """The native module's own convolutions: a launch, and why each of them doesn't take it."""
+    if autocast:
+        return None, dict.fromkeys(CONVOLUTIONS, "takes no autocast")
+    x_channels_last = cpu.is_channels_last(input if input.dim() == 4 else input.unsqueeze(0))
+    # a channels_last weight makes PyTorch's convolution give channels_last too
+    y_channels_last = x_channels_last or cpu.is_channels_last(weight)
+    try:
+        launch = cpu_conv.ConvLaunch(
+            x_shape, w_shape, z_shape, input.dtype, conv, pool, x_channels_last, y_channels_last
+        )
+    except (NotImplementedError, ValueError) as error:
+        return None, dict.fromkeys(CONVOLUTIONS, str(error))
+    if needs_grad and launch.pool_launch.saved == "input":
+        reason = "keeps no convolution output for the backward of this activation"
+        return None, dict.fromkeys(CONVOLUTIONS, reason)
+    refusals = {name: launch.refusal(name) for name in CONVOLUTIONS}
+    if not refusals["winograd"] and forced_algorithm is None:
+        refusals["winograd"] = why_not_winograd(
+            x_shape, w_shape, z_shape, conv, precision.get_conv_precision()
+        )
+    return launch, refusals
 
 
 def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
@@ -114,18 +169,15 @@ def _transforms_active() -> bool:
     return forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active()
 
 
-def _run_direct(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
-    """The small convolution, activation and pooling, as one node of the graph."""
-    assert prepared.direct is not None
-    conv, launch = prepared.direct
+def _run_native(
+    input: Tensor, weight: Tensor, bias: Tensor | None, kernels: NativeConv, needs_grad: bool
+) -> Tensor:
+    """Convolution, activation and pooling, as one node of the graph."""
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
-    if torch.is_grad_enabled() and (
-        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    ):
-        return DirectConvActPool2d.apply(input, weight, bias, conv, launch, prepared.pool)
-    z = conv.forward(input, weight)
-    return cpu.act_pool2d_forward(launch, z, bias, False, prepared.pool.pool == "none")[0]
+    if needs_grad:
+        return ConvActPool2d.apply(input, weight, bias, kernels)
+    return kernels.forward(input, weight, bias, save=False)[0]
 
 
 def _is_plain(input: Any, weight: Any, bias: Any) -> bool:
@@ -139,32 +191,31 @@ def _is_plain(input: Any, weight: Any, bias: Any) -> bool:
 
 
 def _run(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
-    plan = prepared.plan
-    if plan.algorithm == "convolution":
-        return F.conv2d(input, weight, bias, *prepared.conv_args)
-    if plan.algorithm == "reference":
-        x = F.conv2d(input, weight, bias, *prepared.conv_args)
-        return act_pool2d_reference(x, prepared.pool)
-    in_epilogue = prepared.bias_in_epilogue
     if prepared.add_batch:
         input = input.unsqueeze(0)
     plain = prepared.plain and _is_plain(input, weight, bias)
-    if plain and prepared.direct is not None and not _transforms_active():
-        y = _run_direct(input, weight, bias, prepared)
-        return y.squeeze(0) if prepared.add_batch else y
-    x = F.conv2d(input, weight, None if in_epilogue else bias, *prepared.conv_args)
-    if plain:
-        y = _run_epilogue(x, bias if in_epilogue else None, prepared)
+    algorithm = prepared.plan.algorithm
+    if plain and prepared.native is not None and not _transforms_active():
+        y = _run_native(input, weight, bias, prepared.native, prepared.needs_grad)
+    elif algorithm == "convolution" or prepared.nothing_to_fuse:
+        y = F.conv2d(input, weight, bias, *prepared.conv_args)
+    elif algorithm == "reference":
+        x = F.conv2d(input, weight, bias, *prepared.conv_args)
+        y = act_pool2d_reference(x, prepared.pool)
     else:
-        y = _run_registered(x, bias if in_epilogue else None, prepared.pool)
+        in_epilogue = bias if prepared.bias_in_epilogue else None
+        in_conv = None if prepared.bias_in_epilogue else bias
+        x = F.conv2d(input, weight, in_conv, *prepared.conv_args)
+        run = _run_epilogue if plain else _run_registered
+        y = run(x, in_epilogue, prepared)
     return y.squeeze(0) if prepared.add_batch else y
 
 
-def _run_registered(x: Tensor, bias: Tensor | None, pool: Pool2d) -> Tensor:
+def _run_registered(x: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
     save = torch.is_grad_enabled() and (
         x.requires_grad or (bias is not None and bias.requires_grad)
     )
-    return act_pool2d_registered(x, bias, pool, save)
+    return act_pool2d_registered(x, bias, prepared.pool, save)
 
 
 def conv_act_pool2d(
@@ -248,6 +299,8 @@ def conv_act_pool2d(
                 activation,
                 pool,
                 backends.requested() if backend is None else backend,
+                _needs_grad(input, weight, bias),
+                precision._precision,
                 arguments := (
                     stride,
                     padding,

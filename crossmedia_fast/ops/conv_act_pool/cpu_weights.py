@@ -1,0 +1,60 @@
+"""Transformed weights, kept for as long as the weights they were made of are unchanged.
+
+Whether they are is asked of the bytes: a version counter misses writes through `.data` and swapped
+storages. The hash reads the weights once, at the speed of memory.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import native
+
+
+class _Entry:
+    __slots__ = ("hash", "key", "prepared", "weight")
+
+    def __init__(self, weight: Any, key: Any, hash: int, prepared: Tensor) -> None:
+        self.weight = weight
+        self.key = key
+        self.hash = hash
+        self.prepared = prepared
+
+
+_entries: dict[int, _Entry] = {}  # by id of the weight
+_workspace = threading.local()  # weights that change at every step are transformed in here
+
+
+def _hash(w: Tensor) -> int:
+    return native.module.hash_bytes(  # type: ignore[union-attr]
+        w.data_ptr(), w.numel() * w.element_size(), native.thread_count()
+    )
+
+
+def kept(w: Tensor, key: Any, count: int, transform: Any) -> Tensor:
+    """`transform(target)`'s result for `w`, dense: from the last call where `w` is the same."""
+    number = id(w)
+    entry = _entries.get(number)
+    hash = _hash(w)
+    if entry is not None and entry.weight() is w and entry.key == key and entry.hash == hash:
+        return entry.prepared
+    prepared = torch.empty(count, dtype=w.dtype)
+    transform(prepared)
+    reference = weakref.ref(w, lambda _: _entries.pop(number, None))
+    _entries[number] = _Entry(reference, key, hash, prepared)
+    return prepared
+
+
+def passing(w: Tensor, count: int, transform: Any) -> Tensor:
+    """`transform(target)`'s result for `w`, in memory of this thread that the next call reuses."""
+    buffer = getattr(_workspace, "buffer", None)
+    if buffer is None or buffer.numel() < count or buffer.dtype != w.dtype:
+        _workspace.buffer = None  # give the old one back before a larger one is taken
+        buffer = _workspace.buffer = torch.empty(count, dtype=w.dtype)
+    transform(buffer)
+    return buffer

@@ -1,0 +1,54 @@
+// Brings the next band of x into the second-level cache while the products of this one run: the
+// transforms would otherwise wait for memory that the products leave idle.
+#pragma once
+
+#include "cpu/winograd_bands.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+class WinogradPrefetch {
+ public:
+  // Nothing.
+  WinogradPrefetch() = default;
+
+  // Rows first .. last - 1 of image n, or all of images n .. n_last, in `steps` steps.
+  WinogradPrefetch(const ConvActPool2dProblem& p, const float* x, int64_t n, int64_t n_last,
+                   int64_t first, int64_t last, int64_t steps) {
+    if (first < 0) first = 0;
+    if (last > p.height) last = p.height;
+    const int64_t image = p.in_channels * p.height * p.width;
+    const int64_t row = p.x_channels_last ? p.width * p.in_channels : p.width;
+    const bool whole = n_last > n || (first == 0 && last == p.height);
+    base_ = reinterpret_cast<const char*>(x + n * image + (whole ? 0 : first * row));
+    runs_ = whole || p.x_channels_last ? 1 : p.in_channels;
+    run_bytes_ = (whole ? (n_last - n + 1) * image : (last - first) * row) * int64_t(sizeof(float));
+    run_step_ = p.height * p.width * int64_t(sizeof(float));
+    const int64_t lines = runs_ * (run_bytes_ / kLine + 1);
+    lines_ = lines / steps + 1;
+  }
+
+  void step() {
+    for (int64_t i = 0; i < lines_ && run_ < runs_; ++i) {
+      __builtin_prefetch(base_ + run_ * run_step_ + offset_, 0, 2);
+      offset_ += kLine;
+      if (offset_ >= run_bytes_) {
+        offset_ = 0;
+        ++run_;
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const char* base_ = nullptr;
+  int64_t runs_ = 0;  // of consecutive bytes
+  int64_t run_bytes_ = 0;
+  int64_t run_step_ = 0;
+  int64_t run_ = 0;
+  int64_t offset_ = 0;
+  int64_t lines_ = 0;  // a step
+};
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,284 @@
+"""The Winograd convolution against the reference in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import crossmedia_fast as cmf
+from crossmedia_fast import native
+from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
+from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
+from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
+
+from .conv_act_pool_cases import algorithm
+from .tolerances import WINOGRAD, assert_within
+
+pytestmark = pytest.mark.skipif(native.module is None, reason=native.reason)
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MAX2: dict[str, Any] = {"pool": "max", "size": 2, "stride": 2}
+MAX3: dict[str, Any] = {"pool": "max", "size": 3, "stride": 2, "padding": 1}
+AVG2: dict[str, Any] = {"pool": "avg", "size": 2, "stride": 2}
+NONE: dict[str, Any] = {"pool": "none", "size": 1, "stride": 1}
+
+# N, C, H, W, K, R, S, stride, padding: every r; channels and filters on both sides of a vector and
+# of two; images of one tile, of a part of one, and cut into bands; several images a band.
+SHAPES = [
+    (2, 16, 8, 8, 32, 3, 3, 1, 1),
+    (3, 5, 13, 17, 37, 3, 3, 1, 1),
+    (1, 33, 6, 5, 1, 3, 3, 1, 0),
+    (1, 3, 70, 150, 17, 3, 3, 1, 1),
+    (40, 20, 7, 6, 50, 3, 3, 1, 2),
+    (2, 16, 16, 18, 32, 4, 4, 2, 1),
+    (2, 6, 33, 31, 20, 4, 4, 2, 1),
+    (2, 32, 23, 21, 40, 3, 3, 2, 1),
+    (2, 3, 33, 31, 16, 7, 7, 2, 3),
+    (2, 17, 33, 31, 16, 7, 7, 2, 3),
+    (1, 3, 63, 65, 16, 11, 11, 4, 2),
+    (2, 33, 15, 14, 24, 5, 5, 1, 2),
+    (1, 8, 12, 12, 8, 4, 2, 2, 0),
+    (1, 8, 12, 13, 8, 3, 3, (1, 2), 1),
+    (1, 4, 5, 5, 8, 5, 5, 1, 0),
+]
+
+
+class Problem:
+    """Tensors and a launch of one shape."""
+
+    def __init__(self, shape: Any, pool: dict[str, Any], activation: str, memory: str) -> None:
+        N, C, H, W, K, R, S, stride, padding = shape
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(N, C, H, W, generator=generator).to(memory_format=FORMATS[memory])
+        self.w = torch.randn(K, C, R, S, generator=generator) / (C * R * S) ** 0.5
+        self.bias = torch.randn(K, generator=generator)
+        self.conv = check_conv(stride, padding, 1, 1)
+        self.pool = check_pool(
+            activation,
+            None,
+            pool["pool"],
+            pool["size"],
+            pool["stride"],
+            pool.get("padding", 0),
+            False,
+            True,
+        )
+        strides = self.conv.stride
+        self.taps = max(-(-R // strides[0]), -(-S // strides[1]))
+        self.launch = ConvLaunch(
+            tuple(self.x.shape),
+            tuple(self.w.shape),
+            tuple(self.convolve(self.x.double()).shape),
+            torch.float32,
+            self.conv,
+            self.pool,
+            memory == "channels_last",
+            memory == "channels_last",
+        )
+
+    def convolve(self, x: Tensor) -> Tensor:
+        w, bias = self.w.to(x.dtype), self.bias.to(x.dtype)
+        return F.conv2d(x, w, bias, self.conv.stride, self.conv.padding)
+
+    def expected(self) -> Tensor:
+        return act_pool2d(self.convolve(self.x.double()), self.pool)
+
+    def run(self, save: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.launch.forward("winograd", self.x, self.w, self.bias, save)
+
+
+def fits(shape: Any, pool: dict[str, Any]) -> bool:
+    _, _, H, W, _, R, S, stride, padding = shape
+    strides = stride if isinstance(stride, tuple) else (stride, stride)
+    height = (H + 2 * padding - R) // strides[0] + 1
+    width = (W + 2 * padding - S) // strides[1] + 1
+    return min(height, width) + 2 * pool.get("padding", 0) >= pool["size"]
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values(shape: Any, memory: str) -> None:
+    for pool, activation in (
+        (NONE, "leaky_relu"),
+        (MAX2, "relu"),
+        (MAX2, "silu"),
+        (MAX2, "elu"),
+        (AVG2, "leaky_relu"),
+        (AVG2, "tanh"),
+        (MAX3, "relu"),
+    ):
+        if not fits(shape, pool):
+            continue
+        problem = Problem(shape, pool, activation, memory)
+        y, _, _ = problem.run()
+        assert y.is_contiguous(memory_format=FORMATS[memory])
+        assert_within(y, problem.expected(), WINOGRAD[problem.taps])
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+def test_what_backward_needs(memory: str) -> None:
+    shape = (2, 16, 14, 18, 40, 3, 3, 1, 1)
+    for pool, activation in ((MAX2, "relu"), (MAX3, "relu"), (MAX2, "silu"), (AVG2, "relu")):
+        problem = Problem(shape, pool, activation, memory)
+        y, index, preactivation = problem.run(save=True)
+        assert torch.equal(y, problem.run()[0])
+        assert index is not None
+        assert index.is_contiguous(memory_format=FORMATS[memory])
+        z = problem.convolve(problem.x.double())
+        if pool["pool"] == "avg":
+            ones = [(z[..., r::2, s::2] > 0).long() << (2 * r + s) for r in (0, 1) for s in (0, 1)]
+            close = z.abs().unfold(2, 2, 2).unfold(3, 2, 2).amin((-1, -2)) < 1e-5
+            assert ((index == sum(ones)) | close).all()
+            continue
+        _, flat = F.max_pool2d(
+            F.silu(z) if activation == "silu" else z,  # ReLU chooses the maximum even below 0
+            pool["size"],
+            pool["stride"],
+            pool.get("padding", 0),
+            return_indices=True,
+        )
+        rows = torch.arange(y.shape[2])[:, None] * 2 - pool.get("padding", 0)
+        columns = torch.arange(y.shape[3]) * 2 - pool.get("padding", 0)
+        position = index.long()
+        chosen = (rows + position // pool["size"]) * z.shape[3] + columns + position % pool["size"]
+        # where rounding chose a neighbour, the neighbour is as large
+        values = z.flatten(2).gather(2, chosen.flatten(2))
+        assert_within(values, z.flatten(2).gather(2, flat.flatten(2)), WINOGRAD[3])
+        assert (chosen == flat).double().mean() > 0.99
+        if activation == "silu":
+            assert preactivation is not None
+            assert_within(preactivation.flatten(2), values, WINOGRAD[3])
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+def test_same_bits_for_any_thread_count(memory: str) -> None:
+    before = torch.get_num_threads()
+    try:
+        for shape in ((3, 20, 30, 29, 70, 3, 3, 1, 1), (1, 3, 70, 150, 100, 3, 3, 1, 1)):
+            for pool in (MAX2, MAX3, NONE):
+                problem = Problem(shape, pool, "relu", memory)
+                outputs = []
+                for threads in (1, 2, 3, 7):
+                    torch.set_num_threads(threads)
+                    outputs.append(problem.run()[0])
+                assert all(torch.equal(outputs[0], other) for other in outputs[1:])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
+def test_not_finite_stays_where_it_is(value: float, memory: str) -> None:
+    """A transform would spread NaN over a tile, and a large value would overflow in it."""
+    shape = (2, 18, 14, 15, 40, 3, 3, 1, 1)
+    for pool, activation in ((NONE, "identity"), (MAX2, "relu"), (AVG2, "relu"), (MAX3, "relu")):
+        problem = Problem(shape, pool, activation, memory)
+        problem.x[0, 3, 5, 6] = value
+        problem.x[1, 17, 13, 14] = value
+        y, _, _ = problem.run()
+        expected = problem.expected()
+        expected = expected.float().double()  # what float32 can't hold is infinite
+        assert torch.equal(y.isnan(), expected.isnan())
+        assert torch.equal(y.isinf(), expected.isinf())
+        finite = expected.isfinite() & (expected.abs() < 1e6)
+        assert_within(y[finite], expected[finite], WINOGRAD[3])
+    problem = Problem(shape, MAX2, "relu", memory)
+    problem.w[5, 2, 1, 1] = value
+    y, _, _ = problem.run()
+    expected = problem.expected().float()
+    assert torch.equal(y[:, 5].isnan(), expected[:, 5].isnan())
+    assert torch.equal(y[:, 5].isinf(), expected[:, 5].isinf())
+    assert_within(y[:, 6:], expected[:, 6:], WINOGRAD[3])
+
+
+def test_weights_that_change_are_noticed() -> None:
+    x = torch.randn(2, 32, 20, 20)
+    module = cmf.nn.ConvActPool2d(32, 32, 3, padding=1)
+
+    def matches() -> bool:
+        tensors = (t.double() for t in (x, module.weight, module.bias))
+        want = cmf.conv_act_pool2d_reference(*tensors, padding=1)
+        return bool((module(x) - want).abs().max() <= WINOGRAD[3] * want.abs().max())
+
+    with torch.no_grad(), algorithm("winograd"):
+        assert cmf.explain(x, module.weight, module.bias, padding=1).algorithm == "winograd"
+        assert matches()
+        module.weight.data.mul_(1.5)  # moves no version counter
+        assert matches()
+        module.weight.copy_(torch.randn_like(module.weight) / 17)
+        assert matches()
+        module.weight.data = torch.randn_like(module.weight) / 17  # another storage
+        assert matches()
+        module.weight.numpy()[0, 0, 0, 0] = 7.0  # behind PyTorch's back
+        assert matches()
+        module.to(memory_format=torch.channels_last)
+        assert matches()
+
+
+def test_transformed_weights_go_with_their_weight() -> None:
+    from crossmedia_fast.ops.conv_act_pool import cpu_weights
+
+    x = torch.randn(2, 32, 20, 20)
+    before = len(cpu_weights._entries)
+    w = torch.randn(32, 32, 3, 3)
+    with algorithm("winograd"):
+        cmf.conv_act_pool2d(x, w, padding=1)
+    assert len(cpu_weights._entries) == before + 1
+    del w
+    assert len(cpu_weights._entries) == before
+
+
+def test_precision_decides() -> None:
+    x, w = torch.randn(2, 64, 28, 28), torch.randn(64, 64, 3, 3)
+    assert cmf.explain(x, w, padding=1).algorithm == "winograd"
+    with cmf.conv_precision("highest"):
+        plan = cmf.explain(x, w, padding=1)
+        assert plan.algorithm == "epilogue"
+        assert "conv_precision" in str(plan)
+        y = cmf.conv_act_pool2d(x, w, padding=1)
+    assert not torch.equal(y, cmf.conv_act_pool2d(x, w, padding=1))
+
+
+def test_refusals_say_why() -> None:
+    def refusal(x: Any, w: Any, **arguments: Any) -> str:
+        plan = cmf.explain(torch.randn(x), torch.randn(w), **arguments)
+        return dict(plan.rejected_algorithms)["winograd"]
+
+    assert "groups" in refusal((1, 32, 28, 28), (32, 16, 3, 3), groups=2)
+    assert "dilation" in refusal((1, 32, 28, 28), (32, 32, 3, 3), dilation=2)
+    assert "taps" in refusal((1, 32, 28, 28), (32, 32, 1, 1))
+    assert "taps" in refusal((1, 32, 28, 28), (32, 32, 7, 7))
+    assert "both sides" in refusal((1, 32, 28, 28), (32, 32, 4, 4), padding="same")
+    assert "too little" in refusal((8, 512, 4, 4), (1, 512, 4, 4), pool="none")
+
+
+def test_memory_around_outputs_is_left_alone() -> None:
+    for memory in FORMATS:
+        for pool in (MAX2, MAX3, NONE):
+            problem = Problem((2, 5, 13, 17, 37, 3, 3, 1, 1), pool, "relu", memory)
+            launch = problem.launch
+            count = problem.expected().numel()
+            prepared = launch.prepare("winograd", problem.w, keep=False)
+            assert prepared is not None
+            values = torch.full((count + 64,), 7.0)
+            codes = torch.full((count + 64,), 77, dtype=torch.uint8)
+            tracks = launch.pool_launch.index_dtype is not None
+            native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
+                "winograd",
+                launch.native,
+                problem.x.data_ptr(),
+                problem.w.data_ptr(),
+                prepared.data_ptr(),
+                problem.bias.data_ptr(),
+                values.data_ptr() + 32 * 4,
+                codes.data_ptr() + 32 if tracks else 0,
+                0,
+                2,
+            )
+            for tensor, guard in ((values, 7), (codes, 77)):
+                assert (tensor[:32] == guard).all()
+                assert (tensor[-32:] == guard).all()
