@@ -14,6 +14,9 @@ namespace CMF_ISA {
 constexpr int kSumColumns = kGradientVectors * kLanes<float>;
 constexpr int64_t kSumBlock = int64_t(kLanes<float>) * kSumColumns;
 
+// Chunks of tiles that are summed from zero before they are added: long sums round more.
+constexpr int kSummedChunks = 2;
+
 // Transformed tiles: V of dz [chunk][frequency][k block][tile][lane], X of x
 // [chunk][frequency][vector][tile][lane].
 struct TransformedTiles {
@@ -26,7 +29,6 @@ template <class W>
 void multiply_weight_block(const GradientPlan& plan, const TransformedTiles& tiles,
                            const TileChunks& chunks, int f, int64_t vector, int64_t k, bool add,
                            float* sums) {
-  constexpr int kV = kLanes<float>;
   const PhaseVector& channels = plan.vector(vector);
   if (channels.skips(f, W::kAlpha)) return;
   const int vectors = plan.k_blocks() - k > 1 ? 2 : 1;
@@ -37,9 +39,13 @@ void multiply_weight_block(const GradientPlan& plan, const TransformedTiles& til
     const TilePanel a = {tiles.x + row, int64_t(W::kFrequencies) * plan.vectors(),
                          int64_t(f) * plan.vectors() + vector,
                          plan.supers() > 1 ? 1 : plan.vectors()};
-    gradient_tile_for(rows, vectors, add)(a, b, chunks, sums + row * kSumColumns);
+    for (int chunk = 0; chunk < chunks.count; chunk += kSummedChunks) {
+      const int rest = chunks.count - chunk;
+      const TileChunks together = {rest < kSummedChunks ? rest : kSummedChunks,
+                                   chunks.first + chunk};
+      gradient_tile_for(rows, vectors, add || chunk > 0)(a, b, together, sums + row * kSumColumns);
+    }
   }
-  (void)kV;
 }
 
 // G^T U G of one block -> dw [K, C, R, S]. `sums`: of frequency 0, `step` apart. `scratch`
