@@ -10,6 +10,7 @@ namespace {
 
 typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
+constexpr int64_t kAhead = 12;  // pixels that are prefetched
 
 ActPool2dProblem band_of(const ActPool2dProblem& whole, int lanes) {
   ActPool2dProblem p = whole;
@@ -92,6 +93,10 @@ void expand_pairs(const float* dy, const float* saved, const uint8_t* codes, int
     for (int k = 0; k < k_count; k += kV) {
       const int left = k_count - k < kV ? k_count - k : kV;
       const int64_t i = q * pixel + k;
+      // pixels of few of their channels are too far apart for the hardware to follow
+      __builtin_prefetch(dy + i + kAhead * pixel);
+      if (A != Activation::kIdentity) __builtin_prefetch(saved + i + kAhead * pixel);
+      if (Rule::kCodes && k == 0) __builtin_prefetch(codes + i + kAhead * pixel);
       const V g = derive<A>(dy, saved, i, left, param) * scale;
       Mask<float> code = Mask<float>{};
       if (Rule::kCodes) {

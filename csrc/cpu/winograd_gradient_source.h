@@ -63,6 +63,12 @@ void InputTiles::transform(int64_t n, int64_t strip, int64_t column, const Phase
     pixel = p_.stride_width * kV;
   }
   if (whole && (!p_.x_channels_last || vector.lanes == kV)) {
+    if (p_.x_channels_last) {  // the tile after the next
+      CMF_UNROLL
+      for (int i = 0; i < kM * kM; ++i) {
+        __builtin_prefetch(source - i / kM * row - (2 * kM + i % kM) * pixel);
+      }
+    }
     spread_output_tile<W>(source, -row, -pixel, target, step);
     return;
   }
