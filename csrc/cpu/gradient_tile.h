@@ -40,6 +40,15 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) sums[row][v] = V{};
   }
+  if (kAdd) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) {
+        __builtin_prefetch(target + (row * kGradientVectors + v) * kV, 1);
+      }
+    }
+  }
   for (int chunk = 0; chunk < chunks.count; ++chunk) {
     const int64_t first = chunks.first[chunk];
     const int64_t size = chunks.first[chunk + 1] - first;
@@ -47,8 +56,11 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
     const float* columns = b.data + (first * b.panels + b.panel * size) * kV;
     const int64_t step = size * kV;
     const float* ahead = rows + a.next * step;
+    const float* ahead_columns = columns + b.next * step;
     for (int64_t i = 0; i < step; i += kV) {
       __builtin_prefetch(ahead + i);
+      __builtin_prefetch(ahead_columns + i);
+      if (kVectors > 1) __builtin_prefetch(ahead_columns + step + i);
       V values[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) values[v] = load<float>(columns + v * step + i);

@@ -27,6 +27,7 @@ CMF_HOST_DEVICE void prefetch_next_tile(float* target, int64_t step) {
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // What the threads share.
 struct Shared {
@@ -47,7 +48,7 @@ class Worker {
   static constexpr int kF = W::kFrequencies;
 
   Worker(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
-         const GradientPlan& plan, Shared& shared)
+         const GradientPlan& plan, Shared& shared, int threads)
       : p_(problem),
         t_(tensors),
         plan_(plan),
@@ -55,7 +56,10 @@ class Worker {
         frame_(problem, tensors, plan.frame_rows(plan.most_run_strips()), plan.frame_columns(),
                plan.horizontal().last - plan.frame_columns() + 1, plan.frame_lanes()),
         input_(problem, plan, static_cast<const float*>(tensors.x)),
-        gradient_(problem, tensors, plan) {}
+        gradient_(problem, tensors, plan) {
+    // vectors of x that share what is read of V, where enough is left for every thread
+    while (together_ > 1 && weight_items() < 2 * threads) together_ /= 2;
+  }
 
   bool prepare() {
     const int64_t area = p_.kernel_height * p_.kernel_width;
@@ -63,7 +67,7 @@ class Worker {
     return block_.prepare(plan_) && frame_.prepare() && frame_sums_.allocate(plan_.frame_lanes()) &&
            (!t_.dx || gradient_.prepare()) &&
            (!dw || (input_.prepare(kM) && taps_.allocate(area * kV * kV))) &&
-           (!dw || plan_.supers() > 1 || sums_.allocate(kF * kSumBlock));
+           (!dw || plan_.supers() > 1 || sums_.allocate(kF * kSumBlock * together_));
   }
 
   void begin(int64_t super) {
@@ -109,27 +113,36 @@ class Worker {
   // one frequency.
   int64_t k_pairs() const { return divide_up(plan_.k_blocks(), int64_t(kGradientVectors)); }
   int64_t weight_items() const {
-    return k_pairs() * (plan_.supers() > 1 ? int64_t(kF) : int64_t(plan_.vectors()));
+    return k_pairs() * (plan_.supers() > 1 ? int64_t(kF) : divide_up(plan_.vectors(), together_));
   }
   bool weight_gradient(int64_t item) {
     const TransformedTiles tiles = {shared_.v, shared_.x};
     if (plan_.supers() > 1) {
       const int f = static_cast<int>(item / k_pairs());
       const int64_t pair = item % k_pairs();
-      for (int64_t vector = 0; vector < plan_.vectors(); ++vector) {
-        multiply_weight_block<W>(plan_, tiles, block_.chunks(), f, vector, pair * kGradientVectors,
-                                 super_ > 0, sums_at(f, pair, vector));
+      for (int64_t first = 0; first < plan_.vectors(); first += kSummedVectors) {
+        multiply_weight_blocks<W>(
+            plan_, tiles, block_.chunks(), f, first, least(first + kSummedVectors, plan_.vectors()),
+            pair * kGradientVectors, kGradientVectors, super_ > 0, sums_at(f, pair, first));
       }
       return true;
     }
-    const int64_t vector = item % plan_.vectors();
-    const int64_t k = item / plan_.vectors() * kGradientVectors;
+    const int64_t parts = divide_up(plan_.vectors(), together_);
+    const int64_t first = item % parts * together_;
+    const int64_t last = least(first + together_, plan_.vectors());
+    const int64_t k = item / parts * kGradientVectors;
+    const int64_t step = (last - first) * kSumBlock;
     for (int f = 0; f < kF; ++f) {
-      multiply_weight_block<W>(plan_, tiles, block_.chunks(), f, vector, k, false,
-                               sums_.data + f * kSumBlock);
+      multiply_weight_blocks<W>(plan_, tiles, block_.chunks(), f, first, last, k, plan_.k_blocks(),
+                                false, sums_.data + f * step);
     }
-    return finish_weight_block<W>(p_, plan_, vector, k, sums_.data, kSumBlock, taps_.data,
-                                  static_cast<float*>(t_.dw));
+    bool finite = true;
+    for (int64_t vector = first; vector < last; ++vector) {
+      finite &=
+          finish_weight_block<W>(p_, plan_, vector, k, sums_.data + (vector - first) * kSumBlock,
+                                 step, taps_.data, static_cast<float*>(t_.dw));
+    }
+    return finite;
   }
 
   // Several super-blocks: the sums' way back.
@@ -213,12 +226,13 @@ class Worker {
   const GradientPlan& plan_;
   Shared& shared_;
   int64_t super_ = 0;
+  int64_t together_ = 4;
   GradientBlock block_;
   GradientFrame frame_;
   InputTiles input_;
   InputGradient<W> gradient_;
   Scratch<float> frame_sums_;
-  Scratch<float> sums_;  // [frequency] blocks, where there is one super-block
+  Scratch<float> sums_;  // [frequency][together] blocks, where there is one super-block
   Scratch<float> taps_;
 };
 
@@ -256,7 +270,7 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int t
 #pragma omp parallel num_threads(threads) if (threads > 1)
 #endif
   {
-    Worker<W> worker(p, t, plan, shared);
+    Worker<W> worker(p, t, plan, shared, threads);
     if (!worker.prepare()) {
 #if defined(_OPENMP)
 #pragma omp atomic write

@@ -15,7 +15,9 @@ constexpr int kSumColumns = kGradientVectors * kLanes<float>;
 constexpr int64_t kSumBlock = int64_t(kLanes<float>) * kSumColumns;
 
 // Chunks of tiles that are summed from zero before they are added: long sums round more.
-constexpr int kSummedChunks = 2;
+constexpr int kSummedChunks = 4;
+// Vectors whose sums lie in the first-level cache beside the tiles.
+constexpr int64_t kSummedVectors = 8;
 
 // Transformed tiles: V of dz [chunk][frequency][k block][tile][lane], X of x
 // [chunk][frequency][vector][tile][lane].
@@ -24,26 +26,30 @@ struct TransformedTiles {
   const float* x;
 };
 
-// Input vector `vector` by output channels from block `k` on, at frequency f: one block of sums.
+// Input vectors first .. last - 1 by output channels from block `k` on, at frequency f, all tiles:
+// blocks of sums, one behind the other. What will be multiplied then lies `next` blocks further on.
 template <class W>
-void multiply_weight_block(const GradientPlan& plan, const TransformedTiles& tiles,
-                           const TileChunks& chunks, int f, int64_t vector, int64_t k, bool add,
-                           float* sums) {
-  const PhaseVector& channels = plan.vector(vector);
-  if (channels.skips(f, W::kAlpha)) return;
+void multiply_weight_blocks(const GradientPlan& plan, const TransformedTiles& tiles,
+                            const TileChunks& chunks, int f, int64_t first, int64_t last, int64_t k,
+                            int64_t next, bool add, float* sums) {
   const int vectors = plan.k_blocks() - k > 1 ? 2 : 1;
-  const TilePanel b = {tiles.v, W::kFrequencies * plan.k_blocks(), f * plan.k_blocks() + k, 0};
-  for (int row = 0; row < channels.lanes; row += kGradientRows) {
-    const int left = channels.lanes - row;
-    const int rows = left < kGradientRows ? left : kGradientRows;
-    const TilePanel a = {tiles.x + row, int64_t(W::kFrequencies) * plan.vectors(),
-                         int64_t(f) * plan.vectors() + vector,
-                         plan.supers() > 1 ? 1 : plan.vectors()};
-    for (int chunk = 0; chunk < chunks.count; chunk += kSummedChunks) {
-      const int rest = chunks.count - chunk;
-      const TileChunks together = {rest < kSummedChunks ? rest : kSummedChunks,
-                                   chunks.first + chunk};
-      gradient_tile_for(rows, vectors, add || chunk > 0)(a, b, together, sums + row * kSumColumns);
+  const TilePanel b = {tiles.v, W::kFrequencies * plan.k_blocks(), f * plan.k_blocks() + k, next};
+  const int parts = (chunks.count + kSummedChunks - 1) / kSummedChunks;
+  for (int part = 0; part < parts; ++part) {
+    const int chunk = chunks.count * part / parts;
+    const TileChunks together = {chunks.count * (part + 1) / parts - chunk, chunks.first + chunk};
+    for (int64_t vector = first; vector < last; ++vector) {
+      const PhaseVector& channels = plan.vector(vector);
+      if (channels.skips(f, W::kAlpha)) continue;
+      for (int row = 0; row < channels.lanes; row += kGradientRows) {
+        const int left = channels.lanes - row;
+        const int rows = left < kGradientRows ? left : kGradientRows;
+        const TilePanel a = {tiles.x + row, int64_t(W::kFrequencies) * plan.vectors(),
+                             int64_t(f) * plan.vectors() + vector,
+                             vector + 1 < last ? 1 : plan.vectors() - (last - first - 1)};
+        gradient_tile_for(rows, vectors, add || chunk > 0)(
+            a, b, together, sums + (vector - first) * kSumBlock + row * kSumColumns);
+      }
     }
   }
 }
