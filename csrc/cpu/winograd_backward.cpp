@@ -4,6 +4,9 @@
 // band, and those of x are transformed; then both products run over them. dz never exists as a
 // whole. What is summed in which order depends on the problem alone.
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
@@ -236,6 +239,19 @@ class Worker {
   Scratch<float> taps_;
 };
 
+// What is too large for the C library to keep costs a fault a page in each call: let it be few.
+void use_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t(2) << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
 template <class W>
 bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* shared) {
   const bool transforms = t.dx || t.dw;
@@ -246,7 +262,9 @@ bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* sh
   const int64_t sums =
       t.dw && plan.supers() > 1 ? W::kFrequencies * pairs * plan.vectors() * kSumBlock : 0;
   const int64_t bias = t.dbias ? plan.k_blocks() * kV : 0;
-  if (!shared->memory.allocate(v + x + sums + (plan.most_runs() + 2) * bias)) return false;
+  const int64_t count = v + x + sums + (plan.most_runs() + 2) * bias;
+  if (!shared->memory.allocate(count)) return false;
+  use_huge_pages(shared->memory.data, count * int64_t(sizeof(float)));
   shared->v = shared->memory.data;
   shared->x = shared->v + v;
   shared->sums = shared->x + x;
@@ -255,10 +273,21 @@ bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* sh
   return true;
 }
 
+// A parallel region with its barriers costs as much as this many multiply-adds.
+constexpr int64_t kProductsPerThread = 1 << 20;
+
+int useful_threads(const GradientPlan& plan, int64_t frequencies, int threads) {
+  const int64_t tiles = plan.most_tiles() * frequencies * kV;
+  const int64_t most = tiles * plan.k_blocks() * plan.vectors() * kV / kProductsPerThread;
+  return most < threads ? static_cast<int>(most > 1 ? most : 1) : threads;
+}
+
 template <class W>
-bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
+bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, const PhaseSet& set,
+              int threads) {
   GradientPlan plan;
-  if (!plan.prepare(p, W::kOutputs, W::kTaps, t.dw != nullptr)) return false;
+  if (!plan.prepare(p, set, W::kOutputs, W::kTaps, t.dw != nullptr)) return false;
+  threads = useful_threads(plan, W::kFrequencies, threads);
   Shared shared;
   if (!allocate<W>(t, plan, &shared)) return false;
   // a few groups of channels are shared by several threads, each with tiles of its own
@@ -326,8 +355,22 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int t
     }
     fence_streams();
   }
-  if (t.dw_spoilt) *t.dw_spoilt = !finite;
+  if (t.dw_spoilt) *t.dw_spoilt |= !finite;
   return success;
+}
+
+template <class W>
+bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& tensors, int threads) {
+  PhaseSet sets[kPhaseSets];
+  const int count = choose_phase_sets(p, W::kOutputs, W::kTaps, sets);
+  ConvBackwardTensors t = tensors;
+  if (t.dw_spoilt) *t.dw_spoilt = false;
+  for (int i = 0; i < count; ++i) {
+    if (!backward<W>(p, t, sets[i], threads)) return false;
+    t.dbias = nullptr;  // the first set gave it
+    if (!t.dx && !t.dw) break;
+  }
+  return true;
 }
 
 }  // namespace

@@ -8,10 +8,10 @@ constexpr int kV = kLanes<float>;
 
 // Transformed tiles of a super-block: they lie in the shared cache. Each adds to the sums of the
 // weight gradient once, which costs as much as a third of C tiles do.
-constexpr int64_t kSuperBytes = 12 << 20;
+constexpr int64_t kSuperBytes = 8 << 20;
 constexpr int64_t kLeastTiles = 112;
 constexpr int64_t kMostTiles = 448;
-constexpr int64_t kFrameBytes = 192 << 10;
+constexpr int64_t kFrameBytes = 384 << 10;
 constexpr int kMostLanes = 64;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -22,26 +22,67 @@ int64_t phase_taps(int64_t kernel, int64_t stride, int64_t phase) {
   return kernel <= phase ? 0 : divide_up(kernel - phase, stride);
 }
 
-GradientAxis make_axis(int64_t length, int64_t out, int64_t stride, int64_t pad, int outputs) {
+// For phases begin .. end - 1.
+GradientAxis make_axis(const ConvActPool2dProblem& p, bool vertical, int64_t begin, int64_t end,
+                       int outputs) {
   GradientAxis axis = {};
-  axis.first = pad / stride;
-  axis.last = (pad + length - 1) / stride;
+  axis.stride = vertical ? p.stride_height : p.stride_width;
+  axis.pad = vertical ? p.pad_height : p.pad_width;
+  axis.length = vertical ? p.height : p.width;
+  axis.out = vertical ? p.pool.height : p.pool.width;
+  axis.first = (axis.pad - end + axis.stride) / axis.stride;
+  axis.last = (axis.pad + axis.length - 1 - begin) / axis.stride;
   axis.tiles = divide_up(axis.last - axis.first + 1, outputs);
-  axis.stride = stride;
-  axis.pad = pad;
-  axis.length = length;
-  axis.out = out;
   return axis;
+}
+
+// Frames reach over all of z.
+bool covers(const GradientAxis& axis, int taps) {
+  return axis.tiles > 0 && axis.first < taps && axis.last >= axis.out - 1;
 }
 
 }  // namespace
 
-bool GradientPlan::prepare(const ConvActPool2dProblem& p, int outputs, int taps,
-                           bool wants_weights) {
+int choose_phase_sets(const ConvActPool2dProblem& p, int outputs, int taps,
+                      PhaseSet (&sets)[kPhaseSets]) {
+  const PhaseSet all = {{0, 0}, {p.stride_height, p.stride_width}};
+  // phases before this one have their first pixel a position later
+  const int64_t cut[2] = {p.pad_height % p.stride_height, p.pad_width % p.stride_width};
+  // as multiply-adds of a vector of filters in one tile: to expand and transform dz, and products
+  constexpr int64_t kTransform = 20000;
+  const int64_t alpha = outputs + taps - 1;
+  const int64_t product = 2 * alpha * alpha * kV * divide_up(p.in_channels, kV) * kV;
+  const auto cost = [&](const PhaseSet& set) {
+    const GradientAxis vertical = make_axis(p, true, set.begin[0], set.end[0], outputs);
+    const GradientAxis horizontal = make_axis(p, false, set.begin[1], set.end[1], outputs);
+    const int64_t phases = (set.end[0] - set.begin[0]) * (set.end[1] - set.begin[1]);
+    return vertical.tiles * horizontal.tiles * (kTransform + phases * product);
+  };
+  int count = 0;
+  int64_t together = 0;
+  bool possible = true;
+  for (int i = 0; i < 2; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      const PhaseSet set = {{i ? cut[0] : 0, j ? cut[1] : 0},
+                            {i ? all.end[0] : cut[0], j ? all.end[1] : cut[1]}};
+      if (set.begin[0] == set.end[0] || set.begin[1] == set.end[1]) continue;
+      possible &= covers(make_axis(p, true, set.begin[0], set.end[0], outputs), taps) &&
+                  covers(make_axis(p, false, set.begin[1], set.end[1], outputs), taps);
+      together += cost(set);
+      sets[count++] = set;
+    }
+  }
+  if (possible && together < cost(all)) return count;
+  sets[0] = all;
+  return 1;
+}
+
+bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, int outputs,
+                           int taps, bool wants_weights) {
   outputs_ = outputs;
   taps_ = taps;
-  vertical_ = make_axis(p.height, p.pool.height, p.stride_height, p.pad_height, outputs);
-  horizontal_ = make_axis(p.width, p.pool.width, p.stride_width, p.pad_width, outputs);
+  vertical_ = make_axis(p, true, set.begin[0], set.end[0], outputs);
+  horizontal_ = make_axis(p, false, set.begin[1], set.end[1], outputs);
   const int64_t of_phase = divide_up(p.in_channels, kV);
   const int64_t room = p.stride_height * p.stride_width * of_phase;
   filters_ = p.pool.channels;
@@ -50,8 +91,8 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, int outputs, int taps,
   if (!vector_.allocate(room) || !group_.allocate(room)) return false;
   if (!filter_index_.allocate(2 * k_blocks_)) return false;
   // a phase without taps too: its gradient is 0
-  for (int64_t i = 0; i < p.stride_height; ++i) {
-    for (int64_t j = 0; j < p.stride_width; ++j) {
+  for (int64_t i = set.begin[0]; i < set.end[0]; ++i) {
+    for (int64_t j = set.begin[1]; j < set.end[1]; ++j) {
       for (int64_t first = 0; first < p.in_channels; first += kV) {
         const bool second = first / kV % 2 == 1;
         if (second) {

@@ -62,13 +62,27 @@ struct TileRun {
   int64_t tile;  // the first, in its super-block
 };
 
+// Phases (i, j) that are computed together: i and j from begin to end - 1 along each axis.
+struct PhaseSet {
+  int64_t begin[2];
+  int64_t end[2];
+};
+constexpr int kPhaseSets = 4;
+
+// All phases share their tiles, or those whose first pixels have different positions have tiles of
+// their own: their grids fit x better, but dz is transformed for each. Whichever costs less.
+// Returns how many sets there are.
+int choose_phase_sets(const ConvActPool2dProblem& problem, int outputs, int taps,
+                      PhaseSet (&sets)[kPhaseSets]);
+
 // How a problem is cut: channels of x into vectors, tiles into strips (rows of an image's tiles),
 // runs of strips, super-blocks of runs. Everything depends on the problem alone.
 class GradientPlan {
  public:
   // `wants_weights`: whether the tiles of x are transformed too. False where memory could not be
   // had.
-  bool prepare(const ConvActPool2dProblem& problem, int outputs, int taps, bool wants_weights);
+  bool prepare(const ConvActPool2dProblem& problem, const PhaseSet& set, int outputs, int taps,
+               bool wants_weights);
 
   const GradientAxis& vertical() const { return vertical_; }
   const GradientAxis& horizontal() const { return horizontal_; }
