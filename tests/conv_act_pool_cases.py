@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crossmedia_fast.ops.conv_act_pool import interface
+from crossmedia_fast.ops.conv_act_pool import prepared
 
 # Edges of the kernels: narrower than a vector, one vector of each instruction set (4, 8, 16 lanes)
 # and its neighbours, primes, and one row or column.
@@ -83,7 +83,7 @@ def gradients(function: Any, tensors: Any, dy: Tensor, **arguments: Any) -> Any:
 @contextmanager
 def algorithm(name: str) -> Iterator[None]:
     """Runs the block with that algorithm wherever it can run, elsewhere with the plan's."""
-    choose = interface.make_plan
+    choose = prepared.make_plan
 
     def forced(*arguments: Any) -> Any:
         try:
@@ -91,10 +91,10 @@ def algorithm(name: str) -> Iterator[None]:
         except NotImplementedError:
             return choose(*arguments[:-1])
 
-    interface._prepared.clear()
-    interface.make_plan, interface.forced_algorithm = forced, name
+    prepared.prepared_calls.clear()
+    prepared.make_plan, prepared.forced_algorithm = forced, name
     try:
         yield
     finally:
-        interface.make_plan, interface.forced_algorithm = choose, None
-        interface._prepared.clear()
+        prepared.make_plan, prepared.forced_algorithm = choose, None
+        prepared.prepared_calls.clear()

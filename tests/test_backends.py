@@ -15,7 +15,7 @@ import crossmedia_fast as cmf
 from crossmedia_fast import native
 
 from .conv_act_pool_cases import POOLS, gradients, make
-from .tolerances import SAME_DTYPE, assert_within
+from .tolerances import VALUES, assert_within
 
 needs_native = pytest.mark.skipif(
     native.module is None, reason=f"needs the native module: {native.reason}"
@@ -76,11 +76,17 @@ def test_explain_says_why_not() -> None:
     assert (plan.backend, plan.algorithm) == ("cpu", "direct")
     for name in ("cuda", "triton", "reference", "convolution", "epilogue"):
         assert f"{name}: " in str(plan)
-    for other in (make(size=(200, 200)), make(channels_last=True), make(dtype=torch.bfloat16)):
+    for other, algorithm in (
+        (make(2, 64, size=(50, 50), out_channels=64), "winograd"),
+        (make(2, 64, size=(50, 50), out_channels=64, channels_last=True), "winograd"),
+        (make(dtype=torch.bfloat16), "epilogue"),
+        (make(channels_last=True, dtype=torch.float64), "epilogue"),
+    ):
         plan = cmf.explain(*other)
-        assert (plan.backend, plan.algorithm) == ("cpu", "epilogue")
+        assert (plan.backend, plan.algorithm) == ("cpu", algorithm)
         assert "not algorithm direct: " in str(plan)
-    nothing = cmf.explain(*tensors, activation="identity", pool="none")
+    halves = make(dtype=torch.bfloat16)
+    nothing = cmf.explain(*halves, activation="identity", pool="none")
     assert nothing.algorithm == "convolution"
     with pytest.raises(ValueError, match="groups"):
         cmf.explain(*tensors, groups=5)
@@ -242,7 +248,7 @@ def test_concurrent_callers() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda case: gradients(cmf.conv_act_pool2d, case, dy), cases * 4))
     for (y, grads), (want, want_grads) in zip(results, wanted * 4, strict=True):
-        assert_within(y.detach(), want.detach(), SAME_DTYPE[torch.float32])
+        assert_within(y.detach(), want.detach(), VALUES[torch.float32])
         assert len(grads) == len(want_grads)
 
 

@@ -16,7 +16,7 @@ from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
 from .conv_act_pool_cases import algorithm
-from .tolerances import WINOGRAD, assert_within
+from .tolerances import WINOGRAD, WINOGRAD_F6, assert_within
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=native.reason)
 
@@ -87,8 +87,10 @@ class Problem:
     def expected(self) -> Tensor:
         return act_pool2d(self.convolve(self.x.double()), self.pool)
 
-    def run(self, save: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self.launch.forward("winograd", self.x, self.w, self.bias, save)
+    def run(
+        self, save: bool = False, algorithm: str = "winograd"
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self.launch.forward(algorithm, self.x, self.w, self.bias, save)
 
 
 def fits(shape: Any, pool: dict[str, Any]) -> bool:
@@ -117,6 +119,17 @@ def test_values(shape: Any, memory: str) -> None:
         y, _, _ = problem.run()
         assert y.is_contiguous(memory_format=FORMATS[memory])
         assert_within(y, problem.expected(), WINOGRAD[problem.taps])
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+def test_larger_tiles(memory: str) -> None:
+    for shape in ((3, 5, 13, 17, 37, 3, 3, 1, 1), (1, 33, 70, 65, 33, 3, 3, 1, 0)):
+        for pool, activation in ((NONE, "relu"), (MAX2, "relu"), (AVG2, "relu"), (MAX3, "silu")):
+            problem = Problem(shape, pool, activation, memory)
+            y, _, _ = problem.run(algorithm="winograd_f6")
+            assert_within(y, problem.expected(), WINOGRAD_F6)
+    other = Problem(SHAPES[5], NONE, "relu", memory)
+    assert "3×3" in other.launch.refusal("winograd_f6")
 
 
 @pytest.mark.parametrize("memory", FORMATS)
@@ -240,6 +253,10 @@ def test_precision_decides() -> None:
         assert plan.algorithm == "epilogue"
         assert "conv_precision" in str(plan)
         y = cmf.conv_act_pool2d(x, w, padding=1)
+    with cmf.conv_precision("medium"):
+        assert cmf.explain(torch.randn(1, 64, 96, 96), w, padding=1).algorithm == "winograd_f6"
+        grows = cmf.explain(torch.randn(1, 64, 96, 96), w.clone().requires_grad_(), padding=1)
+        assert grows.algorithm == "winograd"
     assert not torch.equal(y, cmf.conv_act_pool2d(x, w, padding=1))
 
 

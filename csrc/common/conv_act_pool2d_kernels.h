@@ -7,8 +7,8 @@
 
 namespace cmf {
 
-enum class ConvAlgorithm : int32_t { kWinograd, kFewChannels, kPointwise, kDepthwise };
-constexpr int kConvAlgorithms = 4;
+enum class ConvAlgorithm : int32_t { kWinograd, kWinogradF6, kFewChannels, kPointwise, kDepthwise };
+constexpr int kConvAlgorithms = 5;
 
 struct ConvForwardTensors {
   const void* x;         // [N, C, H, W], in the problem's format

@@ -29,6 +29,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       {
           {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, CMF_ISA::winograd_backward,
            CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare},
+          {CMF_ISA::winograd_f6_refusal, CMF_ISA::winograd_f6_forward, nullptr,
+           CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kFewChannels
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kPointwise
           {nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise

@@ -79,5 +79,13 @@ const char* winograd_refusal(const ConvActPool2dProblem& problem, bool backward)
 bool winograd_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                       int threads);
 
+// F(6x6, 3x3): 9 outputs for 16 multiplications where F(4x4) has 4 for 9; rounds 6 times more.
+int64_t winograd_f6_prepared_size(const ConvActPool2dProblem& problem);
+bool winograd_f6_prepare(const ConvActPool2dProblem& problem, const void* w, void* prepared,
+                         int threads);
+const char* winograd_f6_refusal(const ConvActPool2dProblem& problem, bool backward);
+bool winograd_f6_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
+                         int threads);
+
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -8,31 +8,36 @@ int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-constexpr int64_t kBandBytes = 512 * 1024;  // of transformed tiles: half of a common L2
+// Transformed tiles of a band: half of a common second-level cache; or, where the weights don't
+// stay in a cache and must not come from memory too often, a part of the third.
+constexpr int64_t kBandBytes = 512 * 1024;
+constexpr int64_t kLargeBandBytes = 8 << 20;
+constexpr int64_t kLargeWeightBytes = 16 << 20;
+constexpr int64_t kMostCarriedWindow = 8;  // rows
 constexpr int64_t kLeastTiles = 2 * kGemmRows;
 constexpr int64_t kMostTiles = 16 * kGemmRows;
 
 }  // namespace
 
 WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStore store,
-                             int64_t tile_floats, int threads)
+                             int64_t tile_floats, int64_t weight_floats, int threads)
     : pool_(pool), outputs_(outputs), store_(store) {
   // columns and rows of z that anything is made of
   const bool pairs = store != TileStore::kOutput;
   across_ = divide_up(pairs ? 2 * pool.out_width : pool.width, outputs);
-  const int64_t down = divide_up(pairs ? 2 * pool.out_height : pool.height, outputs);
-  int64_t tiles = kBandBytes / (tile_floats * int64_t(sizeof(float)));
+  down_ = divide_up(pairs ? 2 * pool.out_height : pool.height, outputs);
+  const bool large = weight_floats * int64_t(sizeof(float)) >= kLargeWeightBytes;
+  // what BandEpilogue pools shares the cache with the tiles
+  const bool shares = store == TileStore::kOutput && pool.pool != Pool::kNone;
+  const int64_t bytes = large ? kLargeBandBytes : (shares ? kBandBytes / 2 : kBandBytes);
+  int64_t tiles = bytes / (tile_floats * int64_t(sizeof(float)));
   tiles = least(most(tiles, kLeastTiles), kMostTiles);
-  // an image is cut where its rows of tiles are too many; windows that reach over the cut cost a
-  // row of tiles twice, so such bands are higher
-  const bool overlaps = store == TileStore::kOutput && pool.pool != Pool::kNone;
-  int64_t rows = most(tiles / across_, 1);
-  if (overlaps) rows = most(rows, 8);
-  const int64_t total = pool.batch * down;
-  rows = least(rows, most(total / threads, overlaps ? 4 : 1));
-  parts_ = least(divide_up(down, rows), pool.out_height);
+  int64_t rows = least(most(tiles / across_, 1), most(pool.batch * down_ / threads, 1));
+  // what a cut carries over is kept for every channel: images with high windows stay whole
+  if (!pairs && pool.pool_height > kMostCarriedWindow) rows = down_;
+  parts_ = divide_up(down_, rows);
   segments_ = pool.batch * parts_;
-  const int64_t together = parts_ > 1 ? 1 : most(tiles / (down * across_), 1);
+  const int64_t together = parts_ > 1 ? 1 : most(tiles / (down_ * across_), 1);
   bands_ = divide_up(segments_, together);
   // whole rounds of the threads, where there are few
   if (bands_ < 8 * threads) bands_ = least(divide_up(bands_, threads) * threads, segments_);
@@ -42,6 +47,7 @@ WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStor
     const Segment s = part(0, i);
     most_tile_rows_ = most(most_tile_rows_, s.tile_last - s.tile_first);
     most_rows_ = most(most_rows_, s.p_last - s.p_first);
+    most_carry_ = most(most_carry_, s.carry);
   }
 }
 
@@ -50,26 +56,27 @@ Segment WinogradBands::segment(int64_t band, int64_t i) const {
   return part(index / parts_, index % parts_);
 }
 
+// How many rows of y follow from the first `rows` rows of z.
+int64_t WinogradBands::complete_rows(int64_t rows) const {
+  if (rows >= pool_.height) return pool_.out_height;
+  const int64_t reach = rows + pool_.pool_pad_height - pool_.pool_height;
+  if (reach < 0) return 0;
+  return least(reach / pool_.pool_stride_height + 1, pool_.out_height);
+}
+
 Segment WinogradBands::part(int64_t n, int64_t i) const {
-  Segment s = {n, 0, 0, 0, 0};
-  if (store_ == TileStore::kOutput && pool_.pool != Pool::kNone) {
-    // cut between rows of windows
-    s.p_first = pool_.out_height * i / parts_;
-    s.p_last = pool_.out_height * (i + 1) / parts_;
-    const int64_t first = s.p_first * pool_.pool_stride_height - pool_.pool_pad_height;
-    const int64_t last =
-        (s.p_last - 1) * pool_.pool_stride_height - pool_.pool_pad_height + pool_.pool_height;
-    s.tile_first = most(first, 0) / outputs_;
-    s.tile_last = divide_up(least(last, pool_.height), outputs_);
-    return s;
+  const int64_t first = down_ * i / parts_;
+  const int64_t last = down_ * (i + 1) / parts_;
+  Segment s = {n, 0, 0, first, last, 0};
+  if (store_ == TileStore::kOutput) {
+    s.p_first = i == 0 ? 0 : complete_rows(first * outputs_);
+    s.p_last = i + 1 == parts_ ? pool_.out_height : complete_rows(last * outputs_);
+    const int64_t window = s.p_first * pool_.pool_stride_height - pool_.pool_pad_height;
+    s.carry = most(first * outputs_ - most(window, 0), 0);
+  } else {
+    s.p_first = first * (outputs_ / 2);
+    s.p_last = least(last * (outputs_ / 2), pool_.out_height);
   }
-  // cut between rows of tiles
-  const int64_t of_tile = store_ == TileStore::kOutput ? outputs_ : outputs_ / 2;
-  const int64_t down = divide_up(pool_.out_height, of_tile);
-  s.tile_first = down * i / parts_;
-  s.tile_last = down * (i + 1) / parts_;
-  s.p_first = s.tile_first * of_tile;
-  s.p_last = least(s.tile_last * of_tile, pool_.out_height);
   return s;
 }
 

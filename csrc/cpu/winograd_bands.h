@@ -20,14 +20,16 @@ struct Segment {
   int64_t p_last;
   int64_t tile_first;
   int64_t tile_last;
+  int64_t carry;  // rows of z before tile_first's that the windows need too
 };
 
 // Consecutive segments that are transformed together.
 class WinogradBands {
  public:
-  // `outputs`: m of F(m, r). `tile_floats`: of a transformed tile.
+  // `outputs`: m of F(m, r). `tile_floats`: of a transformed tile. `weight_floats`: of all the
+  // transformed weights, which every band reads once.
   WinogradBands(const ActPool2dProblem& pool, int outputs, TileStore store, int64_t tile_floats,
-                int threads);
+                int64_t weight_floats, int threads);
 
   int64_t count() const { return bands_; }
   int64_t segments(int64_t band) const { return first_segment(band + 1) - first_segment(band); }
@@ -38,21 +40,26 @@ class WinogradBands {
   int64_t most_tile_rows() const { return most_tile_rows_; }  // of a segment
   int64_t most_segments() const { return most_segments_; }    // of a band
   int64_t most_rows() const { return most_rows_; }            // of y in a segment
+  int64_t most_carry() const { return most_carry_; }
+  int64_t parts() const { return parts_; }  // segments of an image
 
  private:
   int64_t first_segment(int64_t band) const { return segments_ * band / bands_; }
   Segment part(int64_t n, int64_t i) const;
+  int64_t complete_rows(int64_t rows) const;
 
   const ActPool2dProblem& pool_;
   const int outputs_;
   const TileStore store_;
   int64_t across_;
-  int64_t parts_;     // segments of an image
+  int64_t down_;  // rows of tiles in an image
+  int64_t parts_;
   int64_t segments_;  // of all images
   int64_t bands_;
   int64_t most_segments_ = 0;
   int64_t most_tile_rows_ = 0;
   int64_t most_rows_ = 0;
+  int64_t most_carry_ = 0;
 };
 
 }  // namespace CMF_ISA

@@ -8,14 +8,15 @@
 #include <omp.h>
 #endif
 
+#include <string.h>
+
 #include "cpu/band_epilogue.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_bands.h"
-#include "cpu/winograd_direct.h"
+#include "cpu/winograd_output.h"
 #include "cpu/winograd_prefetch.h"
 #include "cpu/winograd_source.h"
-#include "cpu/winograd_tile.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -24,19 +25,6 @@ namespace {
 typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
 constexpr int kTileBlock = 2 * kGemmRows;  // tiles whose products lie in cache together
-
-TileStore tile_store(const ActPool2dProblem& p, bool track) {
-  const bool pairs = p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
-                     p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
-                     2 * p.out_height <= p.height && 2 * p.out_width <= p.width;
-  const Activation activation = static_cast<Activation>(p.activation);
-  if (!pairs) return TileStore::kOutput;
-  if (p.pool == Pool::kMax && p.monotone) return TileStore::kMax;
-  const bool simple = activation == Activation::kIdentity || activation == Activation::kRelu ||
-                      activation == Activation::kLeakyRelu;
-  // an average's mask is BandEpilogue's
-  return p.pool == Pool::kAvg && simple && !track ? TileStore::kAverage : TileStore::kOutput;
-}
 
 template <class W>
 class Worker {
@@ -53,46 +41,41 @@ class Worker {
         store_(store),
         track_(tensors.index != nullptr),
         source_(problem, channels, static_cast<const float*>(tensors.x)),
+        output_(problem, tensors, store),
         epilogue_(problem.pool, kWinogradColumns, bands.most_rows()),
         columns_(store == TileStore::kOutput ? problem.pool.width : problem.pool.out_width),
         tile_size_(store == TileStore::kOutput ? kM : kM / 2),
-        segment_rows_(bands.most_tile_rows() * tile_size_) {}
+        segment_rows_(most_tile_rows() * tile_size_) {}
 
-  bool prepare() {
-    const int64_t rows = (bands_.most_tile_rows() * kM + W::kTaps - 1) * p_.stride_height;
+  bool prepare(int64_t k_blocks) {
+    const int64_t rows = (most_tile_rows() * kM + W::kTaps - 1) * p_.stride_height;
     const int64_t columns = (bands_.tiles_across() * kM + W::kTaps - 1) * p_.stride_width;
-    const int64_t pixels = bands_.most_segments() * segment_rows_ * columns_;
+    const int64_t tiles = bands_.most_segments() * most_tile_rows() * bands_.tiles_across();
+    const int64_t planes = bands_.most_carry() > 0 ? k_blocks : 1;
     return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
-           v_.allocate(kF * channels_.data_step(bands_.most_tiles()) +
-                       kF * kV * (bands_.most_tiles() / kTileBlock + 1)) &&
+           v_.allocate(kF * (channels_.data_step(tiles) + kV * (tiles / kTileBlock + 1))) &&
            m_.allocate(int64_t(kF) * kTileBlock * kWinogradColumns) &&
-           scratch_.allocate(pixels * kWinogradColumns) && tiles_.allocate(bands_.most_tiles()) &&
-           (!track_ || codes_.allocate(pixels * kWinogradColumns));
+           scratch_.allocate(planes * plane_size()) && tiles_.allocate(tiles) &&
+           (!track_ || codes_.allocate(plane_size()));
   }
 
   // Output channel blocks k_first .. k_last - 1 of a band; band `next` comes after it.
   void run(int64_t band, int64_t k_first, int64_t k_last, int64_t next) {
-    if (band != transformed_) {
-      list_tiles(band);
-      transform();
-      transformed_ = band;
-    }
-    prefetch_ = WinogradPrefetch();
-    if (next != band && next < bands_.count()) {
-      const Segment s = bands_.segment(next, 0);
-      const Segment last = bands_.segment(next, bands_.segments(next) - 1);
-      const int64_t first_row = s.tile_first * kM * p_.stride_height - p_.pad_height;
-      const int64_t last_row = last.tile_last * kM * p_.stride_height + p_.kernel_height;
-      prefetch_ = WinogradPrefetch(p_, static_cast<const float*>(t_.x), s.n, last.n, first_row,
-                                   last_row, (k_last - k_first) * tile_blocks_ * kF);
-    }
+    const bool follows = band_ >= 0 && band == band_ + 1 && k_first == k_first_;
+    // rows that the band before left; else its last tiles are computed again
+    carried_ = follows && bands_.segment(band, 0).n == bands_.segment(band_, 0).n;
+    band_ = band;
+    k_first_ = k_first;
+    list_tiles();
+    transform();
+    plan_prefetch(next, k_last - k_first);
     for (int64_t k = k_first; k < k_last; ++k) {
+      plane_ = bands_.most_carry() > 0 ? (k - k_first) * plane_size() : 0;
       for (int64_t block = 0; block < tile_blocks_; ++block) multiply(k, block);
       const int64_t channel = k * kWinogradColumns;
       const int64_t left = p_.pool.channels - channel;
       const int count = left < kWinogradColumns ? static_cast<int>(left) : kWinogradColumns;
-      for (int64_t i = 0; i < bands_.segments(band); ++i)
-        finish(bands_.segment(band, i), i, channel, count);
+      for (int64_t i = 0; i < bands_.segments(band); ++i) finish(i, channel, count);
     }
   }
 
@@ -113,17 +96,25 @@ class Worker {
     return v_.data + kF * (block_first(block) * channels_.count() + block) * kV;
   }
 
-  void list_tiles(int64_t band) {
-    band_ = band;
+  // A segment with what it has to compute again.
+  Segment segment(int64_t i) const {
+    Segment s = bands_.segment(band_, i);
+    if (!carried_ && s.carry > 0) {
+      s.tile_first -= (s.carry + kM - 1) / kM;
+      s.carry = 0;
+    }
+    return s;
+  }
+
+  void list_tiles() {
     tile_count_ = 0;
-    for (int64_t i = 0; i < bands_.segments(band); ++i) {
-      const Segment s = bands_.segment(band, i);
+    for (int64_t i = 0; i < bands_.segments(band_); ++i) {
+      const Segment s = segment(i);
       for (int64_t row = s.tile_first; row < s.tile_last; ++row) {
+        const int64_t first = s.carry + (row - s.tile_first) * tile_size_;
+        const int64_t limit = store_ == TileStore::kOutput ? p_.pool.height - row * kM
+                                                           : p_.pool.out_height - row * tile_size_;
         for (int64_t column = 0; column < bands_.tiles_across(); ++column) {
-          const int64_t first = (row - s.tile_first) * tile_size_;
-          const int64_t limit = store_ == TileStore::kOutput
-                                    ? p_.pool.height - row * kM
-                                    : p_.pool.out_height - row * tile_size_;
           tiles_.data[tile_count_++] =
               Tile{s.n,         row * kM,
                    column * kM, limit < tile_size_ ? limit : tile_size_,
@@ -132,6 +123,17 @@ class Worker {
       }
     }
     tile_blocks_ = (tile_count_ + kTileBlock - 1) / kTileBlock;
+  }
+
+  void plan_prefetch(int64_t next, int64_t k_blocks) {
+    prefetch_ = WinogradPrefetch();
+    if (next == band_) return;
+    const Segment s = bands_.segment(next, 0);
+    const Segment last = bands_.segment(next, bands_.segments(next) - 1);
+    const int64_t first_row = s.tile_first * kM * p_.stride_height - p_.pad_height;
+    const int64_t last_row = last.tile_last * kM * p_.stride_height + p_.kernel_height;
+    prefetch_ = WinogradPrefetch(p_, static_cast<const float*>(t_.x), s.n, last.n, first_row,
+                                 last_row, k_blocks * tile_blocks_ * kF);
   }
 
   // V of all the band's tiles: a block of tiles after another.
@@ -146,7 +148,7 @@ class Worker {
       return;
     }
     for (int64_t s = 0; s < bands_.segments(band_); ++s) {
-      const Segment segment = bands_.segment(band_, s);
+      const Segment segment = this->segment(s);
       const int64_t first = segment.tile_first * kM * p_.stride_height - p_.pad_height;
       const int64_t rows =
           ((segment.tile_last - segment.tile_first) * kM + W::kTaps - 1) * p_.stride_height;
@@ -202,101 +204,42 @@ class Worker {
     for (int64_t i = 0; i < size; ++i) {
       const Tile& tile = tiles_.data[first + i];
       for (int vector = 0; vector < vectors; ++vector) {
-        output(tile, m_.data + i * columns + vector * kV, size * columns,
-               k * kWinogradColumns + vector * kV, vector * kV);
+        const int64_t offset = tile.target * kWinogradColumns + vector * kV;
+        const int64_t column = tile.column / kM * tile_size_;
+        const int64_t columns_left = columns_ - column;
+        output_.run(m_.data + i * columns + vector * kV, size * columns,
+                    TilePlace{tile.n, tile.row, tile.column, k * kWinogradColumns + vector * kV},
+                    TileTarget{scratch_.data + plane_ + offset,
+                               track_ ? codes_.data + offset : nullptr, columns_ * kWinogradColumns,
+                               tile.rows, columns_left < tile_size_ ? columns_left : tile_size_});
       }
     }
   }
 
-  // The outputs of one tile for kV channels from `channel` on, to lane `lane` of the scratch.
-  void output(const Tile& tile, const float* m, int64_t step, int64_t channel, int lane) {
-    V z[kM][kM];
-    transform_output_tile<W>(m, step, z);
-    V sum = z[0][0];
-    CMF_UNROLL
-    for (int i = 1; i < kM * kM; ++i) sum += z[i / kM][i % kM];
-    // infinity and NaN anywhere in the tile spread over all of it: such tiles are summed tap by tap
-    if (__builtin_expect(any_nan(sum - sum), 0)) {
-      direct_tile<kM>(p_, t_, tile.n, tile.row, tile.column, channel, z);
-    }
-    const int64_t left = p_.pool.channels - channel;
-    const V bias = t_.bias ? load_lanes<float>(static_cast<const float*>(t_.bias) + channel,
-                                               left < kV ? static_cast<int>(left) : kV)
-                           : broadcast<float>(-0.0f);
-    const int64_t offset = tile.target * kWinogradColumns + lane;
-    const int64_t row_step = columns_ * kWinogradColumns;
-    float* target = scratch_.data + offset;
-    const int64_t column = tile.column / kM * tile_size_;
-    const int64_t columns = columns_ - column < tile_size_ ? columns_ - column : tile_size_;
-    const bool whole = columns == tile_size_ && tile.rows == tile_size_;
-    if (store_ == TileStore::kOutput) {
-      CMF_UNROLL
-      for (int i = 0; i < kM; ++i) {
-        CMF_UNROLL
-        for (int j = 0; j < kM; ++j) {
-          if (whole || (i < tile.rows && j < columns)) {
-            store<float>(target + i * row_step + j * kWinogradColumns, z[i][j] + bias);
-          }
-        }
-      }
-    } else if (store_ == TileStore::kMax) {
-      track_ ? windows<MaxReducer, true>(z, bias, tile.rows, columns, target, row_step,
-                                         codes_.data + offset)
-             : windows<MaxReducer, false>(z, bias, tile.rows, columns, target, row_step, nullptr);
-    } else {
-      activate_all(z, bias);
-      windows<SumReducer, false>(z, broadcast<float>(0.0f), tile.rows, columns, target, row_step,
-                                 nullptr);
-    }
-  }
-
-  void activate_all(V (&z)[kM][kM], V bias) {
-    const float param = static_cast<float>(p_.pool.activation_param);
-    const Activation activation = static_cast<Activation>(p_.pool.activation);
-    CMF_UNROLL
-    for (int i = 0; i < kM * kM; ++i) {
-      V& value = z[i / kM][i % kM];
-      value += bias;
-      if (activation == Activation::kRelu) {
-        value = activate<Activation::kRelu>(value, param);
-      } else if (activation == Activation::kLeakyRelu) {
-        value = activate<Activation::kLeakyRelu>(value, param);
-      }
-    }
-  }
-
-  template <template <class, class, class, bool> class Reducer, bool kTrack>
-  CMF_HOST_DEVICE void windows(const V (&z)[kM][kM], V bias, int64_t rows, int64_t columns,
-                               float* target, int64_t row_step, uint8_t* codes) {
-    const MaskRule<float> rule = {0, false};
-    CMF_UNROLL
-    for (int i = 0; i < kM / 2; ++i) {
-      CMF_UNROLL
-      for (int j = 0; j < kM / 2; ++j) {
-        Reducer<float, V, Mask<float>, kTrack> reducer(rule);
-        reducer.begin(z[2 * i][2 * j], 0);
-        reducer.add(z[2 * i][2 * j + 1], 1);
-        reducer.add(z[2 * i + 1][2 * j], 2);
-        reducer.add(z[2 * i + 1][2 * j + 1], 3);
-        if (i >= rows || j >= columns) continue;
-        const int64_t at = i * row_step + j * kWinogradColumns;
-        const V value =
-            store_ == TileStore::kAverage ? reducer.value * 0.25f : reducer.value + bias;
-        store<float>(target + at, value);
-        if (kTrack) store_bytes<float>(codes + at, reducer.code);
-      }
-    }
-  }
-
-  void finish(const Segment& s, int64_t i, int64_t channel, int count) {
+  void finish(int64_t i, int64_t channel, int count) {
+    const Segment s = segment(i);
     const Band band = {s.n, s.p_first, s.p_last, channel, count};
-    const int64_t offset = i * segment_rows_ * columns_ * kWinogradColumns;
-    float* values = scratch_.data + offset;
-    if (store_ == TileStore::kOutput) {
-      epilogue_.pool(values, s.tile_first * kM, band, t_);
-    } else {
+    const int64_t row = columns_ * kWinogradColumns;
+    const int64_t offset = i * segment_rows_ * row;
+    float* values = scratch_.data + plane_ + offset;
+    if (store_ != TileStore::kOutput) {
       epilogue_.finish(values, track_ ? codes_.data + offset : nullptr, band, t_);
+      return;
     }
+    epilogue_.pool(values, s.tile_first * kM - s.carry, band, t_);
+    if (bands_.most_carry() == 0 || s.tile_last * kM >= p_.pool.height) return;
+    const int64_t carry = bands_.segment(band_ + 1, 0).carry;
+    const int64_t rows = s.carry + (s.tile_last - s.tile_first) * kM;
+    memmove(values, values + (rows - carry) * row,
+            static_cast<size_t>(carry * row) * sizeof(float));
+  }
+
+  // Floats of the scratch that one block of output channels needs.
+  int64_t plane_size() const {
+    return bands_.most_segments() * segment_rows_ * columns_ * kWinogradColumns;
+  }
+  int64_t most_tile_rows() const {
+    return bands_.most_tile_rows() + (bands_.most_carry() + kM - 1) / kM;
   }
 
   const ConvActPool2dProblem& p_;
@@ -306,13 +249,16 @@ class Worker {
   const TileStore store_;
   const bool track_;
   WinogradSource source_;
+  WinogradOutput<W> output_;
   BandEpilogue epilogue_;
   const int64_t columns_;       // of the scratch
   const int64_t tile_size_;     // outputs or windows of a tile along one axis
   const int64_t segment_rows_;  // of the scratch
   int64_t band_ = -1;
+  int64_t k_first_ = 0;
+  int64_t plane_ = 0;  // of the scratch, for this block of output channels
+  bool carried_ = false;
   WinogradPrefetch prefetch_;
-  int64_t transformed_ = -1;  // the band that V holds
   int64_t tile_count_ = 0;
   int64_t tile_blocks_ = 0;
   Scratch<Tile> tiles_;
@@ -327,9 +273,10 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
   WinogradChannels channels;
   if (!channels.prepare(p, W::kTaps)) return false;
   const TileStore store = tile_store(p.pool, tensors.index != nullptr);
-  const WinogradBands bands(p.pool, W::kOutputs, store,
-                            int64_t(channels.count()) * kV * W::kFrequencies, threads);
   const int64_t k_blocks = (p.pool.channels + kWinogradColumns - 1) / kWinogradColumns;
+  const WinogradBands bands(
+      p.pool, W::kOutputs, store, int64_t(channels.count()) * kV * W::kFrequencies,
+      k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns), threads);
   // few bands are shared by several threads, each with output channels of its own
   int64_t shares = bands.count() < threads ? (threads + bands.count() - 1) / bands.count() : 1;
   if (shares > k_blocks) shares = k_blocks;
@@ -341,14 +288,14 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 #endif
   {
     Worker<W> worker(p, tensors, channels, bands, store);
-    const bool ready = worker.prepare();
+    const bool ready = worker.prepare((k_blocks + shares - 1) / shares);
     if (!ready) {
 #if defined(_OPENMP)
 #pragma omp atomic write
 #endif
       success = false;
     }
-    // runs of consecutive items: the next band's rows overlap with this one's
+    // consecutive items: the next band's rows overlap with this one's
 #if defined(_OPENMP)
     const int64_t part = omp_get_thread_num();
     const int64_t team = omp_get_num_threads();
@@ -358,9 +305,10 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 #endif
     const int64_t last = items * (part + 1) / team;
     for (int64_t item = items * part / team; ready && item < last; ++item) {
-      const int64_t share = item % shares;
-      const int64_t next = item + 1 < last ? (item + 1) / shares : item / shares;
-      worker.run(item / shares, k_blocks * share / shares, k_blocks * (share + 1) / shares, next);
+      const int64_t share = item / bands.count();
+      const int64_t band = item % bands.count();
+      const int64_t next = item + 1 < last && band + 1 < bands.count() ? band + 1 : band;
+      worker.run(band, k_blocks * share / shares, k_blocks * (share + 1) / shares, next);
     }
   }
   return success;
@@ -397,6 +345,18 @@ bool winograd_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t
     default:
       return forward<Winograd<4, 5>>(p, tensors, threads);
   }
+}
+
+const char* winograd_f6_refusal(const ConvActPool2dProblem& p, bool backward) {
+  if (backward) return "has no backward of its own";
+  const bool fits =
+      p.kernel_height == 3 && p.kernel_width == 3 && p.stride_height == 1 && p.stride_width == 1;
+  return fits ? winograd_refusal(p, false) : "takes 3×3 filters at stride 1 alone";
+}
+
+bool winograd_f6_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors,
+                         int threads) {
+  return forward<Winograd<6, 3>>(p, tensors, threads);
 }
 
 }  // namespace CMF_ISA

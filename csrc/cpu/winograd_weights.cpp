@@ -98,15 +98,25 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
   return success;
 }
 
-}  // namespace
-
-int64_t winograd_prepared_size(const ConvActPool2dProblem& p) {
+// Floats of U for F(m, r).
+int64_t prepared_size(const ConvActPool2dProblem& p, int outputs) {
   const int taps = winograd_taps(p);
   WinogradChannels channels;
   if (!channels.prepare(p, taps)) return 0;
-  const int64_t alpha = 4 + taps - 1;
+  const int64_t alpha = outputs + taps - 1;
   const int64_t k_blocks = (p.pool.channels + kWinogradColumns - 1) / kWinogradColumns;
   return k_blocks * alpha * alpha * channels.weight_step(kWinogradColumns);
+}
+
+}  // namespace
+
+int64_t winograd_prepared_size(const ConvActPool2dProblem& p) { return prepared_size(p, 4); }
+int64_t winograd_f6_prepared_size(const ConvActPool2dProblem& p) { return prepared_size(p, 6); }
+
+bool winograd_f6_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared,
+                         int threads) {
+  return prepare<Winograd<6, 3>>(p, static_cast<const float*>(w), static_cast<float*>(prepared),
+                                 threads);
 }
 
 bool winograd_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {

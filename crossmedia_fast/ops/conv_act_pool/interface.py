@@ -8,145 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn import Parameter
 
 from ... import backends, precision
-from . import cpu, cpu_conv, cpu_direct
-from .arguments import Conv2d, Pool2d, autocast_enabled, check_conv, check_pool
+from . import cpu, folding
+from .arguments import check_conv, check_pool
 from .autograd import ActPool2d, act_pool2d_transformable
 from .autograd_conv import ConvActPool2d, NativeConv
-from .plan import CONVOLUTIONS, Plan, make_plan, why_not_winograd
+from .plan import Plan
+from .prepared import Prepared, is_plain, needs_grad_of, prepared_calls
 from .reference import act_pool2d as act_pool2d_reference
-from .reference import check_all
 from .registration import act_pool2d as act_pool2d_registered
 
-_PLAIN = (Tensor, Parameter)
 _MAX_CACHED = 4096
 
 
-class _Prepared:
-    """A checked and planned call; made once per combination of shapes and arguments."""
-
-    __slots__ = (
-        "add_batch",
-        "bias_in_epilogue",
-        "conv_args",
-        "launches",
-        "native",
-        "needs_grad",
-        "nothing_to_fuse",
-        "plain",
-        "plan",
-        "pool",
-    )
-
-    def __init__(
-        self,
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        conv: Conv2d,
-        pool: Pool2d,
-        backend: str | None,
-    ) -> None:
-        z_shape = check_all(input, weight, bias, conv, pool)
-        autocast = autocast_enabled(input.device)
-        self.needs_grad = _needs_grad(input, weight, bias)
-        x_shape = (z_shape[0], *input.shape[-3:])
-        w_shape = tuple(weight.shape)
-        self.plain = input.device.type == "cpu" and not torch.compiler.is_compiling()
-        why_not = dict.fromkeys(("direct", *CONVOLUTIONS), "takes plain tensors on the CPU alone")
-        launch = None
-        if self.plain and _is_plain(input, weight, bias) and input.dtype == weight.dtype:
-            contiguous = input.is_contiguous() and weight.is_contiguous()
-            why_not = {
-                "direct": cpu_direct.why_not(
-                    x_shape, w_shape, z_shape, conv, input.dtype, contiguous, autocast
-                )
-            }
-            launch, refusals = _fused(
-                input, weight, x_shape, w_shape, z_shape, conv, pool, autocast, self.needs_grad
-            )
-            why_not.update(refusals)
-        why_not = {name: why for name, why in why_not.items() if why}
-        self.plan: Plan = make_plan(
-            conv, pool, input.dtype, input.device, backend, why_not, forced_algorithm
-        )
-        self.native: NativeConv | None = None
-        if self.plan.algorithm == "direct":
-            self.native = cpu_direct.SmallConv2d(x_shape, w_shape, input.dtype, conv, pool)
-        elif self.plan.algorithm in CONVOLUTIONS:
-            assert launch is not None
-            self.native = cpu_conv.FusedConv2d(self.plan.algorithm, launch, conv, pool)
-        self.pool = pool
-        self.nothing_to_fuse = pool.activation == "identity" and pool.pool == "none"
-        self.conv_args: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        self.add_batch = input.dim() == 3
-        # The half types round once at the end of the convolution, bias included: leave it there.
-        # In float32 and float64 the epilogue adds it, and its gradient comes from the pooled one.
-        self.bias_in_epilogue = (
-            bias is not None
-            and input.dtype in (torch.float32, torch.float64)
-            and bias.dtype == input.dtype
-            and not autocast
-        )
-        self.launches: dict[tuple[bool, torch.dtype], cpu.Launch] = {}
-
-    def launch(self, x: Tensor, channels_last: bool) -> cpu.Launch:
-        key = (channels_last, x.dtype)
-        launch = self.launches.get(key)
-        if launch is None:
-            launch = self.launches[key] = cpu.launch_for(
-                tuple(x.shape), x.dtype, channels_last, self.pool
-            )
-        return launch
-
-
-_prepared: dict[Any, _Prepared] = {}
-forced_algorithm: str | None = None  # for tests, which clear _prepared around it
-
-
-def _needs_grad(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    return torch.is_grad_enabled() and (
-        input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
-    )
-
-
-def _fused(
-    input: Tensor,
-    weight: Tensor,
-    x_shape: tuple[int, ...],
-    w_shape: tuple[int, ...],
-    z_shape: tuple[int, ...],
-    conv: Conv2d,
-    pool: Pool2d,
-    autocast: bool,
-    needs_grad: bool,
-) -> tuple[cpu_conv.ConvLaunch | None, dict[str, str]]:
-    """The native module's own convolutions: a launch, and why each of them doesn't take it."""
-    if autocast:
-        return None, dict.fromkeys(CONVOLUTIONS, "takes no autocast")
-    x_channels_last = cpu.is_channels_last(input if input.dim() == 4 else input.unsqueeze(0))
-    # a channels_last weight makes PyTorch's convolution give channels_last too
-    y_channels_last = x_channels_last or cpu.is_channels_last(weight)
-    try:
-        launch = cpu_conv.ConvLaunch(
-            x_shape, w_shape, z_shape, input.dtype, conv, pool, x_channels_last, y_channels_last
-        )
-    except (NotImplementedError, ValueError) as error:
-        return None, dict.fromkeys(CONVOLUTIONS, str(error))
-    if needs_grad and launch.pool_launch.saved == "input":
-        reason = "keeps no convolution output for the backward of this activation"
-        return None, dict.fromkeys(CONVOLUTIONS, reason)
-    refusals = {name: launch.refusal(name) for name in CONVOLUTIONS}
-    if not refusals["winograd"] and forced_algorithm is None:
-        refusals["winograd"] = why_not_winograd(
-            x_shape, w_shape, z_shape, conv, precision.get_conv_precision()
-        )
-    return launch, refusals
-
-
-def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
+def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
     """pool(act(x + bias)) for a fresh convolution output `x`: nobody else holds it."""
     if _transforms_active():
         return act_pool2d_transformable(x, bias, prepared.pool)
@@ -180,22 +56,17 @@ def _run_native(
     return kernels.forward(input, weight, bias, save=False)[0]
 
 
-def _is_plain(input: Any, weight: Any, bias: Any) -> bool:
-    """Whether nothing stands between these tensors and their memory: no subclass, no mode."""
-    return (
-        type(input) in _PLAIN
-        and type(weight) in _PLAIN
-        and (bias is None or type(bias) in _PLAIN)
-        and not torch._C._len_torch_dispatch_stack()
-    )
-
-
-def _run(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
+def _run(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
     if prepared.add_batch:
         input = input.unsqueeze(0)
-    plain = prepared.plain and _is_plain(input, weight, bias)
+    plain = prepared.plain and is_plain(input, weight, bias)
     algorithm = prepared.plan.algorithm
-    if plain and prepared.native is not None and not _transforms_active():
+    y: Tensor | None = None
+    if algorithm == "folded" and plain and not _transforms_active():
+        y = _run_folded(input, weight, bias, prepared)
+    if y is not None:
+        pass
+    elif plain and prepared.native is not None and not _transforms_active():
         y = _run_native(input, weight, bias, prepared.native, prepared.needs_grad)
     elif algorithm == "convolution" or prepared.nothing_to_fuse:
         y = F.conv2d(input, weight, bias, *prepared.conv_args)
@@ -211,7 +82,28 @@ def _run(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: _Prepared
     return y.squeeze(0) if prepared.add_batch else y
 
 
-def _run_registered(x: Tensor, bias: Tensor | None, prepared: _Prepared) -> Tensor:
+def _run_folded(
+    input: Tensor, weight: Tensor, bias: Tensor | None, prepared: Prepared
+) -> Tensor | None:
+    padding, groups = prepared.conv_args[1], prepared.conv_args[3]
+
+    def convolve(folded: Tensor) -> Tensor:
+        return conv_act_pool2d(
+            input,
+            folded,
+            bias,
+            prepared.pool.size,
+            padding,
+            groups=groups,
+            activation="identity",
+            pool="none",
+            backend="cpu",
+        )
+
+    return folding.run(convolve, weight, prepared.pool, prepared.needs_grad)
+
+
+def _run_registered(x: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
     save = torch.is_grad_enabled() and (
         x.requires_grad or (bias is not None and bias.requires_grad)
     )
@@ -299,7 +191,7 @@ def conv_act_pool2d(
                 activation,
                 pool,
                 backends.requested() if backend is None else backend,
-                _needs_grad(input, weight, bias),
+                needs_grad_of(input, weight, bias),
                 precision._precision,
                 arguments := (
                     stride,
@@ -316,7 +208,7 @@ def conv_act_pool2d(
                 # 2.0 and True are equal to integers, but no sizes
                 *map(type, arguments),
             )
-            prepared = _prepared.get(key)
+            prepared = prepared_calls.get(key)
         except (AttributeError, TypeError):
             # A list or a symbolic size is no key, and what is no tensor has no shape: the long way,
             # which says what is wrong where something is.
@@ -333,11 +225,11 @@ def conv_act_pool2d(
             ceil_mode,
             count_include_pad,
         )
-        prepared = _Prepared(input, weight, bias, conv, fused, backend)
-        if key is not None and _is_plain(input, weight, bias):
-            if len(_prepared) >= _MAX_CACHED:
-                _prepared.clear()
-            _prepared[key] = prepared
+        prepared = Prepared(input, weight, bias, conv, fused, backend)
+        if key is not None and is_plain(input, weight, bias):
+            if len(prepared_calls) >= _MAX_CACHED:
+                prepared_calls.clear()
+            prepared_calls[key] = prepared
     return _run(input, weight, bias, prepared)
 
 
@@ -372,4 +264,4 @@ def explain_conv_act_pool2d(
         ceil_mode,
         count_include_pad,
     )
-    return _Prepared(input, weight, bias, conv, fused, backend).plan
+    return Prepared(input, weight, bias, conv, fused, backend).plan

@@ -15,15 +15,17 @@ from ... import backends
 from .arguments import Conv2d, Pool2d
 
 # Those of the native module, each a kernel family, in the order in which they are tried.
-CONVOLUTIONS = ("few_channels", "depthwise", "pointwise", "winograd")
-ALGORITHMS = ("direct", *CONVOLUTIONS, "convolution", "epilogue", "reference")
+CONVOLUTIONS = ("few_channels", "depthwise", "pointwise", "winograd_f6", "winograd")
+ALGORITHMS = ("folded", "direct", *CONVOLUTIONS, "convolution", "epilogue", "reference")
 
 _REASONS = {
+    "folded": "the average is folded into the weights: a convolution at the windows' stride",
     "direct": "a small problem: our own convolution, then the same pass, as one graph node",
     "few_channels": "few input channels: direct convolution, pooled in registers",
     "depthwise": "a channel of its own for each filter: one pass over input and output",
     "pointwise": "1×1 filters: a matrix product with what follows in registers",
     "winograd": "Winograd's F(4×4), pooled in registers: a fraction of the multiplications",
+    "winograd_f6": "Winograd's F(6×6): fewer multiplications still, and more rounding",
     "convolution": "PyTorch's convolution alone: neither activation nor pooling follows it",
     "epilogue": "PyTorch's convolution, then bias, activation and pooling in one native pass",
     "reference": "PyTorch's own functions, one after another",
@@ -58,7 +60,8 @@ def make_plan(
 ) -> Plan:
     """The plan of one call; `algorithm` forces one (for tests), raising where it can't run.
 
-    `why_not`: of "direct" and CONVOLUTIONS, why they don't take these shapes; absent where they do.
+    `why_not`: of "folded", "direct" and CONVOLUTIONS, why they don't take these shapes; absent
+    where they do.
     """
     chosen, rejected_backends = backends.resolve(backend, device, dtype)
     nothing_to_fuse = pool.activation == "identity" and pool.pool == "none"
@@ -90,34 +93,53 @@ def make_plan(
     )
 
 
-# Of what a transform costs a value, in multiply-adds; and of what Winograd must save to be chosen.
+# What a transform costs a value, in multiply-adds; and what Winograd must save to be chosen.
 _TRANSFORM = 25
 _LEAST_GAIN = 1.1
+_LANES = 16
 
 
-def why_not_winograd(
+def winograd_gain(
     x_shape: tuple[int, ...],  # [N, C, H, W]
     w_shape: tuple[int, ...],  # [K, C, R, S]
     z_shape: tuple[int, ...],  # [N, K, H', W']
-    conv: Conv2d,
+    stride: tuple[int, int],
+    outputs: int,  # m of F(m×m)
+) -> float:
+    """How many times less work Winograd's F(m×m) is than direct convolution, about."""
+    # both work in vectors; fewer channels than one holds leave lanes idle
+    channels, filters = x_shape[1], -(-w_shape[0] // _LANES) * _LANES
+    kernel_height, kernel_width = w_shape[2:]
+    taps = max(-(-kernel_height // stride[0]), -(-kernel_width // stride[1]))
+    phases = stride[0] * stride[1]
+    tiles = -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
+    products = channels * phases * filters
+    transforms = (channels * phases + filters) * _TRANSFORM
+    taps_of_all = max(channels, _LANES) * kernel_height * kernel_width
+    direct = z_shape[2] * z_shape[3] * taps_of_all * filters
+    return direct / (tiles * (outputs + taps - 1) ** 2 * (products + transforms))
+
+
+def why_not_winograd(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    z_shape: tuple[int, ...],
+    stride: tuple[int, int],
     precision: str,
-) -> str:
-    """Why Winograd's F(4×4) is no gain for this convolution; "" where it is."""
+    needs_grad: bool,
+) -> dict[str, str]:
+    """Why Winograd's F(4×4) and F(6×6) are no gain for this convolution; absent where they are."""
     if precision == "highest":
-        return "conv_precision is 'highest': the transforms round"
-    _, channels, _, _ = x_shape
-    filters, _, kernel_height, kernel_width = w_shape
-    taps = max(
-        -(-kernel_height // conv.stride[0]),
-        -(-kernel_width // conv.stride[1]),
-    )
-    phases = conv.stride[0] * conv.stride[1]
-    tiles = -(-z_shape[2] // 4) * -(-z_shape[3] // 4)
-    frequencies = (taps + 3) ** 2
-    products = frequencies * channels * phases * filters
-    transforms = frequencies * (channels * phases + filters) * _TRANSFORM
-    direct = z_shape[2] * z_shape[3] * channels * filters * kernel_height * kernel_width
-    gain = direct / (tiles * (products + transforms))
+        reason = "conv_precision is 'highest': the transforms round"
+        return {"winograd": reason, "winograd_f6": reason}
+    gain = winograd_gain(x_shape, w_shape, z_shape, stride, 4)
+    refusals = {}
     if gain < _LEAST_GAIN:
-        return f"would save too little: {gain:.2f} times the speed of direct convolution"
-    return ""
+        refusals["winograd"] = f"saves too little: {gain:.2f} times direct convolution's speed"
+    if precision != "medium":
+        refusals["winograd_f6"] = "conv_precision is 'high': F(6×6) rounds more"
+    elif needs_grad:
+        refusals["winograd_f6"] = "the gradients are F(4×4)'s"
+    elif winograd_gain(x_shape, w_shape, z_shape, stride, 6) < max(gain, _LEAST_GAIN):
+        refusals["winograd_f6"] = "saves less than F(4×4) or direct convolution"
+    return refusals

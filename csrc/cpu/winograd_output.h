@@ -1,0 +1,137 @@
+// What becomes of a tile's products: the inverse transform, bias, and windows that lie inside the
+// tile, all in registers.
+#pragma once
+
+#include "common/activation.h"
+#include "cpu/pool_reduce.h"
+#include "cpu/winograd_bands.h"
+#include "cpu/winograd_direct.h"
+#include "cpu/winograd_tile.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// How a pooling is done: in registers where each window lies inside a tile and no mask is wanted.
+CMF_HOST_DEVICE TileStore tile_store(const ActPool2dProblem& p, bool track) {
+  const bool pairs = p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
+                     p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
+                     2 * p.out_height <= p.height && 2 * p.out_width <= p.width;
+  const Activation activation = static_cast<Activation>(p.activation);
+  if (!pairs) return TileStore::kOutput;
+  if (p.pool == Pool::kMax && p.monotone) return TileStore::kMax;
+  const bool simple = activation == Activation::kIdentity || activation == Activation::kRelu ||
+                      activation == Activation::kLeakyRelu;
+  // an average's mask is BandEpilogue's
+  return p.pool == Pool::kAvg && simple && !track ? TileStore::kAverage : TileStore::kOutput;
+}
+
+// Outputs from (row, column) of image n, for a vector of channels from `channel` on.
+struct TilePlace {
+  int64_t n;
+  int64_t row;
+  int64_t column;
+  int64_t channel;
+};
+
+// Where they go, kWinogradColumns floats a pixel, and how many of them (or of windows) count.
+struct TileTarget {
+  float* values;
+  uint8_t* codes;  // of windows, or null
+  int64_t row_step;
+  int64_t rows;
+  int64_t columns;
+};
+
+template <class W>
+class WinogradOutput {
+ public:
+  typedef Vec<float> V;
+  static constexpr int kM = W::kOutputs;
+  static constexpr int kV = kLanes<float>;
+
+  WinogradOutput(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
+                 TileStore store)
+      : p_(problem), t_(tensors), store_(store) {}
+
+  // From m, frequency f at m + f · step, to `target`.
+  void run(const float* m, int64_t step, const TilePlace& place, const TileTarget& target) const {
+    V z[kM][kM];
+    transform_output_tile<W>(m, step, z);
+    V sum = z[0][0];
+    CMF_UNROLL
+    for (int i = 1; i < kM * kM; ++i) sum += z[i / kM][i % kM];
+    // infinity and NaN anywhere in the tile spread over all of it: such tiles are summed tap by tap
+    if (__builtin_expect(any_nan(sum - sum), 0)) {
+      direct_tile<kM>(p_, t_, place.n, place.row, place.column, place.channel, z);
+    }
+    const int64_t left = p_.pool.channels - place.channel;
+    const V bias = t_.bias ? load_lanes<float>(static_cast<const float*>(t_.bias) + place.channel,
+                                               left < kV ? static_cast<int>(left) : kV)
+                           : broadcast<float>(-0.0f);
+    const int64_t size = store_ == TileStore::kOutput ? kM : kM / 2;
+    const bool whole = target.columns == size && target.rows == size;
+    if (store_ == TileStore::kOutput) {
+      CMF_UNROLL
+      for (int i = 0; i < kM; ++i) {
+        CMF_UNROLL
+        for (int j = 0; j < kM; ++j) {
+          if (whole || (i < target.rows && j < target.columns)) {
+            store<float>(target.values + i * target.row_step + j * kWinogradColumns,
+                         z[i][j] + bias);
+          }
+        }
+      }
+    } else if (store_ == TileStore::kMax) {
+      target.codes ? windows<MaxReducer, true>(z, bias, target)
+                   : windows<MaxReducer, false>(z, bias, target);
+    } else {
+      activate_all(z, bias);
+      windows<SumReducer, false>(z, bias, target);
+    }
+  }
+
+ private:
+  void activate_all(V (&z)[kM][kM], V bias) const {
+    const float param = static_cast<float>(p_.pool.activation_param);
+    const Activation activation = static_cast<Activation>(p_.pool.activation);
+    CMF_UNROLL
+    for (int i = 0; i < kM * kM; ++i) {
+      V& value = z[i / kM][i % kM];
+      value += bias;
+      if (activation == Activation::kRelu) {
+        value = activate<Activation::kRelu>(value, param);
+      } else if (activation == Activation::kLeakyRelu) {
+        value = activate<Activation::kLeakyRelu>(value, param);
+      }
+    }
+  }
+
+  template <template <class, class, class, bool> class Reducer, bool kTrack>
+  CMF_HOST_DEVICE void windows(const V (&z)[kM][kM], V bias, const TileTarget& target) const {
+    const MaskRule<float> rule = {0, false};
+    CMF_UNROLL
+    for (int i = 0; i < kM / 2; ++i) {
+      CMF_UNROLL
+      for (int j = 0; j < kM / 2; ++j) {
+        Reducer<float, V, Mask<float>, kTrack> reducer(rule);
+        reducer.begin(z[2 * i][2 * j], 0);
+        reducer.add(z[2 * i][2 * j + 1], 1);
+        reducer.add(z[2 * i + 1][2 * j], 2);
+        reducer.add(z[2 * i + 1][2 * j + 1], 3);
+        if (i >= target.rows || j >= target.columns) continue;
+        const int64_t at = i * target.row_step + j * kWinogradColumns;
+        const V value =
+            store_ == TileStore::kAverage ? reducer.value * 0.25f : reducer.value + bias;
+        store<float>(target.values + at, value);
+        if (kTrack) store_bytes<float>(target.codes + at, reducer.code);
+      }
+    }
+  }
+
+  const ConvActPool2dProblem& p_;
+  const ConvForwardTensors& t_;
+  const TileStore store_;
+};
+
+}  // namespace CMF_ISA
+}  // namespace cmf
