@@ -21,12 +21,14 @@ CMF_DECLARE(avx512)
 namespace test {
 
 void test_act_pool2d(const KernelTable& kernels);
+void test_conv_backward(const KernelTable& kernels);
 void test_gan_loss(const KernelTable& kernels);
 
 namespace {
 
 const KernelTest kKernelTests[] = {
     {"act_pool2d", test_act_pool2d},
+    {"conv_backward", test_conv_backward},
     {"gan_loss", test_gan_loss},
 };
 

@@ -28,6 +28,7 @@ get_target_property(definitions cmf_kernels COMPILE_DEFINITIONS)
 add_executable(cmf_tests
   csrc/tests/main.cpp
   csrc/tests/test_act_pool2d.cpp
+  csrc/tests/test_conv_backward.cpp
   csrc/tests/test_gan_loss.cpp
 )
 add_executable(cmf_ulp csrc/tests/ulp_main.cpp)
