@@ -32,8 +32,10 @@ class InputGradient {
                 const GradientPlan& plan)
       : p_(problem), t_(tensors), plan_(plan), dx_(static_cast<float*>(tensors.dx)) {
     const int64_t bytes = p_.pool.batch * p_.in_channels * p_.height * p_.width * 4;
-    streams_ = bytes >= kStreamBytes && p_.in_channels % kV == 0 &&
-               reinterpret_cast<uintptr_t>(dx_) % (kV * sizeof(float)) == 0;
+    // whole lines alone
+    streams_ = bytes >= kStreamBytes &&
+               (!p_.x_channels_last || (p_.in_channels % kV == 0 &&
+                                        reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
   }
   InputGradient(const InputGradient&) = delete;
   InputGradient& operator=(const InputGradient&) = delete;
@@ -251,10 +253,16 @@ class InputGradient {
       transpose_block<float>(values);
       float* pixel = target + last - stride * (end - 1);
       for (int c = 0; c < vector.lanes; ++c) {
-        if (stride == 1) {
-          store_lanes<float>(pixel + c * plane, values[c], lanes);
+        float* start = pixel + c * plane;
+        if (stride == 1 && lanes == kV && streams_ &&
+            reinterpret_cast<uintptr_t>(start) % sizeof(Vec<float>) == 0) {
+          stream(start, values[c]);
+        } else if (stride == 1) {
+          store_lanes<float>(start, values[c], lanes);
+        } else if (stride == 2) {
+          store_alternate(start, values[c], lanes);
         } else {
-          for (int j = 0; j < lanes; ++j) pixel[c * plane + j * stride] = values[c][j];
+          for (int j = 0; j < lanes; ++j) start[j * stride] = values[c][j];
         }
       }
     }
