@@ -122,7 +122,10 @@ void expand_plain(const float* dy, const float* saved, int64_t pixel, int64_t co
   for (int64_t q = 0; q < count; ++q) {
     for (int k = 0; k < k_count; k += kV) {
       const int left = k_count - k < kV ? k_count - k : kV;
-      store<float>(target + q * lanes + k, derive<A>(dy, saved, q * pixel + k, left, param));
+      const int64_t i = q * pixel + k;
+      __builtin_prefetch(dy + i + kAhead * pixel);
+      if (A != Activation::kIdentity) __builtin_prefetch(saved + i + kAhead * pixel);
+      store<float>(target + q * lanes + k, derive<A>(dy, saved, i, left, param));
     }
   }
 }

@@ -49,14 +49,14 @@ int choose_phase_sets(const ConvActPool2dProblem& p, int outputs, int taps,
   // phases before this one have their first pixel a position later
   const int64_t cut[2] = {p.pad_height % p.stride_height, p.pad_width % p.stride_width};
   // as multiply-adds of a vector of filters in one tile: to expand and transform dz, and products
-  constexpr int64_t kTransform = 20000;
+  const int64_t transform = p.pool.channels_last ? 20000 : 60000;
   const int64_t alpha = outputs + taps - 1;
   const int64_t product = 2 * alpha * alpha * kV * divide_up(p.in_channels, kV) * kV;
   const auto cost = [&](const PhaseSet& set) {
     const GradientAxis vertical = make_axis(p, true, set.begin[0], set.end[0], outputs);
     const GradientAxis horizontal = make_axis(p, false, set.begin[1], set.end[1], outputs);
     const int64_t phases = (set.end[0] - set.begin[0]) * (set.end[1] - set.begin[1]);
-    return vertical.tiles * horizontal.tiles * (kTransform + phases * product);
+    return vertical.tiles * horizontal.tiles * (transform + phases * product);
   };
   int count = 0;
   int64_t together = 0;
