@@ -111,7 +111,8 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if (!success) throw std::bad_alloc();
 }
 
-void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t dy,
+// Whether dw holds, or must be computed some other way: ConvBackwardTensors::dw_spoilt.
+bool backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t dy,
               uintptr_t saved, uintptr_t index, uintptr_t x, uintptr_t w, uintptr_t bias,
               uintptr_t dx, uintptr_t dw, uintptr_t dbias, int threads) {
   check_threads(threads);
@@ -132,6 +133,8 @@ void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
   t.dx = checked_pointer("dx", dx, size, false);
   t.dw = checked_pointer("dw", dw, size, false);
   t.dbias = checked_pointer("dbias", dbias, size, false);
+  bool spoilt = false;
+  t.dw_spoilt = &spoilt;
   if (!some) throw py::value_error("batch must not be 0 here");
   bool success;
   {
@@ -139,6 +142,7 @@ void backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
     success = k.backward(p, t, threads);
   }
   if (!success) throw std::bad_alloc();
+  return !spoilt;
 }
 
 uint64_t hash_bytes(uintptr_t data, int64_t bytes, int threads) {

@@ -30,6 +30,9 @@ struct ConvBackwardTensors {
   void* dx;           // [N, C, H, W] in x's format, or null
   void* dw;           // [K, C / groups, R, S] contiguous, or null
   void* dbias;        // [K] or null
+  // Set, where not null: whether dw must be computed some other way, because in the algorithm what
+  // is not finite reaches elements of dw that it has nothing to do with.
+  bool* dw_spoilt;
 };
 
 // The kernels of one algorithm. `forward` and `backward` give false where scratch memory could not

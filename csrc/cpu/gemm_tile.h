@@ -42,7 +42,10 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const GemmBlocks&
     const float* a_block = a + block * a_step;
     const float* b_block = b + static_cast<int64_t>(block) * (kV * kColumns);
     const int32_t lanes = blocks.lanes[block];
+    // A comes from afar in short pieces: two blocks ahead, a row at a time
+    const float* ahead = a_block + 2 * a_step;
     for (int32_t c = 0; c < lanes; ++c) {
+      __builtin_prefetch(ahead + c * kV);
       V columns[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b_block + c * kColumns + v * kV);

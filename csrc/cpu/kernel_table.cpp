@@ -3,13 +3,14 @@
 
 #include "cpu/act_pool2d.h"
 #include "cpu/conv2d_small.h"
-#include "cpu/few_channels.h"
 #include "cpu/depthwise.h"
+#include "cpu/few_channels.h"
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
 #include "cpu/pointwise.h"
 #include "cpu/simd.h"
 #include "cpu/winograd.h"
+#include "cpu/winograd_gradient.h"
 
 #define CMF_TEXT(name) #name
 #define CMF_NAME(name) CMF_TEXT(name)
@@ -29,7 +30,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_ISA::conv2d_small_forward,
       CMF_ISA::conv2d_small_backward,
       {
-          {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, nullptr,
+          {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, CMF_ISA::winograd_backward,
            CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare},
           {CMF_ISA::winograd_f6_refusal, CMF_ISA::winograd_f6_forward, nullptr,
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},

@@ -233,6 +233,23 @@ CMF_HOST_DEVICE void store_partial<double, double>(double* target, Vec<double> v
 }
 #endif
 
+// Every other value: target[2 i] = value[i] for i < lanes. What lies between is not written.
+CMF_HOST_DEVICE void store_alternate(float* target, Vec<float> value, int lanes) {
+#if defined(__AVX512F__)
+  const __m512 v = bit_cast<__m512>(value);
+  const __m512i half = _mm512_set_epi32(0, 7, 0, 6, 0, 5, 0, 4, 0, 3, 0, 2, 0, 1, 0, 0);
+  const __m512i other = _mm512_add_epi32(half, _mm512_set1_epi32(8));
+  const uint32_t mask = 0x55555555u & (lanes == 16 ? ~0u : (1u << (2 * lanes)) - 1u);
+  _mm512_mask_storeu_ps(target, __mmask16(mask), _mm512_maskz_permutexvar_ps(mask, half, v));
+  if (mask >> 16 != 0) {
+    _mm512_mask_storeu_ps(target + 16, __mmask16(mask >> 16),
+                          _mm512_maskz_permutexvar_ps(mask >> 16, other, v));
+  }
+#else
+  for (int i = 0; i < lanes; ++i) target[2 * i] = value[i];
+#endif
+}
+
 // Bytes: integers 0..255 of each lane, what lies beyond is not defined.
 
 #if defined(__AVX512F__)

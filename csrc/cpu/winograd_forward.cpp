@@ -317,13 +317,19 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 }  // namespace
 
 const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
-  if (backward) return "has no backward yet";
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "computes in float32 alone";
   if (p.groups != 1) return "takes groups 1 alone";
   if (p.dilation_height != 1 || p.dilation_width != 1) return "takes dilation 1 alone";
   const int taps = winograd_taps(p);
   if (taps < 2 || taps > 5) return "takes filters of 2 to 5 taps a stride alone";
   if (p.pool.index_itemsize > 1) return "takes windows of at most 255 elements";
+  if (!backward) return nullptr;
+  if (p.pool.saved == Saved::kInput) {
+    return "has no backward of an activation that needs the convolution's output itself";
+  }
+  if (p.pad_height >= p.kernel_height || p.pad_width >= p.kernel_width) {
+    return "has no backward of a padding as large as the filter";
+  }
   return nullptr;
 }
 

@@ -23,6 +23,7 @@ namespace test {
 void test_act_pool2d(const KernelTable& kernels);
 void test_few_channels(const KernelTable& kernels);
 void test_depthwise(const KernelTable& kernels);
+void test_conv_backward(const KernelTable& kernels);
 void test_gan_loss(const KernelTable& kernels);
 void test_pointwise(const KernelTable& kernels);
 
@@ -32,6 +33,7 @@ const KernelTest kKernelTests[] = {
     {"act_pool2d", test_act_pool2d},
     {"few_channels", test_few_channels},
     {"depthwise", test_depthwise},
+    {"conv_backward", test_conv_backward},
     {"gan_loss", test_gan_loss},
     {"pointwise", test_pointwise},
 };

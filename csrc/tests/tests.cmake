@@ -31,6 +31,7 @@ add_executable(cmf_tests
   csrc/tests/test_act_pool2d.cpp
   csrc/tests/test_few_channels.cpp
   csrc/tests/test_depthwise.cpp
+  csrc/tests/test_conv_backward.cpp
   csrc/tests/test_gan_loss.cpp
   csrc/tests/test_pointwise.cpp
 )

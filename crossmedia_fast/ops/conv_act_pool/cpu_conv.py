@@ -20,7 +20,9 @@ class ConvLaunch:
     """One problem, ready to call: the native struct and the sizes of what it writes."""
 
     __slots__ = (
+        "conv",
         "native",
+        "padding",
         "pool_launch",
         "prepared_sizes",
         "w_shape",
@@ -63,6 +65,8 @@ class ConvLaunch:
             groups=conv.groups,
             x_channels_last=x_channels_last,
         )
+        self.conv = conv
+        self.padding = padding
         self.x_channels_last = x_channels_last
         self.x_shape = x_shape
         self.x_strides = cpu.dense_strides(x_shape, x_channels_last)
@@ -149,13 +153,17 @@ class ConvLaunch:
         need_dw: bool,
         need_dbias: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """dx [N, C, H, W], dw [K, C / groups, R, S] and dbias [K]."""
+        """dx [N, C, H, W], dw [K, C / groups, R, S] and dbias [K].
+
+        Where infinities or NaN would reach elements of dw that they have nothing to do with (in a
+        Winograd algorithm they spread), dw comes from PyTorch's own convolution.
+        """
         dy = cpu.as_format(dy, self.pool_launch.channels_last)
         w = w.contiguous()
         dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
         dw = dy.new_empty(self.w_shape) if need_dw else None
         dbias = dy.new_empty((self.w_shape[0],)) if need_dbias else None
-        native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
+        dw_holds = native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
             algorithm,
             self.native,
             dy.data_ptr(),
@@ -169,7 +177,35 @@ class ConvLaunch:
             0 if dbias is None else dbias.data_ptr(),
             native.thread_count(),
         )
+        if need_dw and not dw_holds:
+            dw = self._weight_gradient(dy, saved, index, x, w, bias)
         return dx, dw, dbias
+
+    def _weight_gradient(
+        self,
+        dy: Tensor,
+        saved: Tensor | None,
+        index: Tensor | None,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        """dw by PyTorch, from the dense gradient of the convolution's output."""
+        dz, _ = cpu.act_pool2d_backward(self.pool_launch, dy, saved, bias, index, True, False)
+        _, dw, _ = torch.ops.aten.convolution_backward(
+            dz,
+            x,
+            w,
+            None,
+            self.conv.stride,
+            self.padding,
+            self.conv.dilation,
+            False,
+            (0, 0),
+            self.conv.groups,
+            (False, True, False),
+        )
+        return dw.contiguous()
 
 
 class FusedConv2d:

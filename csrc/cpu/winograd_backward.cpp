@@ -1,0 +1,392 @@
+// dx, dw and dbias of y = pool(act(x * w + bias)) from the pooled gradient.
+//
+// A super-block of tiles at a time: the tiles of dz, expanded from the pooled gradient band by
+// band, and those of x are transformed; then both products run over them. dz never exists as a
+// whole. What is summed in which order depends on the problem alone.
+#include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "cpu/scratch.h"
+#include "cpu/winograd.h"
+#include "cpu/winograd_gradient.h"
+#include "cpu/winograd_gradient_source.h"
+#include "cpu/winograd_input_gradient.h"
+#include "cpu/winograd_matrices.h"
+#include "cpu/winograd_weight_gradient.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kV = kLanes<float>;
+
+// The lines that the next tile will be written to: too many streams for the hardware to see.
+template <class W>
+CMF_HOST_DEVICE void prefetch_next_tile(float* target, int64_t step) {
+  CMF_UNROLL
+  for (int f = 0; f < W::kFrequencies; ++f) __builtin_prefetch(target + f * step + kV, 1);
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// What the threads share.
+struct Shared {
+  float* v = nullptr;     // [chunk][frequency][k block][tile][lane]
+  float* x = nullptr;     // [chunk][frequency][vector][tile][lane]
+  float* sums = nullptr;  // [frequency][pair of k blocks][vector] blocks; several super-blocks
+  float* bias_parts = nullptr;  // [run][K]
+  double* bias = nullptr;       // [K]
+  // All of it in one: what is freed piece by piece the C library gives back to the system, and each
+  // call would pay for its pages anew.
+  Scratch<float> memory;
+};
+
+template <class W>
+class Worker {
+ public:
+  static constexpr int kM = W::kOutputs;
+  static constexpr int kF = W::kFrequencies;
+
+  Worker(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+         const GradientPlan& plan, Shared& shared, int threads)
+      : p_(problem),
+        t_(tensors),
+        plan_(plan),
+        shared_(shared),
+        frame_(problem, tensors, plan.frame_rows(plan.most_run_strips()), plan.frame_columns(),
+               plan.horizontal().last - plan.frame_columns() + 1, plan.frame_lanes()),
+        input_(problem, plan, static_cast<const float*>(tensors.x)),
+        gradient_(problem, tensors, plan) {
+    // vectors of x that share what is read of V, where enough is left for every thread
+    while (together_ > 1 && weight_items() < 2 * threads) together_ /= 2;
+  }
+
+  bool prepare() {
+    const int64_t area = p_.kernel_height * p_.kernel_width;
+    const bool dw = t_.dw != nullptr;
+    return block_.prepare(plan_) && frame_.prepare() && frame_sums_.allocate(plan_.frame_lanes()) &&
+           (!t_.dx || gradient_.prepare()) &&
+           (!dw || (input_.prepare(kM) && taps_.allocate(area * kV * kV))) &&
+           (!dw || plan_.supers() > 1 || sums_.allocate(kF * kSumBlock * together_));
+  }
+
+  void begin(int64_t super) {
+    super_ = super;
+    block_.list(plan_, super);
+  }
+
+  const GradientBlock& block() const { return block_; }
+
+  // Items of the first phase: a run of tiles, a few channels.
+  int64_t gradient_parts() const { return divide_up(plan_.k_blocks() * kV, plan_.frame_lanes()); }
+  int64_t input_parts() const {
+    return t_.dw ? divide_up(plan_.vectors(), int64_t(kInputVectors)) : 0;
+  }
+  int64_t transforms() const { return block_.runs() * (gradient_parts() + input_parts()); }
+  void transform(int64_t item) {
+    const int64_t parts = gradient_parts() + input_parts();
+    const int64_t part = item % parts;
+    if (part < gradient_parts()) {
+      transform_gradient(item / parts, part);
+    } else {
+      transform_input(block_.run(item / parts), (part - gradient_parts()) * kInputVectors);
+    }
+  }
+
+  void add_bias(int64_t k) {
+    double sum = super_ == 0 ? 0.0 : shared_.bias[k];
+    for (int64_t run = 0; run < block_.runs(); ++run) {
+      sum += static_cast<double>(shared_.bias_parts[run * plan_.filters() + k]);
+    }
+    shared_.bias[k] = sum;
+    if (super_ + 1 == plan_.supers()) static_cast<float*>(t_.dbias)[k] = static_cast<float>(sum);
+  }
+
+  // Chunks of tiles, part `share` of `shares`, by one group of channels.
+  void input_gradient(int64_t group, int64_t share, int64_t shares) {
+    const int64_t count = block_.chunks().count;
+    gradient_.run(block_, shared_.v, group, static_cast<int>(count * share / shares),
+                  static_cast<int>(count * (share + 1) / shares));
+  }
+
+  // One super-block: a block of sums at all frequencies, and its dw. Several: all vectors of x at
+  // one frequency.
+  int64_t k_pairs() const { return divide_up(plan_.k_blocks(), int64_t(kGradientVectors)); }
+  int64_t weight_items() const {
+    return k_pairs() * (plan_.supers() > 1 ? int64_t(kF) : divide_up(plan_.vectors(), together_));
+  }
+  bool weight_gradient(int64_t item) {
+    const TransformedTiles tiles = {shared_.v, shared_.x};
+    if (plan_.supers() > 1) {
+      const int f = static_cast<int>(item / k_pairs());
+      const int64_t pair = item % k_pairs();
+      for (int64_t first = 0; first < plan_.vectors(); first += kSummedVectors) {
+        multiply_weight_blocks<W>(
+            plan_, tiles, block_.chunks(), f, first, least(first + kSummedVectors, plan_.vectors()),
+            pair * kGradientVectors, kGradientVectors, super_ > 0, sums_at(f, pair, first));
+      }
+      return true;
+    }
+    const int64_t parts = divide_up(plan_.vectors(), together_);
+    const int64_t first = item % parts * together_;
+    const int64_t last = least(first + together_, plan_.vectors());
+    const int64_t k = item / parts * kGradientVectors;
+    const int64_t step = (last - first) * kSumBlock;
+    for (int f = 0; f < kF; ++f) {
+      multiply_weight_blocks<W>(plan_, tiles, block_.chunks(), f, first, last, k, plan_.k_blocks(),
+                                false, sums_.data + f * step);
+    }
+    bool finite = true;
+    for (int64_t vector = first; vector < last; ++vector) {
+      finite &=
+          finish_weight_block<W>(p_, plan_, vector, k, sums_.data + (vector - first) * kSumBlock,
+                                 step, taps_.data, static_cast<float*>(t_.dw));
+    }
+    return finite;
+  }
+
+  // Several super-blocks: the sums' way back.
+  int64_t finishing_items() const { return plan_.supers() > 1 ? k_pairs() * plan_.vectors() : 0; }
+  bool finish_weights(int64_t item) {
+    const int64_t vector = item % plan_.vectors();
+    const int64_t pair = item / plan_.vectors();
+    return finish_weight_block<W>(p_, plan_, vector, pair * kGradientVectors,
+                                  sums_at(0, pair, vector),
+                                  sums_at(1, pair, vector) - sums_at(0, pair, vector), taps_.data,
+                                  static_cast<float*>(t_.dw));
+  }
+
+ private:
+  float* sums_at(int64_t f, int64_t pair, int64_t vector) const {
+    return shared_.sums + ((f * k_pairs() + pair) * plan_.vectors() + vector) * kSumBlock;
+  }
+
+  void transform_gradient(int64_t index, int64_t part) {
+    const TileRun& run = block_.run(index);
+    const int64_t k_first = part * plan_.frame_lanes();
+    const int64_t left = plan_.filters() - k_first;
+    const int count = left < plan_.frame_lanes() ? static_cast<int>(left) : plan_.frame_lanes();
+    const int64_t end = plan_.vertical().last - run.strip_first * kM + 1;
+    const int64_t rows = plan_.frame_rows(run.strip_last - run.strip_first);
+    frame_.fill(run.n, end - rows, rows, k_first, count);
+    if (t_.dbias) {
+      // each row of z counts with the tiles that begin at it, the first ones with the last tiles
+      const bool last = run.strip_last == plan_.vertical().tiles;
+      frame_.sum_rows(last ? end - rows : end - rows + W::kTaps - 1, end, frame_sums_.data);
+      memcpy(shared_.bias_parts + index * plan_.filters() + k_first, frame_sums_.data,
+             static_cast<size_t>(count) * sizeof(float));
+    }
+    if (!t_.dx && !t_.dw) return;
+    const int64_t panels = kF * plan_.k_blocks();
+    const int64_t first = k_first / kV;
+    const int64_t blocks = divide_up(count, kV);
+    for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
+      const int64_t step = plan_.k_blocks() * cursor.size() * kV;
+      for (int64_t k = 0; k < blocks; ++k) {
+        float* target = cursor.at(shared_.v, panels, first + k);
+        prefetch_next_tile<W>(target, step);
+        transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV), target,
+                                   step);
+      }
+    });
+  }
+
+  void transform_input(const TileRun& run, int64_t first) {
+    const int64_t panels = int64_t(kF) * plan_.vectors();
+    const int64_t left = plan_.vectors() - first;
+    const int64_t last = first + (left < kInputVectors ? left : kInputVectors);
+    // a copied frame holds one vector
+    const int64_t together = p_.x_channels_last ? last - first : 1;
+    for (int64_t begin = first; begin < last; begin += together) {
+      input_.fill(run, plan_.vector(begin), kM);
+      for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
+        const int64_t step = plan_.vectors() * cursor.size() * kV;
+        for (int64_t v = begin; v < begin + together; ++v) {
+          float* target = cursor.at(shared_.x, panels, v);
+          prefetch_next_tile<W>(target, step);
+          input_.template transform<W>(run.n, strip, column, plan_.vector(v), target, step);
+        }
+      });
+    }
+  }
+
+  template <class Body>
+  void for_each_tile(const TileRun& run, const Body& body) {
+    ChunkCursor cursor(block_.chunks(), run.tile);
+    for (int64_t strip = run.strip_first; strip < run.strip_last; ++strip) {
+      for (int64_t column = 0; column < plan_.horizontal().tiles; ++column) {
+        body(cursor, strip, column);
+        cursor.next();
+      }
+    }
+  }
+
+  const ConvActPool2dProblem& p_;
+  const ConvBackwardTensors& t_;
+  const GradientPlan& plan_;
+  Shared& shared_;
+  int64_t super_ = 0;
+  int64_t together_ = 4;
+  GradientBlock block_;
+  GradientFrame frame_;
+  InputTiles input_;
+  InputGradient<W> gradient_;
+  Scratch<float> frame_sums_;
+  Scratch<float> sums_;  // [frequency][together] blocks, where there is one super-block
+  Scratch<float> taps_;
+};
+
+// What is too large for the C library to keep costs a fault a page in each call: let it be few.
+void use_huge_pages(void* data, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kPage = uintptr_t(2) << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t end =
+      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+template <class W>
+bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* shared) {
+  const bool transforms = t.dx || t.dw;
+  const int64_t pairs = divide_up(plan.k_blocks(), int64_t(kGradientVectors));
+  const int64_t tile = int64_t(W::kFrequencies) * kV;
+  const int64_t v = transforms ? plan.most_tiles() * plan.k_blocks() * tile : 0;
+  const int64_t x = t.dw ? plan.most_tiles() * plan.vectors() * tile : 0;
+  const int64_t sums =
+      t.dw && plan.supers() > 1 ? W::kFrequencies * pairs * plan.vectors() * kSumBlock : 0;
+  const int64_t bias = t.dbias ? plan.k_blocks() * kV : 0;
+  const int64_t count = v + x + sums + (plan.most_runs() + 2) * bias;
+  if (!shared->memory.allocate(count)) return false;
+  use_huge_pages(shared->memory.data, count * int64_t(sizeof(float)));
+  shared->v = shared->memory.data;
+  shared->x = shared->v + v;
+  shared->sums = shared->x + x;
+  shared->bias = reinterpret_cast<double*>(shared->sums + sums);
+  shared->bias_parts = shared->sums + sums + 2 * bias;
+  return true;
+}
+
+// A parallel region with its barriers costs as much as this many multiply-adds.
+constexpr int64_t kProductsPerThread = 1 << 20;
+
+int useful_threads(const GradientPlan& plan, int64_t frequencies, int threads) {
+  const int64_t tiles = plan.most_tiles() * frequencies * kV;
+  const int64_t most = tiles * plan.k_blocks() * plan.vectors() * kV / kProductsPerThread;
+  return most < threads ? static_cast<int>(most > 1 ? most : 1) : threads;
+}
+
+template <class W>
+bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, const PhaseSet& set,
+              int threads) {
+  GradientPlan plan;
+  if (!plan.prepare(p, set, W::kOutputs, W::kTaps, t.dw != nullptr)) return false;
+  threads = useful_threads(plan, W::kFrequencies, threads);
+  Shared shared;
+  if (!allocate<W>(t, plan, &shared)) return false;
+  // a few groups of channels are shared by several threads, each with tiles of its own
+  const int64_t groups = plan.groups();
+  const int64_t shares = groups < threads ? (threads + groups - 1) / groups : 1;
+  bool success = true;
+  bool finite = true;
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads) if (threads > 1)
+#endif
+  {
+    Worker<W> worker(p, t, plan, shared, threads);
+    if (!worker.prepare()) {
+#if defined(_OPENMP)
+#pragma omp atomic write
+#endif
+      success = false;
+    }
+#if defined(_OPENMP)
+#pragma omp barrier
+#endif
+    const bool ready = success;
+    bool all_finite = true;
+    for (int64_t super = 0; ready && super < plan.supers(); ++super) {
+      worker.begin(super);
+      const int64_t transforms = worker.transforms();
+#if defined(_OPENMP)
+#pragma omp for schedule(dynamic)
+#endif
+      for (int64_t item = 0; item < transforms; ++item) worker.transform(item);
+      const int64_t input_items = t.dx ? groups * shares : 0;
+#if defined(_OPENMP)
+#pragma omp for schedule(dynamic) nowait
+#endif
+      for (int64_t item = 0; item < input_items; ++item) {
+        worker.input_gradient(item / shares, item % shares, shares);
+      }
+      const int64_t biases = t.dbias ? plan.filters() : 0;
+#if defined(_OPENMP)
+#pragma omp for schedule(static) nowait
+#endif
+      for (int64_t k = 0; k < biases; ++k) worker.add_bias(k);
+      const int64_t weight_items = t.dw ? worker.weight_items() : 0;
+#if defined(_OPENMP)
+#pragma omp for schedule(dynamic)
+#endif
+      for (int64_t item = 0; item < weight_items; ++item) {
+        if (!worker.weight_gradient(item)) all_finite = false;
+      }
+    }
+    if (ready && t.dw) {
+      const int64_t finishing_items = worker.finishing_items();
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+      for (int64_t item = 0; item < finishing_items; ++item) {
+        if (!worker.finish_weights(item)) all_finite = false;
+      }
+    }
+    if (!all_finite) {
+#if defined(_OPENMP)
+#pragma omp atomic write
+#endif
+      finite = false;
+    }
+    fence_streams();
+  }
+  if (t.dw_spoilt) *t.dw_spoilt |= !finite;
+  return success;
+}
+
+template <class W>
+bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& tensors, int threads) {
+  PhaseSet sets[kPhaseSets];
+  const int count = choose_phase_sets(p, W::kOutputs, W::kTaps, sets);
+  ConvBackwardTensors t = tensors;
+  if (t.dw_spoilt) *t.dw_spoilt = false;
+  for (int i = 0; i < count; ++i) {
+    if (!backward<W>(p, t, sets[i], threads)) return false;
+    t.dbias = nullptr;  // the first set gave it
+    if (!t.dx && !t.dw) break;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool winograd_backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
+  switch (winograd_taps(p)) {
+    case 2:
+      return backward<Winograd<4, 2>>(p, t, threads);
+    case 3:
+      return backward<Winograd<4, 3>>(p, t, threads);
+    case 4:
+      return backward<Winograd<4, 4>>(p, t, threads);
+    default:
+      return backward<Winograd<4, 5>>(p, t, threads);
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,284 @@
+// dx: products of the transformed tiles of dz and the transformed weights, their way back from the
+// transform domain, and the stores in either memory format.
+#pragma once
+
+#include "common/conv_act_pool2d_kernels.h"
+#include "cpu/simd_transpose.h"
+#include "cpu/winograd_gradient.h"
+#include "cpu/winograd_tile.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+constexpr int kGroupColumns = kGemmVectors * kLanes<float>;
+constexpr int64_t kStreamBytes = 4 << 20;  // a smaller dx may well be read from the cache next
+
+// dx of one vector of channels at pixel (h, w) of image n, tap by tap, for the tiles that a
+// transform can't compute: what is not finite would spread.
+void direct_input_gradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+                           int64_t n, int64_t h, int64_t w, const PhaseVector& vector,
+                           float* target);
+
+template <class W>
+class InputGradient {
+ public:
+  static constexpr int kM = W::kOutputs;
+  static constexpr int kV = kLanes<float>;
+  static constexpr int64_t kChunk = GradientBlock::kChunk;
+  // between frequencies: at distances of a power of two they would share a few sets of the cache
+  static constexpr int64_t kPadding = 3 * kV;
+
+  InputGradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+                const GradientPlan& plan)
+      : p_(problem), t_(tensors), plan_(plan), dx_(static_cast<float*>(tensors.dx)) {
+    const int64_t bytes = p_.pool.batch * p_.in_channels * p_.height * p_.width * 4;
+    // whole lines alone
+    streams_ = bytes >= kStreamBytes &&
+               (!p_.x_channels_last || (p_.in_channels % kV == 0 &&
+                                        reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
+  }
+  InputGradient(const InputGradient&) = delete;
+  InputGradient& operator=(const InputGradient&) = delete;
+
+  // False where memory could not be had.
+  bool prepare() {
+    const int64_t area = p_.kernel_height * p_.kernel_width;
+    return u_.allocate(W::kFrequencies * (plan_.k_blocks() * kV * kGroupColumns + kPadding)) &&
+           m_.allocate(W::kFrequencies * kChunk * kGroupColumns) && taps_.allocate(area * kV) &&
+           stage_.allocate(kChunk * kM * kM * kGroupColumns);
+  }
+
+  // Channels of group `group`, chunks of tiles first .. last - 1.
+  void run(const GradientBlock& block, const float* v, int64_t group, int first, int last) {
+    transform_weights(group);
+    for (int chunk = first; chunk < last; ++chunk) {
+      multiply(block.chunks(), chunk, v, group);
+      store_chunk(block, chunk, group);
+    }
+  }
+
+ private:
+  // U [frequency][k block][lane][column]: w with its input channels as columns.
+  void transform_weights(int64_t group) {
+    if (group == transformed_) return;
+    transformed_ = group;
+    const PhaseGroup& g = plan_.group(group);
+    const int64_t columns = g.vectors * kV;
+    const int64_t area = p_.kernel_height * p_.kernel_width;
+    const int64_t step = plan_.k_blocks() * kV * columns + kPadding;
+    const int64_t next = p_.in_channels * area;
+    for (int64_t k = 0; k < plan_.filters(); ++k) {
+      for (int v = 0; v < g.vectors; ++v) {
+        const PhaseVector& vector = plan_.vector(g.vector + v);
+        const float* w =
+            static_cast<const float*>(t_.w) + (k * p_.in_channels + vector.first) * area;
+        // filters lie far apart
+        for (int64_t i = 0; i < vector.lanes * area; i += kV) __builtin_prefetch(w + 3 * next + i);
+        gather_columns(w, area, vector.lanes, taps_.data);
+        Vec<float> filter[W::kTaps][W::kTaps];
+        for (int r = 0; r < W::kTaps; ++r) {
+          const int64_t row = r * p_.stride_height + vector.phase_height;
+          for (int s = 0; s < W::kTaps; ++s) {
+            const int64_t column = s * p_.stride_width + vector.phase_width;
+            const bool inside = row < p_.kernel_height && column < p_.kernel_width;
+            filter[r][s] = inside ? load<float>(taps_.data + (row * p_.kernel_width + column) * kV)
+                                  : Vec<float>{};
+          }
+        }
+        transform_weight_tile<W>(filter, u_.data + k * columns + v * kV, step);
+      }
+    }
+  }
+
+  // [lanes][count] -> target [count][kV], lanes that don't exist as 0.
+  static void gather_columns(const float* w, int64_t count, int lanes, float* target) {
+    for (int64_t i = 0; i < count; i += kV) {
+      const int left = count - i < kV ? static_cast<int>(count - i) : kV;
+      Vec<float> block[kV];
+      for (int c = 0; c < kV; ++c) {
+        block[c] = c < lanes ? load_lanes<float>(w + c * count + i, left) : Vec<float>{};
+      }
+      transpose_block<float>(block);
+      for (int j = 0; j < left; ++j) store<float>(target + (i + j) * kV, block[j]);
+    }
+  }
+
+  // M [frequency][tile][column]
+  void multiply(const TileChunks& chunks, int chunk, const float* v, int64_t group) {
+    const int64_t first = chunks.first[chunk];
+    const int64_t size = chunks.first[chunk + 1] - first;
+    const PhaseGroup& g = plan_.group(group);
+    const int64_t columns = g.vectors * kV;
+    const int64_t count = plan_.k_blocks();
+    const GemmBlocks blocks = plan_.filter_blocks();
+    const int64_t parts = (size + kGemmRows - 1) / kGemmRows;
+    const float* data = v + first * count * kV * W::kFrequencies;
+    for (int f = 0; f < W::kFrequencies; ++f) {
+      float* m = m_.data + f * size * columns;
+      if (plan_.vector(g.vector).skips(f, W::kAlpha)) {
+        for (int64_t i = 0; i < size * columns; i += kV) store<float>(m + i, Vec<float>{});
+        continue;
+      }
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t row = size * part / parts;
+        const int rows = static_cast<int>(size * (part + 1) / parts - row);
+        gemm_tile_for(rows, g.vectors)(data + (f * count * size + row) * kV, size * kV,
+                                       u_.data + f * (count * kV * columns + kPadding), blocks,
+                                       m + row * columns);
+      }
+    }
+  }
+
+  void store_chunk(const GradientBlock& block, int chunk, int64_t group) {
+    const TileChunks chunks = block.chunks();
+    const int64_t first = chunks.first[chunk];
+    const int64_t size = chunks.first[chunk + 1] - first;
+    const PhaseGroup& g = plan_.group(group);
+    const int64_t columns = g.vectors * kV;
+    for (int64_t i = 0; i < size; ++i) {
+      const GradientBlock::Place place = block.place(plan_, first + i);
+      for (int v = 0; v < g.vectors; ++v) {
+        const PhaseVector& vector = plan_.vector(g.vector + v);
+        Vec<float> z[kM][kM];
+        transform_output_tile<W>(m_.data + i * columns + v * kV, size * columns, z);
+        Vec<float> sum = z[0][0];
+        CMF_UNROLL
+        for (int j = 1; j < kM * kM; ++j) sum += z[j / kM][j % kM];
+        // infinity and NaN anywhere in the tile spread over all of it
+        if (__builtin_expect(any_nan(sum - sum), 0)) direct_tile(place, vector, z);
+        if (p_.x_channels_last) {
+          store_pixels(place, vector, z);
+        } else {
+          float* stage = stage_.data + (i * kGemmVectors + v) * kM * kM * kV;
+          CMF_UNROLL
+          for (int j = 0; j < kM * kM; ++j) store<float>(stage + j * kV, z[j / kM][j % kM]);
+        }
+      }
+    }
+    if (!p_.x_channels_last) store_planes(block, first, size, g);
+  }
+
+  int64_t pixel_row(const GradientBlock::Place& place, const PhaseVector& vector) const {
+    return plan_.vertical().pixel(plan_.vertical().last - place.strip * kM, vector.phase_height);
+  }
+  int64_t pixel_column(int64_t column, const PhaseVector& vector) const {
+    return plan_.horizontal().pixel(plan_.horizontal().last - column * kM, vector.phase_width);
+  }
+
+  __attribute__((noinline)) void direct_tile(const GradientBlock::Place& place,
+                                             const PhaseVector& vector,
+                                             Vec<float> (&z)[kM][kM]) const {
+    for (int i = 0; i < kM; ++i) {
+      const int64_t h = pixel_row(place, vector) - i * p_.stride_height;
+      for (int j = 0; j < kM; ++j) {
+        const int64_t w = pixel_column(place.column, vector) - j * p_.stride_width;
+        if (h < 0 || h >= p_.height || w < 0 || w >= p_.width) continue;
+        float values[kV];
+        direct_input_gradient(p_, t_, place.n, h, w, vector, values);
+        z[i][j] = load<float>(values);
+      }
+    }
+  }
+
+  CMF_HOST_DEVICE void store_pixels(const GradientBlock::Place& place, const PhaseVector& vector,
+                                    const Vec<float> (&z)[kM][kM]) const {
+    const int64_t h = pixel_row(place, vector);
+    const int64_t w = pixel_column(place.column, vector);
+    const int64_t row = p_.stride_height * p_.width * p_.in_channels;
+    const int64_t pixel = p_.stride_width * p_.in_channels;
+    float* target =
+        dx_ + ((place.n * p_.height + h) * p_.width + w) * p_.in_channels + vector.first;
+    const bool whole = h < p_.height && w < p_.width && h - (kM - 1) * p_.stride_height >= 0 &&
+                       w - (kM - 1) * p_.stride_width >= 0 && vector.lanes == kV;
+    if (whole && streams_) {
+      CMF_UNROLL
+      for (int i = 0; i < kM; ++i) {
+        CMF_UNROLL
+        for (int j = 0; j < kM; ++j) stream(target - i * row - j * pixel, z[i][j]);
+      }
+      return;
+    }
+    CMF_UNROLL
+    for (int i = 0; i < kM; ++i) {
+      const int64_t y = h - i * p_.stride_height;
+      CMF_UNROLL
+      for (int j = 0; j < kM; ++j) {
+        const int64_t x = w - j * p_.stride_width;
+        if (whole || (y >= 0 && y < p_.height && x >= 0 && x < p_.width)) {
+          store_lanes<float>(target - i * row - j * pixel, z[i][j], vector.lanes);
+        }
+      }
+    }
+  }
+
+  // The staged tiles, strip by strip: their pixels, in the order of x, become lanes.
+  void store_planes(const GradientBlock& block, int64_t first, int64_t size, const PhaseGroup& g) {
+    const int64_t across = plan_.horizontal().tiles;
+    for (int64_t i = 0; i < size;) {
+      const GradientBlock::Place place = block.place(plan_, first + i);
+      const int64_t room = across - place.column;
+      const int64_t count = size - i < room ? size - i : room;
+      for (int v = 0; v < g.vectors; ++v) {
+        const PhaseVector& vector = plan_.vector(g.vector + v);
+        for (int row = 0; row < kM; ++row) {
+          const int64_t h = pixel_row(place, vector) - row * p_.stride_height;
+          if (h < 0 || h >= p_.height) continue;
+          store_row(place, vector, h, count,
+                    stage_.data + (i * kGemmVectors + v) * kM * kM * kV + row * kM * kV);
+        }
+      }
+      i += count;
+    }
+  }
+
+  // `stage`: the row of the first of `count` tiles; its pixels come last position first.
+  void store_row(const GradientBlock::Place& place, const PhaseVector& vector, int64_t h,
+                 int64_t count, const float* stage) {
+    const int64_t plane = p_.height * p_.width;
+    const int64_t last = pixel_column(place.column, vector);
+    float* target = dx_ + (place.n * p_.in_channels + vector.first) * plane + h * p_.width;
+    // pixel last - stride · i is i of the tiles
+    const int64_t stride = p_.stride_width;
+    int64_t begin = last >= p_.width ? (last - p_.width) / stride + 1 : 0;
+    int64_t end = count * kM;
+    if (last - stride * (end - 1) < 0) end = last / stride + 1;
+    for (; begin < end; end -= kV) {
+      const int lanes = end - begin < kV ? static_cast<int>(end - begin) : kV;
+      Vec<float> values[kV];
+      for (int j = 0; j < kV; ++j) {
+        const int64_t i = end - 1 - j;
+        values[j] = j < lanes ? load<float>(stage + (i / kM * kGemmVectors * kM * kM + i % kM) * kV)
+                              : Vec<float>{};
+      }
+      transpose_block<float>(values);
+      float* pixel = target + last - stride * (end - 1);
+      for (int c = 0; c < vector.lanes; ++c) {
+        float* start = pixel + c * plane;
+        if (stride == 1 && lanes == kV && streams_ &&
+            reinterpret_cast<uintptr_t>(start) % sizeof(Vec<float>) == 0) {
+          stream(start, values[c]);
+        } else if (stride == 1) {
+          store_lanes<float>(start, values[c], lanes);
+        } else if (stride == 2) {
+          store_alternate(start, values[c], lanes);
+        } else {
+          for (int j = 0; j < lanes; ++j) start[j * stride] = values[c][j];
+        }
+      }
+    }
+  }
+
+  const ConvActPool2dProblem& p_;
+  const ConvBackwardTensors& t_;
+  const GradientPlan& plan_;
+  float* dx_;
+  bool streams_;
+  int64_t transformed_ = -1;  // the group whose weights U holds
+  Scratch<float> u_;
+  Scratch<float> m_;
+  Scratch<float> taps_;
+  Scratch<float> stage_;  // [tile][vector][pixel][lane]
+};
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,112 @@
+// dw: products of the transformed tiles of x and dz, summed over tiles, and their way back from
+// the transform domain.
+#pragma once
+
+#include "common/conv_act_pool2d_kernels.h"
+#include "cpu/simd_transpose.h"
+#include "cpu/winograd_gradient.h"
+#include "cpu/winograd_gradient_tile.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// A block of sums: [kLanes input channels][kSumColumns output channels].
+constexpr int kSumColumns = kGradientVectors * kLanes<float>;
+constexpr int64_t kSumBlock = int64_t(kLanes<float>) * kSumColumns;
+
+// Chunks of tiles that are summed from zero before they are added: long sums round more.
+constexpr int kSummedChunks = 4;
+// Vectors whose sums lie in the first-level cache beside the tiles.
+constexpr int64_t kSummedVectors = 8;
+
+// Transformed tiles: V of dz [chunk][frequency][k block][tile][lane], X of x
+// [chunk][frequency][vector][tile][lane].
+struct TransformedTiles {
+  const float* v;
+  const float* x;
+};
+
+// Input vectors first .. last - 1 by output channels from block `k` on, at frequency f, all tiles:
+// blocks of sums, one behind the other. What will be multiplied then lies `next` blocks further on.
+template <class W>
+void multiply_weight_blocks(const GradientPlan& plan, const TransformedTiles& tiles,
+                            const TileChunks& chunks, int f, int64_t first, int64_t last, int64_t k,
+                            int64_t next, bool add, float* sums) {
+  const int vectors = plan.k_blocks() - k > 1 ? 2 : 1;
+  const TilePanel b = {tiles.v, W::kFrequencies * plan.k_blocks(), f * plan.k_blocks() + k, next};
+  const int parts = (chunks.count + kSummedChunks - 1) / kSummedChunks;
+  for (int part = 0; part < parts; ++part) {
+    const int chunk = chunks.count * part / parts;
+    const TileChunks together = {chunks.count * (part + 1) / parts - chunk, chunks.first + chunk};
+    for (int64_t vector = first; vector < last; ++vector) {
+      const PhaseVector& channels = plan.vector(vector);
+      if (channels.skips(f, W::kAlpha)) continue;
+      for (int row = 0; row < channels.lanes; row += kGradientRows) {
+        const int left = channels.lanes - row;
+        const int rows = left < kGradientRows ? left : kGradientRows;
+        const TilePanel a = {tiles.x + row, int64_t(W::kFrequencies) * plan.vectors(),
+                             int64_t(f) * plan.vectors() + vector,
+                             vector + 1 < last ? 1 : plan.vectors() - (last - first - 1)};
+        gradient_tile_for(rows, vectors, add || chunk > 0)(
+            a, b, together, sums + (vector - first) * kSumBlock + row * kSumColumns);
+      }
+    }
+  }
+}
+
+// G^T U G of one block -> dw [K, C, R, S]. `sums`: of frequency 0, `step` apart. `scratch`
+// [kLanes channels][taps][kLanes]. False where anything is not finite.
+template <class W>
+bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan, int64_t vector,
+                         int64_t k, const float* sums, int64_t step, float* scratch, float* dw) {
+  typedef Vec<float> V;
+  constexpr int kV = kLanes<float>;
+  const PhaseVector& channels = plan.vector(vector);
+  const int64_t area = p.kernel_height * p.kernel_width;
+  const bool dense = p.stride_height == 1 && p.stride_width == 1;
+  bool finite = true;
+  for (int64_t block = k; block < k + kGradientVectors && block < plan.k_blocks(); ++block) {
+    const int64_t filter = block * kV;
+    const int filters =
+        plan.filters() - filter < kV ? static_cast<int>(plan.filters() - filter) : kV;
+    float* target = dw + (filter * p.in_channels + channels.first) * area;
+    const int64_t filter_step = p.in_channels * area;
+    V bad = V{};
+    for (int c = 0; c < channels.lanes; ++c) {
+      V taps[W::kTaps][W::kTaps];
+      gather_weight_tile<W>(sums + c * kSumColumns + (block - k) * kV, step, channels.short_height,
+                            channels.short_width, taps);
+      for (int r = 0; r < W::kTaps; ++r) {
+        const int64_t row = r * p.stride_height + channels.phase_height;
+        for (int s = 0; s < W::kTaps; ++s) {
+          const int64_t column = s * p.stride_width + channels.phase_width;
+          if (row >= p.kernel_height || column >= p.kernel_width) continue;
+          const V tap = taps[r][s];
+          bad += tap - tap;
+          const int64_t place = c * area + row * p.kernel_width + column;
+          if (dense) {
+            store<float>(scratch + place * kV, tap);
+          } else {
+            for (int i = 0; i < filters; ++i) target[i * filter_step + place] = tap[i];
+          }
+        }
+      }
+    }
+    if (any_nan(bad)) finite = false;
+    if (!dense) continue;
+    const int64_t count = channels.lanes * area;
+    for (int64_t i = 0; i < count; i += kV) {
+      const int lanes = count - i < kV ? static_cast<int>(count - i) : kV;
+      V rows[kV];
+      for (int j = 0; j < kV; ++j) rows[j] = j < lanes ? load<float>(scratch + (i + j) * kV) : V{};
+      transpose_block<float>(rows);
+      for (int j = 0; j < filters; ++j) {
+        store_lanes<float>(target + j * filter_step + i, rows[j], lanes);
+      }
+    }
+  }
+  return finite;
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
