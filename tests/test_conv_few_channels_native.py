@@ -169,6 +169,28 @@ def test_nan_and_infinities_come_out_where_pytorch_has_them(pool: str) -> None:
         assert_within(problem.forward(x_last, y_last, True)[0], want, VALUES[torch.float32])
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 2e37])
+def test_weights_that_no_transform_keeps(value: float) -> None:
+    problem = Problem((1, 2, 12, 40, 18, 3, 3, 1, 1), activation="leaky_relu")
+    problem.w[3, 0, 1, 1] = value
+    want = problem.reference()
+    for x_last, y_last in FORMATS:
+        y = problem.forward(x_last, y_last, True)[0]
+        assert_within(y, want, VALUES[torch.float32])
+        others = [k for k in range(18) if k != 3]  # whose scale is another
+        assert_within(y[:, others], want[:, others], VALUES[torch.float32])
+
+
+def test_inputs_that_no_transform_keeps() -> None:
+    """Sums of four of them overflow; the convolution's do not."""
+    problem = Problem((1, 2, 12, 40, 18, 3, 3, 1, 1))
+    problem.x = 1.5e38 + problem.x * 1e36
+    problem.w /= 100
+    for x_last, y_last in FORMATS:
+        y = problem.forward(x_last, y_last, True)[0]
+        assert_within(y, problem.reference(), VALUES[torch.float32])
+
+
 @pytest.mark.parametrize("y_last", [True, False])
 def test_the_first_of_equal_maxima_wins(y_last: bool) -> None:
     problem = Problem((1, 1, 8, 30, 20, 1, 1, 1, 0), activation="identity")

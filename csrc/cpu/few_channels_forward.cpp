@@ -1,7 +1,8 @@
 // Forward: y = pool(act(x * w + bias)), blocks of the convolution's output in registers.
 //
-// The maxima of windows of 2 x 2 are taken there too, and stored straight into a channels_last y.
-// Other poolings, activations and formats go through rows in scratch and band_epilogue.h.
+// The maxima of windows of 2 x 2 are taken there too; where the filters are 3 x 3 at stride 1 the
+// windows are Winograd's tiles. Other maxima are taken of a ring of rows in cache, and whatever
+// else follows goes through scratch and band_epilogue.h.
 #include "cpu/band_epilogue.h"
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_block.h"

@@ -60,7 +60,9 @@ inline Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTens
   const bool threes = problem.kernel_height == 3 && problem.kernel_width == 3 &&
                       problem.stride_height == 1 && problem.stride_width == 1;
   if (plan.way == Way::kWindows && threes && problem.in_channels >= kLeastWinograd &&
-      problem.in_channels <= kMostWinograd) {
+      problem.in_channels <= kMostWinograd &&
+      transforms_finite(static_cast<const float*>(tensors.w),
+                        p.channels * problem.in_channels * 9)) {
     plan.way = Way::kTiles;
   }
   if (p.pool == Pool::kNone && quick) plan.way = Way::kLines;
