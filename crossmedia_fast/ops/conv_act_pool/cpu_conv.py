@@ -72,8 +72,11 @@ class ConvLaunch:
         self.x_strides = cpu.dense_strides(x_shape, x_channels_last)
         self.w_shape = w_shape
         # what transformed weights depend on beside the weights
-        formats = (x_channels_last, y_channels_last)
-        self.weights_key = (w_shape, conv.stride, formats, pool.pool == "none")
+        self.weights_key = {
+            "winograd": (w_shape, conv.stride),
+            "winograd_f6": (w_shape,),
+            "pointwise": (w_shape, x_channels_last, y_channels_last, pool.pool == "none"),
+        }
         self.prepared_sizes: dict[str, int] = {}
 
     def refusal(self, algorithm: str, backward: bool = False) -> str:
@@ -104,7 +107,9 @@ class ConvLaunch:
 
         if not keep:
             return cpu_weights.passing(w, count, transform)
-        return cpu_weights.kept(w, (algorithm, self.weights_key, w.stride()), count, transform)
+        return cpu_weights.kept(
+            w, (algorithm, self.weights_key[algorithm], w.stride()), count, transform
+        )
 
     def forward(
         self,
@@ -192,33 +197,53 @@ class ConvLaunch:
     ) -> Tensor:
         """dw by PyTorch, from the dense gradient of the convolution's output."""
         dz, _ = cpu.act_pool2d_backward(self.pool_launch, dy, saved, bias, index, True, False)
-        _, dw, _ = torch.ops.aten.convolution_backward(
+        assert dz is not None
+        _, dw = self.convolution_backward(dz, x, w, False, True)
+        assert dw is not None
+        return dw.contiguous()
+
+    def convolution_backward(
+        self, dz: Tensor, x: Tensor, w: Tensor, need_dx: bool, need_dw: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """dx and dw by PyTorch's convolution, from the gradient of the convolution's output."""
+        conv = self.conv
+        dx, dw, _ = torch.ops.aten.convolution_backward(
             dz,
             x,
             w,
             None,
-            self.conv.stride,
+            conv.stride,
             self.padding,
-            self.conv.dilation,
+            conv.dilation,
             False,
             (0, 0),
-            self.conv.groups,
-            (False, True, False),
+            conv.groups,
+            (need_dx, need_dw, False),
         )
-        return dw.contiguous()
+        return dx, dw
 
 
 class FusedConv2d:
     """One convolution with what follows it, by one algorithm (autograd_conv.NativeConv)."""
 
-    __slots__ = ("algorithm", "backward_refusal", "conv", "launch", "pool")
+    __slots__ = ("algorithm", "conv", "gradients", "launch", "pool", "weight_gradients")
 
-    def __init__(self, algorithm: str, launch: ConvLaunch, conv: Conv2d, pool: Pool2d) -> None:
+    def __init__(
+        self, algorithm: str, launch: ConvLaunch, conv: Conv2d, pool: Pool2d, winograd: bool
+    ) -> None:
+        """`winograd`: whether the gradients may be Winograd's, whatever the algorithm is."""
         self.algorithm = algorithm
         self.launch = launch
         self.conv = conv
         self.pool = pool
-        self.backward_refusal = launch.refusal(algorithm, backward=True)
+        # whose backward runs, with the input's gradient and without; "" is PyTorch's convolution
+        candidates = [algorithm, "winograd"] if winograd else [algorithm]
+        with_input = [name for name in candidates if name != "few_channels"]
+        self.gradients = self._first(with_input)
+        self.weight_gradients = self._first(["few_channels", *with_input])
+
+    def _first(self, names: list[str]) -> str:
+        return next((name for name in names if not self.launch.refusal(name, backward=True)), "")
 
     def forward(
         self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
@@ -244,32 +269,14 @@ class FusedConv2d:
         """dx, dw and dbias: natively, or from the dense gradient by PyTorch's convolution."""
         need_dx, need_dw, need_dbias = needs
         x = cpu.as_format(x, self.launch.x_channels_last)
-        if dy.shape[0] and not self.backward_refusal and not (need_dx and self._no_dx()):
+        algorithm = self.gradients if need_dx else self.weight_gradients
+        if dy.shape[0] and algorithm:
             return self.launch.backward(
-                self.algorithm, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
+                algorithm, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
             )
         dz, dbias = cpu.act_pool2d_backward(
             self.launch.pool_launch, dy, saved, bias, index, need_dx or need_dw, need_dbias
         )
         if dz is None:
             return None, None, dbias
-        conv = self.conv
-        padding = conv.symmetric_padding(tuple(w.shape[2:]))
-        dx, dw, _ = torch.ops.aten.convolution_backward(
-            dz,
-            x,
-            w,
-            None,
-            conv.stride,
-            padding,
-            conv.dilation,
-            False,
-            (0, 0),
-            conv.groups,
-            (need_dx, need_dw, False),
-        )
-        return dx, dw, dbias
-
-    def _no_dx(self) -> bool:
-        # few channels are a first layer's, whose input needs no gradient
-        return self.algorithm == "few_channels"
+        return *self.launch.convolution_backward(dz, x, w, need_dx, need_dw), dbias

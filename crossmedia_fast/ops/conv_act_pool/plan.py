@@ -120,15 +120,16 @@ def winograd_gain(
     return direct / (tiles * (outputs + taps - 1) ** 2 * (products + transforms))
 
 
-def why_not_winograd(
+def why_not_by_cost(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     z_shape: tuple[int, ...],
     stride: tuple[int, int],
     precision: str,
     needs_grad: bool,
+    takes_winograd: bool,
 ) -> dict[str, str]:
-    """Why Winograd's F(4×4) and F(6×6) are no gain for this convolution; absent where they are."""
+    """Algorithms that are no gain for this convolution, and why."""
     if precision == "highest":
         reason = "conv_precision is 'highest': the transforms round"
         return {"winograd": reason, "winograd_f6": reason}
@@ -136,6 +137,9 @@ def why_not_winograd(
     refusals = {}
     if gain < _LEAST_GAIN:
         refusals["winograd"] = f"saves too little: {gain:.2f} times direct convolution's speed"
+    elif takes_winograd and gain * min(x_shape[1], _LANES) / _LANES > 1:
+        # that kernel leaves no lanes idle
+        refusals["few_channels"] = "Winograd's F(4×4) is less work for filters of this size"
     if precision != "medium":
         refusals["winograd_f6"] = "conv_precision is 'high': F(6×6) rounds more"
     elif needs_grad:

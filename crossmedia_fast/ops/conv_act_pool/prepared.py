@@ -12,7 +12,7 @@ from ... import precision
 from . import cpu, cpu_conv, cpu_direct, folding
 from .arguments import Conv2d, Pool2d, autocast_enabled
 from .autograd_conv import NativeConv
-from .plan import CONVOLUTIONS, Plan, make_plan, why_not_winograd
+from .plan import CONVOLUTIONS, Plan, make_plan, why_not_by_cost
 from .reference import check_all
 
 _PLAIN = (Tensor, Parameter)
@@ -85,7 +85,8 @@ class Prepared:
             self.native = cpu_direct.SmallConv2d(x_shape, w_shape, input.dtype, conv, pool)
         elif self.plan.algorithm in CONVOLUTIONS:
             assert launch is not None
-            self.native = cpu_conv.FusedConv2d(self.plan.algorithm, launch, conv, pool)
+            rounds = precision.get_conv_precision() != "highest"
+            self.native = cpu_conv.FusedConv2d(self.plan.algorithm, launch, conv, pool, rounds)
         self.pool = pool
         self.nothing_to_fuse = pool.activation == "identity" and pool.pool == "none"
         self.conv_args: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -148,8 +149,14 @@ def _fused(
         return None, dict.fromkeys(CONVOLUTIONS, reason)
     refusals = {name: launch.refusal(name) for name in CONVOLUTIONS}
     if forced_algorithm is None:
-        no_gain = why_not_winograd(
-            x_shape, w_shape, z_shape, conv.stride, precision.get_conv_precision(), needs_grad
+        no_gain = why_not_by_cost(
+            x_shape,
+            w_shape,
+            z_shape,
+            conv.stride,
+            precision.get_conv_precision(),
+            needs_grad,
+            not refusals["winograd"],
         )
         for name, reason in no_gain.items():
             refusals[name] = refusals[name] or reason
