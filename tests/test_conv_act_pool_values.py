@@ -17,7 +17,7 @@ from .conv_act_pool_cases import EDGE_CHANNELS, EDGE_SIZES, POOLS, algorithm, gr
 from .tolerances import GRADIENTS, HALF_GRADIENT_FACTOR, VALUES, assert_within
 
 
-@pytest.fixture(params=["direct", "winograd", "epilogue"], autouse=True)
+@pytest.fixture(params=["direct", "winograd", "few_channels", "epilogue"], autouse=True)
 def each_algorithm(request: pytest.FixtureRequest) -> Iterator[None]:
     """Every test of this file runs with each; where one can't run, the plan's choice does."""
     with algorithm(request.param):
