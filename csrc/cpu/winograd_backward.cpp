@@ -34,11 +34,15 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // What the threads share.
 struct Shared {
-  float* v = nullptr;     // [chunk][frequency][k block][tile][lane]
-  float* x = nullptr;     // [chunk][frequency][vector][tile][lane]
-  float* sums = nullptr;  // [frequency][pair of k blocks][vector] blocks; several super-blocks
-  float* bias_parts = nullptr;  // [run][K]
-  double* bias = nullptr;       // [K]
+  // Of two super-blocks at a time: while one is multiplied, the next is transformed.
+  struct Side {
+    float* v = nullptr;           // [chunk][frequency][k block][tile][lane]
+    float* x = nullptr;           // [chunk][frequency][vector][tile][lane]
+    float* bias_parts = nullptr;  // [run][K]
+  };
+  Side sides[2];
+  float* sums = nullptr;   // [frequency][pair of k blocks][vector] blocks; several super-blocks
+  double* bias = nullptr;  // [K]
   // All of it in one: what is freed piece by piece the C library gives back to the system, and each
   // call would pay for its pages anew.
   Scratch<float> memory;
@@ -67,48 +71,49 @@ class Worker {
   bool prepare() {
     const int64_t area = p_.kernel_height * p_.kernel_width;
     const bool dw = t_.dw != nullptr;
-    return block_.prepare(plan_) && frame_.prepare() && frame_sums_.allocate(plan_.frame_lanes()) &&
-           (!t_.dx || gradient_.prepare()) &&
+    return blocks_[0].prepare(plan_) && blocks_[1].prepare(plan_) && frame_.prepare() &&
+           frame_sums_.allocate(plan_.frame_lanes()) && (!t_.dx || gradient_.prepare()) &&
            (!dw || (input_.prepare(kM) && taps_.allocate(area * kV * kV))) &&
            (!dw || plan_.supers() > 1 || sums_.allocate(kF * kSumBlock * together_));
   }
 
-  void begin(int64_t super) {
-    super_ = super;
-    block_.list(plan_, super);
-  }
-
-  const GradientBlock& block() const { return block_; }
+  // Lists super-block `super`; that before it stays.
+  void begin(int64_t super) { blocks_[super % 2].list(plan_, super); }
 
   // Items of the first phase: a run of tiles, a few channels.
   int64_t gradient_parts() const { return divide_up(plan_.k_blocks() * kV, plan_.frame_lanes()); }
   int64_t input_parts() const {
     return t_.dw ? divide_up(plan_.vectors(), int64_t(kInputVectors)) : 0;
   }
-  int64_t transforms() const { return block_.runs() * (gradient_parts() + input_parts()); }
-  void transform(int64_t item) {
+  int64_t transforms(int64_t super) const {
+    return blocks_[super % 2].runs() * (gradient_parts() + input_parts());
+  }
+  void transform(int64_t super, int64_t item) {
     const int64_t parts = gradient_parts() + input_parts();
     const int64_t part = item % parts;
     if (part < gradient_parts()) {
-      transform_gradient(item / parts, part);
+      transform_gradient(super, item / parts, part);
     } else {
-      transform_input(block_.run(item / parts), (part - gradient_parts()) * kInputVectors);
+      transform_input(super, item / parts, (part - gradient_parts()) * kInputVectors);
     }
   }
 
-  void add_bias(int64_t k) {
-    double sum = super_ == 0 ? 0.0 : shared_.bias[k];
-    for (int64_t run = 0; run < block_.runs(); ++run) {
-      sum += static_cast<double>(shared_.bias_parts[run * plan_.filters() + k]);
+  void add_bias(int64_t super, int64_t k) {
+    const float* parts = shared_.sides[super % 2].bias_parts;
+    double sum = super == 0 ? 0.0 : shared_.bias[k];
+    for (int64_t run = 0; run < blocks_[super % 2].runs(); ++run) {
+      sum += static_cast<double>(parts[run * plan_.filters() + k]);
     }
     shared_.bias[k] = sum;
-    if (super_ + 1 == plan_.supers()) static_cast<float*>(t_.dbias)[k] = static_cast<float>(sum);
+    if (super + 1 == plan_.supers()) static_cast<float*>(t_.dbias)[k] = static_cast<float>(sum);
   }
 
   // Chunks of tiles, part `share` of `shares`, by one group of channels.
-  void input_gradient(int64_t group, int64_t share, int64_t shares) {
-    const int64_t count = block_.chunks().count;
-    gradient_.run(block_, shared_.v, group, static_cast<int>(count * share / shares),
+  void input_gradient(int64_t super, int64_t group, int64_t share, int64_t shares) {
+    const GradientBlock& block = blocks_[super % 2];
+    const int64_t count = block.chunks().count;
+    gradient_.run(block, shared_.sides[super % 2].v, group,
+                  static_cast<int>(count * share / shares),
                   static_cast<int>(count * (share + 1) / shares));
   }
 
@@ -118,15 +123,16 @@ class Worker {
   int64_t weight_items() const {
     return k_pairs() * (plan_.supers() > 1 ? int64_t(kF) : divide_up(plan_.vectors(), together_));
   }
-  bool weight_gradient(int64_t item) {
-    const TransformedTiles tiles = {shared_.v, shared_.x};
+  bool weight_gradient(int64_t super, int64_t item) {
+    const TransformedTiles tiles = {shared_.sides[super % 2].v, shared_.sides[super % 2].x};
+    const TileChunks chunks = blocks_[super % 2].chunks();
     if (plan_.supers() > 1) {
       const int f = static_cast<int>(item / k_pairs());
       const int64_t pair = item % k_pairs();
       for (int64_t first = 0; first < plan_.vectors(); first += kSummedVectors) {
         multiply_weight_blocks<W>(
-            plan_, tiles, block_.chunks(), f, first, least(first + kSummedVectors, plan_.vectors()),
-            pair * kGradientVectors, kGradientVectors, super_ > 0, sums_at(f, pair, first));
+            plan_, tiles, chunks, f, first, least(first + kSummedVectors, plan_.vectors()),
+            pair * kGradientVectors, kGradientVectors, super > 0, sums_at(f, pair, first));
       }
       return true;
     }
@@ -136,8 +142,8 @@ class Worker {
     const int64_t k = item / parts * kGradientVectors;
     const int64_t step = (last - first) * kSumBlock;
     for (int f = 0; f < kF; ++f) {
-      multiply_weight_blocks<W>(plan_, tiles, block_.chunks(), f, first, last, k, plan_.k_blocks(),
-                                false, sums_.data + f * step);
+      multiply_weight_blocks<W>(plan_, tiles, chunks, f, first, last, k, plan_.k_blocks(), false,
+                                sums_.data + f * step);
     }
     bool finite = true;
     for (int64_t vector = first; vector < last; ++vector) {
@@ -164,8 +170,10 @@ class Worker {
     return shared_.sums + ((f * k_pairs() + pair) * plan_.vectors() + vector) * kSumBlock;
   }
 
-  void transform_gradient(int64_t index, int64_t part) {
-    const TileRun& run = block_.run(index);
+  void transform_gradient(int64_t super, int64_t index, int64_t part) {
+    const GradientBlock& block = blocks_[super % 2];
+    const Shared::Side& side = shared_.sides[super % 2];
+    const TileRun& run = block.run(index);
     const int64_t k_first = part * plan_.frame_lanes();
     const int64_t left = plan_.filters() - k_first;
     const int count = left < plan_.frame_lanes() ? static_cast<int>(left) : plan_.frame_lanes();
@@ -176,17 +184,17 @@ class Worker {
       // each row of z counts with the tiles that begin at it, the first ones with the last tiles
       const bool last = run.strip_last == plan_.vertical().tiles;
       frame_.sum_rows(last ? end - rows : end - rows + W::kTaps - 1, end, frame_sums_.data);
-      memcpy(shared_.bias_parts + index * plan_.filters() + k_first, frame_sums_.data,
+      memcpy(side.bias_parts + index * plan_.filters() + k_first, frame_sums_.data,
              static_cast<size_t>(count) * sizeof(float));
     }
     if (!t_.dx && !t_.dw) return;
     const int64_t panels = kF * plan_.k_blocks();
     const int64_t first = k_first / kV;
     const int64_t blocks = divide_up(count, kV);
-    for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
+    for_each_tile(block, run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
       const int64_t step = plan_.k_blocks() * cursor.size() * kV;
       for (int64_t k = 0; k < blocks; ++k) {
-        float* target = cursor.at(shared_.v, panels, first + k);
+        float* target = cursor.at(side.v, panels, first + k);
         prefetch_next_tile<W>(target, step);
         transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV), target,
                                    step);
@@ -194,7 +202,10 @@ class Worker {
     });
   }
 
-  void transform_input(const TileRun& run, int64_t first) {
+  void transform_input(int64_t super, int64_t index, int64_t first) {
+    const GradientBlock& block = blocks_[super % 2];
+    const Shared::Side& side = shared_.sides[super % 2];
+    const TileRun& run = block.run(index);
     const int64_t panels = int64_t(kF) * plan_.vectors();
     const int64_t left = plan_.vectors() - first;
     const int64_t last = first + (left < kInputVectors ? left : kInputVectors);
@@ -202,10 +213,10 @@ class Worker {
     const int64_t together = p_.x_channels_last ? last - first : 1;
     for (int64_t begin = first; begin < last; begin += together) {
       input_.fill(run, plan_.vector(begin), kM);
-      for_each_tile(run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
+      for_each_tile(block, run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
         const int64_t step = plan_.vectors() * cursor.size() * kV;
         for (int64_t v = begin; v < begin + together; ++v) {
-          float* target = cursor.at(shared_.x, panels, v);
+          float* target = cursor.at(side.x, panels, v);
           prefetch_next_tile<W>(target, step);
           input_.template transform<W>(run.n, strip, column, plan_.vector(v), target, step);
         }
@@ -214,8 +225,8 @@ class Worker {
   }
 
   template <class Body>
-  void for_each_tile(const TileRun& run, const Body& body) {
-    ChunkCursor cursor(block_.chunks(), run.tile);
+  void for_each_tile(const GradientBlock& block, const TileRun& run, const Body& body) {
+    ChunkCursor cursor(block.chunks(), run.tile);
     for (int64_t strip = run.strip_first; strip < run.strip_last; ++strip) {
       for (int64_t column = 0; column < plan_.horizontal().tiles; ++column) {
         body(cursor, strip, column);
@@ -228,9 +239,8 @@ class Worker {
   const ConvBackwardTensors& t_;
   const GradientPlan& plan_;
   Shared& shared_;
-  int64_t super_ = 0;
   int64_t together_ = 4;
-  GradientBlock block_;
+  GradientBlock blocks_[2];  // of even and odd super-blocks
   GradientFrame frame_;
   InputTiles input_;
   InputGradient<W> gradient_;
@@ -262,14 +272,18 @@ bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* sh
   const int64_t sums =
       t.dw && plan.supers() > 1 ? W::kFrequencies * pairs * plan.vectors() * kSumBlock : 0;
   const int64_t bias = t.dbias ? plan.k_blocks() * kV : 0;
-  const int64_t count = v + x + sums + (plan.most_runs() + 2) * bias;
+  const int64_t side = v + x + plan.most_runs() * bias;
+  const int sides = plan.supers() > 1 ? 2 : 1;
+  const int64_t count = sides * side + sums + 2 * bias;
   if (!shared->memory.allocate(count)) return false;
   use_huge_pages(shared->memory.data, count * int64_t(sizeof(float)));
-  shared->v = shared->memory.data;
-  shared->x = shared->v + v;
-  shared->sums = shared->x + x;
+  for (int i = 0; i < sides; ++i) {
+    shared->sides[i].v = shared->memory.data + i * side;
+    shared->sides[i].x = shared->sides[i].v + v;
+    shared->sides[i].bias_parts = shared->sides[i].x + x;
+  }
+  shared->sums = shared->memory.data + sides * side;
   shared->bias = reinterpret_cast<double*>(shared->sums + sums);
-  shared->bias_parts = shared->sums + sums + 2 * bias;
   return true;
 }
 
@@ -311,31 +325,29 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, const
 #endif
     const bool ready = success;
     bool all_finite = true;
-    for (int64_t super = 0; ready && super < plan.supers(); ++super) {
-      worker.begin(super);
-      const int64_t transforms = worker.transforms();
-#if defined(_OPENMP)
-#pragma omp for schedule(dynamic)
-#endif
-      for (int64_t item = 0; item < transforms; ++item) worker.transform(item);
-      const int64_t input_items = t.dx ? groups * shares : 0;
-#if defined(_OPENMP)
-#pragma omp for schedule(dynamic) nowait
-#endif
-      for (int64_t item = 0; item < input_items; ++item) {
-        worker.input_gradient(item / shares, item % shares, shares);
-      }
-      const int64_t biases = t.dbias ? plan.filters() : 0;
+    // products of super-block i beside the transforms of i + 1
+    for (int64_t i = -1; ready && i < plan.supers(); ++i) {
+      const bool more = i + 1 < plan.supers();
+      if (more) worker.begin(i + 1);
+      const int64_t biases = t.dbias && i >= 0 ? plan.filters() : 0;
 #if defined(_OPENMP)
 #pragma omp for schedule(static) nowait
 #endif
-      for (int64_t k = 0; k < biases; ++k) worker.add_bias(k);
-      const int64_t weight_items = t.dw ? worker.weight_items() : 0;
+      for (int64_t k = 0; k < biases; ++k) worker.add_bias(i, k);
+      const int64_t inputs = t.dx && i >= 0 ? groups * shares : 0;
+      const int64_t weights = t.dw && i >= 0 ? worker.weight_items() : 0;
+      const int64_t transforms = more ? worker.transforms(i + 1) : 0;
 #if defined(_OPENMP)
 #pragma omp for schedule(dynamic)
 #endif
-      for (int64_t item = 0; item < weight_items; ++item) {
-        if (!worker.weight_gradient(item)) all_finite = false;
+      for (int64_t item = 0; item < inputs + weights + transforms; ++item) {
+        if (item < inputs) {
+          worker.input_gradient(i, item / shares, item % shares, shares);
+        } else if (item < inputs + weights) {
+          if (!worker.weight_gradient(i, item - inputs)) all_finite = false;
+        } else {
+          worker.transform(i + 1, item - inputs - weights);
+        }
       }
     }
     if (ready && t.dw) {

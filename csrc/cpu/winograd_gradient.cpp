@@ -8,7 +8,7 @@ constexpr int kV = kLanes<float>;
 
 // Transformed tiles of a super-block: they lie in the shared cache. Each adds to the sums of the
 // weight gradient once, which costs as much as a third of C tiles do.
-constexpr int64_t kSuperBytes = 8 << 20;
+constexpr int64_t kSuperBytes = 6 << 20;
 constexpr int64_t kLeastTiles = 112;
 constexpr int64_t kMostTiles = 448;
 constexpr int64_t kFrameBytes = 384 << 10;
