@@ -1,0 +1,309 @@
+"""The graph of a module as the code that runs, and the state of the module for which it holds."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph
+from torch.nn.modules import module as nn_module
+
+from . import tracing
+from .matching import find, rewrite
+from .references import pack, unpack
+from .region import Region, hooked
+from .scanning import scan, simple
+
+_ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
+PROGRAM = "_cmf_program"  # of a fused module
+
+
+def original_class(module: nn.Module) -> Any:
+    """The class of `module` before it was fused."""
+    return getattr(type(module), _ORIGINAL, type(module))
+
+
+class Variant:
+    """A graph's code, for one state of the modules that it was traced through."""
+
+    def __init__(self, source: str, names: dict[str, Any]) -> None:
+        self.source = source
+        self.names = names
+        self.run: Callable[..., Any] = self._compile()
+
+    def _compile(self) -> Callable[..., Any]:
+        scope = dict(self.names)
+        exec(compile(self.source, "<crossmedia_fast: fused forward>", "exec"), scope)
+        return scope["forward"]
+
+    def __reduce__(self) -> Any:
+        names = {name: pack(value) for name, value in self.names.items()}
+        return _variant, (self.source, names)
+
+
+def _variant(source: str, names: dict[str, Any]) -> Variant:
+    return Variant(source, {name: unpack(value) for name, value in names.items()})
+
+
+def code_of(graph: Graph) -> Variant:
+    """The graph as a function of the module and its arguments."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of modules read by get_attr
+        code = graph.python_code("self")
+    return Variant(code.src, dict(code.globals))
+
+
+class Program:
+    """How a fused module runs: its variants by state, and the state's recipe.
+
+    It holds no module and no tensor, so that copies of the module may share it.
+    """
+
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        inline: tuple[str, ...],
+        names: dict[str, tuple[str, ...]],
+    ) -> None:
+        self.arguments = arguments  # of forward, those without defaults
+        self.inline = inline  # paths of the submodules traced through; they don't include ""
+        self.names = names  # path -> the attributes that its forward reads
+        self.fused: set[tuple[str, str]] = set()  # path and pattern, of all variants
+        self.variants: dict[Any, Variant] = {}
+
+    def __deepcopy__(self, memo: Any) -> Program:
+        return self
+
+    def state(self, module: nn.Module) -> Any:
+        """Everything that the traced path through the Python code depends on, hashable."""
+        found: list[Any] = []
+        for path, names in self.names.items():
+            part: Any = module
+            for name in path.split(".") if path else ():
+                part = part._modules.get(name)
+                if part is None:
+                    return None
+            if path and hooked(part):
+                return None
+            found += _state_of(part, names)
+        return tuple(found)
+
+    def select(self, module: nn.Module, args: tuple[Any, ...]) -> Variant | None:
+        """The variant for this call, or None where the forward as written must run."""
+        if tracing.active or len(args) != len(self.arguments):
+            return None
+        for argument in args:
+            if not isinstance(argument, Tensor):
+                return None
+        if torch.compiler.is_compiling():
+            if torch.compiler.is_exporting():
+                return None
+        elif torch._C._get_tracing_state() is not None or nn_module._has_any_global_hook():
+            return None
+        try:
+            return self.variants.get(self.state(module))
+        except TypeError:
+            return None
+
+
+def _state_of(part: nn.Module, names: tuple[str, ...]) -> list[Any]:
+    own = part.__dict__
+    modules, parameters, buffers = own["_modules"], own["_parameters"], own["_buffers"]
+    found: list[Any] = [original_class(part), *modules]
+    for name in names:
+        if name in own:
+            found.append(simple(own[name]))
+        elif name in modules:
+            found.append(modules[name] is None)
+        elif name in parameters:
+            found.append(parameters[name] is None)
+        elif name in buffers:
+            found.append(buffers[name] is None)
+    return found
+
+
+def _exact_names(module: nn.Module) -> tuple[str, ...]:
+    """The attributes of the module that its forward reads."""
+    verdict = scan(original_class(module))
+    own = module.__dict__
+    stores = (own, own["_modules"], own["_parameters"], own["_buffers"])
+    known = {name for store in stores for name in store}
+    if verdict.all_names:
+        private = {n for n in nn.Module().__dict__ if n != "training"} | {PROGRAM}
+        return tuple(sorted(known - private))
+    return tuple(sorted(verdict.names & known))
+
+
+def make_program(
+    module: nn.Module,
+    inline: frozenset[str],
+    accepted: Callable[[str, str], bool],
+) -> Program:
+    """The program of `module` that fuses the matches that `accepted` (path, pattern) takes.
+
+    Traced as the module is now, and as it is when all of it trains, and when none of it does.
+    """
+    cls = original_class(module)
+    names = {"": _exact_names(module)}
+    codes = set(scan(cls).codes)
+    for path in sorted(inline):
+        part = module.get_submodule(path)
+        names[path] = _exact_names(part)
+        codes |= scan(original_class(part)).codes
+    program = Program(tracing.positional_names(cls.forward), tuple(sorted(inline)), names)
+    parts = [module.get_submodule(path) for path in names]
+    modes: list[bool | None] = [None]
+    if any("training" in read for read in names.values()):
+        modes += [True, False]
+    before = [part.training for part in parts]
+    for mode in modes:
+        try:
+            if mode is not None:
+                for part in parts:
+                    part.__dict__["training"] = mode
+            _add_variant(program, module, inline, codes, accepted)
+        except tracing.Untraceable:
+            if mode is None:
+                raise
+        finally:
+            for part, training in zip(parts, before, strict=True):
+                part.__dict__["training"] = training
+    return program
+
+
+def graph_of(module: nn.Module, inline: frozenset[str]) -> Graph:
+    """The module's graph through the submodules at `inline`; Untraceable where there is none."""
+    cls = original_class(module)
+    parts = [module, *(module.get_submodule(path) for path in inline)]
+    codes: set[Any] = set()
+    for part in parts:
+        verdict = scan(original_class(part))
+        if verdict.reason:
+            raise tracing.Untraceable(f"its forward: {verdict.reason}")
+        codes |= verdict.codes
+    return _checked_trace(module, cls, inline, codes, parts)
+
+
+def _checked_trace(
+    module: nn.Module, cls: Any, inline: frozenset[str], codes: Any, parts: list[nn.Module]
+) -> Graph:
+    before = _states(parts)
+    graph = tracing.trace(module, cls.forward, inline, codes)
+    if _states(parts) != before:
+        raise tracing.Untraceable("its forward changes what it reads")
+    return graph
+
+
+def _states(parts: list[nn.Module]) -> list[Any]:
+    found = []
+    for part in parts:
+        for name in _exact_names(part):
+            try:
+                found += [name, *_state_of(part, (name,))]
+            except TypeError as error:
+                raise tracing.Untraceable(
+                    f"its forward reads self.{name}, of type {error}"
+                ) from None
+    return found
+
+
+def _add_variant(
+    program: Program,
+    module: nn.Module,
+    inline: frozenset[str],
+    codes: Any,
+    accepted: Callable[[str, str], bool],
+) -> None:
+    state = program.state(module)
+    if state is None or state in program.variants:
+        return
+    parts = [module, *(module.get_submodule(path) for path in inline)]
+    graph = _checked_trace(module, original_class(module), inline, codes, parts)
+    matches, _ = find(graph, module.get_submodule)
+    number = 0
+    for match in matches:
+        if accepted(match.path, match.pattern):
+            rewrite(graph, match, Region(f"fused_{number}", match.steps))
+            program.fused.add((match.path, match.pattern))
+            number += 1
+    program.variants[state] = code_of(graph)
+
+
+_classes: dict[type, type] = {}
+
+
+def _fused_class(cls: Any) -> type:
+    """`cls` with a forward that runs the module's program; one class for all its modules."""
+    fused = _classes.get(cls)
+    if fused is None:
+        original = cls.forward
+
+        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+            program = self.__dict__.get(PROGRAM)
+            if program is not None:
+                if kwargs and len(args) + len(kwargs) == len(program.arguments):
+                    missing = program.arguments[len(args) :]
+                    if all(name in kwargs for name in missing):
+                        args, kwargs = (*args, *(kwargs[name] for name in missing)), {}
+                if not kwargs:
+                    variant = program.select(self, args)
+                    if variant is not None:
+                        return variant.run(self, *args)
+            return original(self, *args, **kwargs)
+
+        def __reduce_ex__(self: Any, protocol: Any) -> Any:
+            _, arguments, *rest = object.__reduce_ex__(self, max(protocol, 2))
+            return (_rebuild, (cls, *arguments[1:]), *rest)
+
+        forward.__wrapped__ = original  # type: ignore[attr-defined]
+        forward.__doc__ = original.__doc__
+        fused = type(cls)(
+            cls.__name__,
+            (cls,),
+            {
+                "__module__": cls.__module__,
+                "__qualname__": cls.__qualname__,
+                "__doc__": cls.__doc__,
+                "forward": forward,
+                "__reduce_ex__": __reduce_ex__,
+                _ORIGINAL: cls,
+            },
+        )
+        _classes[cls] = fused
+    return fused
+
+
+def _rebuild(cls: Any, *arguments: Any) -> nn.Module:
+    fused: Any = _fused_class(cls)
+    return cls.__new__(fused, *arguments)
+
+
+def why_not_class(module: nn.Module) -> str:
+    """Why the forward of `module` can't be replaced; "" where it can."""
+    cls = original_class(module)
+    if "forward" in module.__dict__:
+        return "its forward is replaced on the instance"
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is a ScriptModule"
+    if isinstance(module, torch.fx.GraphModule):
+        return "it is a GraphModule: fuse the model before it is traced"
+    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
+        return f"{cls.__name__} pickles itself in its own way"
+    if cls.__call__ is not nn.Module.__call__:
+        return f"{cls.__name__} has a __call__ of its own"
+    return ""
+
+
+def install(module: nn.Module, program: Program) -> None:
+    """Make `module` run `program`: its class becomes a subclass, and nothing else changes."""
+    module.__class__ = _fused_class(original_class(module))
+    module.__dict__[PROGRAM] = program
+
+
+def uninstall(module: nn.Module) -> None:
+    """Undo `install`."""
+    module.__class__ = original_class(module)
+    module.__dict__.pop(PROGRAM, None)
