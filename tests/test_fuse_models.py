@@ -1,4 +1,4 @@
-"""Whole models: fused and unfused agree, in both modes, in both layouts, in values and gradients."""
+"""Whole models: fused and unfused agree, in both modes and layouts, in values and gradients."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
+from collections import namedtuple
 from collections.abc import Callable
 from typing import Any
 
@@ -306,7 +308,6 @@ def test_a_convolution_parametrized_afterwards(x: Tensor) -> None:
     fused = cmf.fuse(copy.deepcopy(model))
     for m in (model, fused):
         parametrizations.weight_norm(m[0])
-        prune.random_unstructured(m[0], "bias", 0.5) if False else None
     same(fused, model, x)
 
 
@@ -556,9 +557,6 @@ def _object(self: Any, x: Tensor) -> Tensor:
     return self.relu(self.conv(self.block(x))) * len(self.anything)
 
 
-SWITCH = True
-
-
 def _global(self: Any, x: Tensor) -> Tensor:
     x = self.block(x)
     return self.relu(self.conv(x)) if state["on"] else x
@@ -578,7 +576,9 @@ def _direct(self: Any, x: Tensor) -> Tensor:
 
 def _checkpoint(self: Any, x: Tensor) -> Tensor:
     x = self.block(x)
-    return torch.utils.checkpoint.checkpoint(lambda v: self.relu(self.conv(v)), x)
+    return torch.utils.checkpoint.checkpoint(
+        lambda v: self.relu(self.conv(v)), x, use_reentrant=False
+    )
 
 
 def _arguments(self: Any, *x: Tensor) -> Tensor:
@@ -588,8 +588,8 @@ def _arguments(self: Any, *x: Tensor) -> Tensor:
 LEFT = {
     _data_dependent: "torch.fx can't trace",
     _counts: "sets an attribute",
-    _no_grad: "enters a context",
-    _random: "uses the module" if False else "random",
+    _no_grad: "enters a context (with)",
+    _random: "uses random.random",
     _random_tensor: "uses torch.rand",
     _tries: "handles exceptions",
     _object: "reads self.anything",
@@ -623,6 +623,52 @@ def test_forwards_left_alone_and_their_children_fused(
         assert_within(actual, expected, TOLERANCE)
         assert actual.requires_grad == expected.requires_grad
     assert fused.count == model.count
+
+
+Output = namedtuple("Output", ["logits", "aux"])
+
+
+class Guarded(Written):
+    """Branches that a graph can't record, which this model does not take."""
+
+    efficient = False
+
+    def helper(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(self.relu(self.conv2(x)), 2)
+
+    def recomputed(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return torch.utils.checkpoint.checkpoint(self.conv, x)
+
+    def forward(self, x: Tensor) -> Output:
+        if self.efficient and torch.is_grad_enabled():
+            if torch.jit.is_scripting():
+                raise RuntimeError("not in TorchScript")
+            y = self.recomputed(x)
+        else:
+            y = self.conv(x)
+        if not self.flag:
+            warnings.warn("never", stacklevel=2)
+        y = self.relu(self.bn(y))
+        return Output(self.helper(y), y.mean() if self.training else None)
+
+
+def test_branches_that_are_not_taken(x: Tensor) -> None:
+    torch.manual_seed(0)
+    model = settle(Guarded())
+    fused = cmf.fuse(copy.deepcopy(model))
+    assert rows(fused)["conv"].pattern == "Conv2d -> BatchNorm2d -> ReLU"
+    assert rows(fused)["conv2"].fused
+    with torch.no_grad():
+        actual, expected = fused(x), model(x)
+        assert type(actual) is Output
+        assert actual.aux is None
+        assert_within(actual.logits, expected.logits, TOLERANCE)
+        actual, expected = fused.train()(x), model.train()(x)
+        assert_within(actual.aux, expected.aux, TOLERANCE)
+        fused.flag = model.flag = False
+        with pytest.warns(UserWarning, match="never"):
+            fused(x)
 
 
 def test_other_arguments_than_traced(x: Tensor) -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
+from torch.fx import GraphModule
 
+from .installing import why_not_class
 from .matching import Match, find, why_not_conv
-from .program import graph_of, original_class, why_not_class
+from .program import graph_of, original_class
 from .region import hooked
 from .report import FusionRow
 from .scanning import scan
@@ -48,7 +50,9 @@ def _common(paths: list[str]) -> str:
 def _is_layer(module: nn.Module) -> bool:
     """Whether the module is one of PyTorch's own layers, which are not looked into."""
     cls = original_class(module)
-    return cls.__module__.startswith("torch.") and cls is not nn.Sequential
+    if cls is nn.Sequential or isinstance(module, GraphModule):
+        return False
+    return cls.__module__.startswith("torch.")
 
 
 def _why_not_traced(module: nn.Module) -> str:
@@ -144,12 +148,12 @@ def make_rows(
         reason = why_not.get((path, match.pattern), "")
         fused = not reason
         if fused:
-            reason = _note(match)
+            reason = _note(match, found.notes.get(path, ""))
         rows.append(FusionRow(path, match.pattern, fused, reason))
     return rows
 
 
-def _note(match: Match) -> str:
+def _note(match: Match, end: str) -> str:
     notes = []
     if any(step.kind == "norm" for step in match.steps):
         notes.append("folded in eval mode; a BatchNorm in training mode is left to PyTorch")
@@ -161,8 +165,8 @@ def _note(match: Match) -> str:
         "is no operation",
         "takes another value",
     )
-    if match.note and not any(text in match.note for text in ordinary):
-        notes.append(f"ends here: {match.note}")
+    if end and not any(text in end for text in ordinary):
+        notes.append(f"ends here: {end}")
     return "; ".join(notes)
 
 

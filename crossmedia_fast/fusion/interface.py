@@ -8,7 +8,8 @@ from torch import nn
 
 from ..backends import backends
 from .analysis import analyse, join, make_rows
-from .program import PROGRAM, install, make_program, uninstall
+from .installing import install, uninstall
+from .program import PROGRAM, make_program
 from .region import has_kernels
 from .report import FusionReport, FusionRow
 from .shapes import as_call, declined, run_shapes

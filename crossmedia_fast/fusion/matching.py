@@ -107,7 +107,7 @@ def _follow(conv: Node, module_at: Callable[[str], Any]) -> Match:
             break
         node = users[0]
         if node.op == "output":
-            note = "nothing follows in what could be traced"
+            note = "nothing follows it"
             break
         step = _step(node, last, places, module_at, constant_place)
         if isinstance(step, Refusal):

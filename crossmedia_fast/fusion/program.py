@@ -17,13 +17,13 @@ from .references import pack, unpack
 from .region import Region, hooked
 from .scanning import scan, simple
 
-_ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
+ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
 PROGRAM = "_cmf_program"  # of a fused module
 
 
 def original_class(module: nn.Module) -> Any:
     """The class of `module` before it was fused."""
-    return getattr(type(module), _ORIGINAL, type(module))
+    return getattr(type(module), ORIGINAL, type(module))
 
 
 class Variant:
@@ -65,12 +65,11 @@ class Program:
     def __init__(
         self,
         arguments: tuple[str, ...],
-        inline: tuple[str, ...],
         names: dict[str, tuple[str, ...]],
     ) -> None:
         self.arguments = arguments  # of forward, those without defaults
-        self.inline = inline  # paths of the submodules traced through; they don't include ""
-        self.names = names  # path -> the attributes that its forward reads
+        # path of each module traced through, "" the module itself -> the attributes that are read
+        self.names = names
         self.fused: set[tuple[str, str]] = set()  # path and pattern, of all variants
         self.variants: dict[Any, Variant] = {}
 
@@ -146,82 +145,51 @@ def make_program(
 
     Traced as the module is now, and as it is when all of it trains, and when none of it does.
     """
-    cls = original_class(module)
-    names = {"": _exact_names(module)}
-    codes = set(scan(cls).codes)
-    for path in sorted(inline):
-        part = module.get_submodule(path)
-        names[path] = _exact_names(part)
-        codes |= scan(original_class(part)).codes
-    program = Program(tracing.positional_names(cls.forward), tuple(sorted(inline)), names)
-    parts = [module.get_submodule(path) for path in names]
+    parts = {path: module.get_submodule(path) for path in ("", *sorted(inline))}
+    arguments = tracing.positional_names(original_class(module).forward)
+    while True:
+        names = {path: _exact_names(part) for path, part in parts.items()}
+        program = Program(arguments, names)
+        _add_variants(program, module, parts, accepted)
+        # a mode may run functions, and with them read attributes, that the one before did not
+        if names == {path: _exact_names(part) for path, part in parts.items()}:
+            return program
+
+
+def _add_variants(
+    program: Program,
+    module: nn.Module,
+    parts: dict[str, nn.Module],
+    accepted: Callable[[str, str], bool],
+) -> None:
     modes: list[bool | None] = [None]
-    if any("training" in read for read in names.values()):
+    if any("training" in read for read in program.names.values()):
         modes += [True, False]
-    before = [part.training for part in parts]
+    before = [part.training for part in parts.values()]
     for mode in modes:
         try:
             if mode is not None:
-                for part in parts:
+                for part in parts.values():
                     part.__dict__["training"] = mode
-            _add_variant(program, module, inline, codes, accepted)
+            _add_variant(program, module, parts, accepted)
         except tracing.Untraceable:
             if mode is None:
                 raise
         finally:
-            for part, training in zip(parts, before, strict=True):
+            for part, training in zip(parts.values(), before, strict=True):
                 part.__dict__["training"] = training
-    return program
-
-
-def graph_of(module: nn.Module, inline: frozenset[str]) -> Graph:
-    """The module's graph through the submodules at `inline`; Untraceable where there is none."""
-    cls = original_class(module)
-    parts = [module, *(module.get_submodule(path) for path in inline)]
-    codes: set[Any] = set()
-    for part in parts:
-        verdict = scan(original_class(part))
-        if verdict.reason:
-            raise tracing.Untraceable(f"its forward: {verdict.reason}")
-        codes |= verdict.codes
-    return _checked_trace(module, cls, inline, codes, parts)
-
-
-def _checked_trace(
-    module: nn.Module, cls: Any, inline: frozenset[str], codes: Any, parts: list[nn.Module]
-) -> Graph:
-    before = _states(parts)
-    graph = tracing.trace(module, cls.forward, inline, codes)
-    if _states(parts) != before:
-        raise tracing.Untraceable("its forward changes what it reads")
-    return graph
-
-
-def _states(parts: list[nn.Module]) -> list[Any]:
-    found = []
-    for part in parts:
-        for name in _exact_names(part):
-            try:
-                found += [name, *_state_of(part, (name,))]
-            except TypeError as error:
-                raise tracing.Untraceable(
-                    f"its forward reads self.{name}, of type {error}"
-                ) from None
-    return found
 
 
 def _add_variant(
     program: Program,
     module: nn.Module,
-    inline: frozenset[str],
-    codes: Any,
+    parts: dict[str, nn.Module],
     accepted: Callable[[str, str], bool],
 ) -> None:
     state = program.state(module)
     if state is None or state in program.variants:
         return
-    parts = [module, *(module.get_submodule(path) for path in inline)]
-    graph = _checked_trace(module, original_class(module), inline, codes, parts)
+    graph = graph_of(module, frozenset(parts) - {""})
     matches, _ = find(graph, module.get_submodule)
     number = 0
     for match in matches:
@@ -232,78 +200,30 @@ def _add_variant(
     program.variants[state] = code_of(graph)
 
 
-_classes: dict[type, type] = {}
+def graph_of(module: nn.Module, inline: frozenset[str]) -> Graph:
+    """The module's graph through the submodules at `inline`; Untraceable where there is none."""
+    parts = [module, *(module.get_submodule(path) for path in inline)]
+    verdicts = {original_class(part): scan(original_class(part)) for part in parts}
+    for verdict in verdicts.values():
+        if verdict.reason:
+            raise tracing.Untraceable(f"its forward: {verdict.reason}")
+    before = _states(parts)
+    graph = tracing.trace(module, original_class(module).forward, inline, verdicts)
+    after = _states(parts)
+    if any(after[key] != value for key, value in before.items()):
+        raise tracing.Untraceable("its forward changes what it reads")
+    return graph
 
 
-def _fused_class(cls: Any) -> type:
-    """`cls` with a forward that runs the module's program; one class for all its modules."""
-    fused = _classes.get(cls)
-    if fused is None:
-        original = cls.forward
-
-        def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-            program = self.__dict__.get(PROGRAM)
-            if program is not None:
-                if kwargs and len(args) + len(kwargs) == len(program.arguments):
-                    missing = program.arguments[len(args) :]
-                    if all(name in kwargs for name in missing):
-                        args, kwargs = (*args, *(kwargs[name] for name in missing)), {}
-                if not kwargs:
-                    variant = program.select(self, args)
-                    if variant is not None:
-                        return variant.run(self, *args)
-            return original(self, *args, **kwargs)
-
-        def __reduce_ex__(self: Any, protocol: Any) -> Any:
-            _, arguments, *rest = object.__reduce_ex__(self, max(protocol, 2))
-            return (_rebuild, (cls, *arguments[1:]), *rest)
-
-        forward.__wrapped__ = original  # type: ignore[attr-defined]
-        forward.__doc__ = original.__doc__
-        fused = type(cls)(
-            cls.__name__,
-            (cls,),
-            {
-                "__module__": cls.__module__,
-                "__qualname__": cls.__qualname__,
-                "__doc__": cls.__doc__,
-                "forward": forward,
-                "__reduce_ex__": __reduce_ex__,
-                _ORIGINAL: cls,
-            },
-        )
-        _classes[cls] = fused
-    return fused
-
-
-def _rebuild(cls: Any, *arguments: Any) -> nn.Module:
-    fused: Any = _fused_class(cls)
-    return cls.__new__(fused, *arguments)
-
-
-def why_not_class(module: nn.Module) -> str:
-    """Why the forward of `module` can't be replaced; "" where it can."""
-    cls = original_class(module)
-    if "forward" in module.__dict__:
-        return "its forward is replaced on the instance"
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is a ScriptModule"
-    if isinstance(module, torch.fx.GraphModule):
-        return "it is a GraphModule: fuse the model before it is traced"
-    if cls.__reduce_ex__ is not object.__reduce_ex__ or cls.__reduce__ is not object.__reduce__:
-        return f"{cls.__name__} pickles itself in its own way"
-    if cls.__call__ is not nn.Module.__call__:
-        return f"{cls.__name__} has a __call__ of its own"
-    return ""
-
-
-def install(module: nn.Module, program: Program) -> None:
-    """Make `module` run `program`: its class becomes a subclass, and nothing else changes."""
-    module.__class__ = _fused_class(original_class(module))
-    module.__dict__[PROGRAM] = program
-
-
-def uninstall(module: nn.Module) -> None:
-    """Undo `install`."""
-    module.__class__ = original_class(module)
-    module.__dict__.pop(PROGRAM, None)
+def _states(parts: list[nn.Module]) -> dict[Any, Any]:
+    """The values of all the attributes that the forwards read."""
+    found = {}
+    for part in parts:
+        for name in _exact_names(part):
+            try:
+                found[id(part), name] = _state_of(part, (name,))
+            except TypeError as error:
+                raise tracing.Untraceable(
+                    f"its forward reads self.{name}, of type {error}"
+                ) from None
+    return found

@@ -13,6 +13,7 @@ import dis
 import inspect
 import math
 import operator
+import os
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ _BUILTIN_NAMES = (
 _BUILTINS = frozenset(getattr(builtins, name) for name in _BUILTIN_NAMES)
 _ALLOWED_FUNCTIONS = (torch.jit.is_scripting, torch._assert)
 _ALLOWED_MODULES = (math, operator)
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
 # nn.Module's own methods that change the module
 _CHANGING = frozenset(
     (
@@ -79,12 +81,16 @@ def _overridable() -> frozenset[Any]:
 
 @dataclass
 class Verdict:
-    """What is known of a forward's code."""
+    """What is known of a forward's code; it grows with the functions that are seen to run."""
 
     reason: str = ""  # why it is left alone; "" where it may be traced
     names: set[str] = field(default_factory=set)  # the attributes that it reads
     all_names: bool = False  # it reads attributes by computed names
     codes: set[types.CodeType] = field(default_factory=set)  # the functions looked through
+    # functions that it may call, to be looked through when they run
+    helpers: dict[types.CodeType, types.FunctionType] = field(default_factory=dict)
+    # what must not run: code, or the id of a built-in function -> why
+    suspects: dict[Any, str] = field(default_factory=dict)
 
 
 class _Refused(Exception):
@@ -112,6 +118,8 @@ def _records(function: Any) -> bool:
     except TypeError:
         return False
     name = getattr(function, "__name__", "")
+    if not name.startswith("_") and getattr(F, name, None) is function:
+        return True
     if name.endswith("_") and not name.startswith("_"):  # torch.relu_, F.leaky_relu_
         return any(getattr(place, name, None) is function for place in (torch, F))
     return name.endswith("_like") and getattr(torch, name, None) is function
@@ -121,35 +129,33 @@ _verdicts: dict[type, Verdict] = {}
 
 
 def scan(cls: type) -> Verdict:
-    """What the code of `cls.forward`, and of the functions that it calls, does."""
+    """What the code of `cls.forward` does."""
     verdict = _verdicts.get(cls)
     if verdict is None:
         verdict = _verdicts[cls] = Verdict()
-        try:
-            _scan_all(cls, verdict)
-        except _Refused as refused:
-            verdict.reason = str(refused)
+        forward = getattr(cls, "forward", None)
+        if forward is nn.Module.forward or not isinstance(forward, types.FunctionType):
+            verdict.reason = "it has none in Python"
+        else:
+            verdict.reason = look_through(cls, forward, verdict)
     return verdict
 
 
-def _scan_all(cls: type, verdict: Verdict) -> None:
-    forward = getattr(cls, "forward", None)
-    if forward is nn.Module.forward or not isinstance(forward, types.FunctionType):
-        raise _Refused("has no forward in Python")
-    queue = [forward]
-    done = set()
-    while queue:
-        function = queue.pop()
-        if function in done:
-            continue
-        done.add(function)
-        if hasattr(function, "__wrapped__"):
-            raise _Refused("forward is decorated")
-        if function.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE):
-            raise _Refused(f"{function.__name__} is a generator or coroutine")
+def look_through(cls: type, function: types.FunctionType, verdict: Verdict) -> str:
+    """Add what `function`, which runs in the forward of `cls`, does; why it may not, or ""."""
+    name = function.__name__
+    if hasattr(function, "__wrapped__"):
+        return f"{name} is decorated"
+    if function.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_COROUTINE):
+        return f"{name} is a generator or coroutine"
+    try:
         for code in _codes(function.__code__):
             verdict.codes.add(code)
-            queue += _scan_code(cls, function, code, verdict)
+            for helper in _scan_code(cls, function, code, verdict):
+                verdict.helpers[helper.__code__] = helper
+    except _Refused as refused:
+        return str(refused)
+    return ""
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -190,7 +196,7 @@ def _scan_code(
             skip_until = end
             if value in (getattr, hasattr):
                 verdict.all_names = True
-            helper = _judge(value, text, where)
+            helper = _judge(value, text, where, verdict)
             if helper is not None:
                 found.append(helper)
         elif name in _LOAD_ATTRIBUTE and place >= skip_until:
@@ -220,14 +226,26 @@ def _is_namespace(value: Any) -> bool:
     )
 
 
-def _judge(value: Any, text: str, where: str) -> types.FunctionType | None:
+def _judge(value: Any, text: str, where: str, verdict: Verdict) -> types.FunctionType | None:
     """A helper to look through too, or None; raises where what is used is no good."""
+    not_recorded = f"{where} uses {text}, which a traced graph does not record"
     if isinstance(value, types.ModuleType):
         raise _Refused(f"{where} passes the module {text} on")
     if isinstance(value, type):
         if value in _BUILTINS or issubclass(value, (nn.Module, torch.Tensor, BaseException)):
             return None
-        raise _Refused(f"{where} uses the class {text}")
+        if issubclass(value, tuple) and hasattr(value, "_fields"):
+            return None
+        codes = [
+            member.__code__
+            for base in value.__mro__
+            for name in ("__init__", "__new__", "__enter__")
+            if isinstance(member := base.__dict__.get(name), types.FunctionType)
+        ]
+        if not codes:
+            raise _Refused(f"{where} uses the class {text}")
+        verdict.suspects.update(dict.fromkeys(codes, not_recorded))
+        return None
     if isinstance(value, _SIMPLE) or (
         isinstance(value, tuple) and all(isinstance(v, _SIMPLE) for v in value)
     ):
@@ -241,13 +259,25 @@ def _judge(value: Any, text: str, where: str) -> types.FunctionType | None:
         raise _Refused(f"{where} reads the global variable {text}") from None
     if _records(value):
         return None
-    if any(
-        getattr(place, getattr(value, "__name__", ""), None) is value for place in _ALLOWED_MODULES
-    ):
+    name = getattr(value, "__name__", "")
+    if any(getattr(place, name, None) is value for place in _ALLOWED_MODULES):
         return None
-    if isinstance(value, types.FunctionType) and not value.__module__.startswith("torch."):
-        return value
-    raise _Refused(f"{where} uses {text}, which a traced graph does not record")
+    if isinstance(value, types.FunctionType):
+        if not value.__module__.startswith("torch.") and not _in_library(value):
+            return value
+        verdict.suspects[value.__code__] = not_recorded
+    elif isinstance(value, (types.BuiltinFunctionType, types.BuiltinMethodType)):
+        verdict.suspects[id(value)] = not_recorded
+    else:
+        raise _Refused(f"{where} reads the global variable {text}")
+    return None
+
+
+def _in_library(function: types.FunctionType) -> bool:
+    """Whether the function is of Python's standard library (warnings.warn, random.choice)."""
+    return function.__code__.co_filename.startswith(("<frozen", _LIBRARY)) and (
+        "site-packages" not in function.__code__.co_filename
+    )
 
 
 def _attribute(

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._pytree import tree_map_only
 
 from ..ops.conv_act_pool import explain_conv_act_pool2d
 from .region import LINEAR, adaptive_window, fused_arguments
@@ -41,16 +42,18 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def run_shapes(model: nn.Module, example_inputs: Any) -> dict[str, list[Seen]]:
     """The inputs of every convolution, by its path, in one call of the model.
 
-    Nothing is computed and nothing of the model changes: the call runs on fake tensors. A model
-    whose control flow asks for values runs once for real, as a copy.
+    Nothing is computed and nothing of the model changes: a copy of fake tensors runs. A model whose
+    control flow asks for values runs once for real, as a copy too.
     """
     args, kwargs = as_call(example_inputs)
     seen: dict[str, list[Seen]] = {}
     state = torch.random.get_rng_state()
     try:
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            fake = torch.utils._pytree.tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
-            _run(model, fake[0], fake[1], seen)
+            with FakeCopyMode(mode):
+                twin = copy.deepcopy(model)
+            fake = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
+            _run(twin, fake[0], fake[1], seen)
     except Exception:  # what a model does without values is its own affair
         seen.clear()
         with torch.no_grad():

@@ -170,8 +170,10 @@ def step_of_call(
     constants, None for every other node.
     """
     label = node.target if isinstance(node.target, str) else node.target.__name__
-    if sum(argument is value for argument in (*node.args, *node.kwargs.values())) != 1:
-        return Refusal(f"{label} takes the value more than once")
+    times = sum(argument is value for argument in node.args)
+    if times != 1:
+        why = "takes the value more than once" if times else "is no operation that can be fused"
+        return Refusal(f"{label} {why}")
     args: list[tuple[str, Any]] = []
     for argument in node.args:
         if argument is value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import operator
 import os
@@ -16,14 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Proxy, Tracer
 
+from .scanning import Verdict, look_through
+
 CALLER = "crossmedia_fast_caller"  # Node.meta: the path of the module whose forward made the node
 
 # While a model is traced its fused modules run as they were written.
 active = False
 _lock = threading.RLock()
 
-_OWN_FOLDERS = (os.path.dirname(torch.__file__), os.path.dirname(__file__))
-_LIBRARY = os.path.dirname(os.__file__)
+_OWN_FOLDERS = (
+    os.path.dirname(torch.__file__) + os.sep,
+    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+)
+_LIBRARY = os.path.dirname(os.__file__) + os.sep
 
 
 class Untraceable(Exception):
@@ -117,47 +123,68 @@ class _Tracer(Tracer):
 
 
 @contextmanager
-def _watched(looked_through: set[CodeType]) -> Iterator[None]:
-    """Python functions outside PyTorch that run must be among `looked_through`."""
-    strangers: list[str] = []
+def _watched(verdicts: dict[type, Verdict]) -> Iterator[None]:
+    """Looks through the functions that run; those outside PyTorch must be known to a verdict."""
+    found: list[str] = []
 
     def watch(frame: Any, event: str, argument: Any) -> None:
-        if event != "call":
-            return
-        code = frame.f_code
-        if code in looked_through or code.co_filename.startswith(("<frozen", "<string>")):
-            return
-        if not code.co_filename.startswith((*_OWN_FOLDERS, _LIBRARY + os.sep)) or (
-            "site-packages" in code.co_filename and not code.co_filename.startswith(_OWN_FOLDERS)
-        ):
-            strangers.append(getattr(code, "co_qualname", code.co_name))
+        if event == "call":
+            found.extend(_why_not_code(frame.f_code, verdicts))
+        elif event == "c_call":
+            for verdict in verdicts.values():
+                if id(argument) in verdict.suspects:
+                    found.append(verdict.suspects[id(argument)])
 
     before = sys.getprofile()
+    collecting = gc.isenabled()
+    gc.disable()  # what finalisers call is none of the forward's doing
     sys.setprofile(watch)
     try:
         yield
     finally:
         sys.setprofile(before)
-    if strangers:
-        raise Untraceable(f"its forward calls {strangers[0]}, which can't be looked through")
+        if collecting:
+            gc.enable()
+        if found:
+            raise Untraceable(f"its forward: {found[0]}")
+
+
+def _why_not_code(code: CodeType, verdicts: dict[type, Verdict]) -> Iterator[str]:
+    known = False
+    for cls, verdict in verdicts.items():
+        if code in verdict.codes:
+            known = True
+        elif code in verdict.suspects:
+            yield verdict.suspects[code]
+        elif code in verdict.helpers:
+            known = True
+            reason = look_through(cls, verdict.helpers[code], verdict)
+            if reason:
+                yield reason
+    name = code.co_filename
+    if known or name.startswith(("<frozen", "<string>", *_OWN_FOLDERS)):
+        return
+    if not name.startswith(_LIBRARY) or "site-packages" in name:
+        yield f"it calls {getattr(code, 'co_qualname', code.co_name)}, which is not looked through"
 
 
 def trace(
     module: nn.Module,
     forward: Callable[..., Any],
     inline: frozenset[str],
-    looked_through: set[CodeType],
+    verdicts: dict[type, Verdict],
 ) -> Graph:
     """The graph of `module`'s `forward`, with the submodules at `inline` traced through.
 
-    Raises Untraceable where torch.fx can't follow.
+    `verdicts`: of the classes that are traced through, by class; they learn of the functions that
+    run. Raises Untraceable where torch.fx can't follow.
     """
     global active
     tracer = _Tracer(forward, inline)
     with _lock:
         before, active = active, True
         try:
-            with _watched(looked_through):
+            with _watched(verdicts):
                 return tracer.trace(module)
         except Untraceable:
             raise
