@@ -19,7 +19,7 @@ from .tolerances import WINOGRAD, assert_within
 # A dozen layers, each of Winograd's rounding, one behind the other.
 TOLERANCE = 5 * WINOGRAD[3]
 
-# model -> fused rows and all rows, with an example input
+# model -> fused rows and all rows
 EXPECTED = {
     "LeNet": (2, 2),
     "LeNetReLU": (2, 2),
@@ -64,8 +64,8 @@ def test_inference(model: nn.Module, x: Tensor, format: torch.memory_format) -> 
             assert_within(a, e, TOLERANCE)
 
 
-def test_report(model: nn.Module, x: Tensor) -> None:
-    fused = cmf.fuse(model, x)
+def test_report(model: nn.Module) -> None:
+    fused = cmf.fuse(model)
     report = cmf.fusion_report(fused)
     count = sum(row.fused for row in report)
     assert (count, len(report)) == EXPECTED[type(model).__name__], str(report)

@@ -20,17 +20,48 @@ _PLAIN = (Tensor, nn.Parameter)
 _Folded = tuple[Tensor, "Tensor | None"]
 
 
-class FoldCache:
-    """Folded weights by convolution, with a hash of the bytes that they were made of.
+class _Kept:
+    """Folded weights, with what they were made of: tensors, layouts, a hash of the bytes."""
 
-    The hash reads every parameter and buffer that went in, so that no write to them, by whatever
-    way, leaves a stale weight behind.
+    __slots__ = ("folded", "parts", "settings")
+
+    def __init__(self, parts: list[Any], settings: Any, folded: _Folded | None) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.folded = folded
+
+    def holds(self, tensors: list[Any], settings: Any) -> bool:
+        """Whether nothing has changed since: no tensor, no layout, no byte."""
+        if settings != self.settings:
+            return False
+        hash_bytes, threads = native.module.hash_bytes, native.thread_count()  # type: ignore[union-attr]
+        for tensor, part in zip(tensors, self.parts, strict=True):
+            if tensor is None or part is None:
+                if tensor is not part:
+                    return False
+                continue
+            known, dtype, stride, size, hash = part
+            if (
+                tensor is not known
+                or tensor.dtype is not dtype
+                or not tensor.is_cpu
+                or tensor.stride() != stride
+                or tensor.nbytes != size
+                or hash_bytes(tensor.data_ptr(), size, threads) != hash
+            ):
+                return False
+        return True
+
+
+class FoldCache:
+    """Folded weights by convolution.
+
+    Every parameter and buffer that went in is hashed at every call, so that no write to them, by
+    whatever way, leaves a stale weight behind.
     """
 
     def __init__(self) -> None:
-        self.entries: weakref.WeakKeyDictionary[nn.Module, tuple[Any, _Folded | None]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self.entries: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
 
     def __reduce__(self) -> Any:
         return FoldCache, ()
@@ -135,25 +166,24 @@ def _compute(
     return weight, shift
 
 
-def _key(tensors: list[Any]) -> Any:
-    """The tensors' bytes, hashed, and what else the folded weights depend on; None: no such key."""
+def _parts(tensors: list[Any]) -> list[Any] | None:
+    """The tensors, their layouts and hashes; None where their memory can't be read here."""
     if native.module is None or interface._transforms_active():
         return None
-    key: list[Any] = []
+    parts: list[Any] = []
     for tensor in tensors:
         if tensor is None:
-            key.append(None)
+            parts.append(None)
             continue
         dense = tensor.is_contiguous() or (
             tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         )
-        if type(tensor) not in _PLAIN or tensor.device.type != "cpu" or not dense:
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or not dense:
             return None
-        hash = native.module.hash_bytes(
-            tensor.data_ptr(), tensor.numel() * tensor.element_size(), native.thread_count()
-        )
-        key.append((tensor.shape, tensor.stride(), tensor.dtype, hash))
-    return tuple(key)
+        size = tensor.nbytes
+        hash = native.module.hash_bytes(tensor.data_ptr(), size, native.thread_count())
+        parts.append((tensor, tensor.dtype, tensor.stride(), size, hash))
+    return parts
 
 
 def fold(
@@ -165,27 +195,40 @@ def fold(
     x: Tensor,
 ) -> _Folded | None:
     """Weight and bias of the convolution that computes the steps too; None: fold nothing."""
-    if not foldable(conv, steps, modules, constants):
-        return None
     tensors = _tensors(conv, steps, modules, constants)
-    if torch.compiler.is_compiling():
-        return _compute(conv, steps, modules, constants, conv.weight.dtype)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        if not _worth(conv, x):
+    if not torch.compiler.is_compiling():
+        settings = [len(steps), *(modules[s.module].eps for s in steps if s.kind == "norm")]
+        kept = cache.entries.get(conv)
+        learning = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in tensors
+        )
+        if kept is not None and not learning and kept.holds(tensors, settings):
+            return kept.folded
+        if not foldable(conv, steps, modules, constants) or (learning and not _worth(conv, x)):
             return None
-        return _compute(conv, steps, modules, constants, conv.weight.dtype)
-    key = _key(tensors)
-    if key is None:
-        return _compute(conv, steps, modules, constants, conv.weight.dtype)
-    entry = cache.entries.get(conv)
-    settings = (len(steps), *(modules[s.module].eps for s in steps if s.kind == "norm"))
-    if entry is not None and entry[0] == (key, settings):
-        return entry[1]
+        parts = None if learning else _parts(tensors)
+        if parts is not None:
+            return _keep(cache, conv, steps, modules, constants, parts, settings)
+    elif not foldable(conv, steps, modules, constants):
+        return None
+    return _compute(conv, steps, modules, constants, conv.weight.dtype)
+
+
+def _keep(
+    cache: FoldCache,
+    conv: nn.Conv2d,
+    steps: tuple[Step, ...],
+    modules: Any,
+    constants: Any,
+    parts: list[Any],
+    settings: Any,
+) -> _Folded | None:
+    """Fold in double precision, once, and keep the result; None where it overflows."""
     with torch.inference_mode(False), torch.no_grad():
         weight, bias = _compute(conv, steps, modules, constants, torch.float64)
         finite = all(t is None or bool(t.isfinite().all()) for t in (weight, bias))
         folded = (weight, None if bias is None else bias.contiguous()) if finite else None
-    cache.entries[conv] = ((key, settings), folded)
+    cache.entries[conv] = _Kept(parts, settings, folded)
     return folded
 
 

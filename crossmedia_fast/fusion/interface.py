@@ -10,7 +10,7 @@ from ..backends import backends
 from .analysis import analyse, join, make_rows
 from .installing import install, uninstall
 from .program import PROGRAM, make_program
-from .region import has_kernels
+from .region import device_has_kernels
 from .report import FusionReport, FusionRow
 from .shapes import as_call, declined, run_shapes
 from .tracing import Untraceable
@@ -100,7 +100,7 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
 def _unknown_shapes(conv: nn.Conv2d) -> str:
     """Why no input could make this convolution faster; "" where one could."""
     device = conv.weight.device.type
-    if device != "meta" and not has_kernels(device):
+    if device != "meta" and not device_has_kernels(device):
         reasons = "; ".join(f"{row.name}: {row.reason}" for row in backends() if row.reason)
         return f"no compiled backend runs on {device} here ({reasons})"
     return ""

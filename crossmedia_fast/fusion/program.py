@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph
-from torch.nn.modules import module as nn_module
+from torch.nn.modules import module as _hooks
 
 from . import tracing
 from .matching import find, rewrite
@@ -18,6 +18,7 @@ from .region import Region, hooked
 from .scanning import scan, simple
 
 ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
+_get_tracing_state = torch._C._get_tracing_state  # of torch.jit.trace
 PROGRAM = "_cmf_program"  # of a fused module
 
 
@@ -100,7 +101,12 @@ class Program:
         if torch.compiler.is_compiling():
             if torch.compiler.is_exporting():
                 return None
-        elif torch._C._get_tracing_state() is not None or nn_module._has_any_global_hook():
+        elif _get_tracing_state() is not None or (
+            _hooks._global_forward_hooks
+            or _hooks._global_forward_pre_hooks
+            or _hooks._global_backward_hooks
+            or _hooks._global_backward_pre_hooks
+        ):
             return None
         try:
             return self.variants.get(self.state(module))

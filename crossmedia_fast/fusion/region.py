@@ -6,17 +6,22 @@ into training mode. As many of the steps as may be are fused, the rest run as th
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backends import requested, why_unavailable
+from .. import native
+from ..backends import why_unavailable
 from ..ops.conv_act_pool import conv_act_pool2d
 from .folding import FoldCache, fold
 from .steps import MONOTONE, Step, run_step
 
+backend_setting = sys.modules[
+    why_unavailable.__module__
+]  # the package exports a function of that name
 _PLAIN = (Tensor, nn.Parameter)
 LINEAR = ("norm", "add", "sub", "rsub", "mul", "div")
 _SKIPPED = ("identity", "dropout")
@@ -39,9 +44,16 @@ def plain_conv(conv: Any) -> bool:
     return type(conv) is nn.Conv2d and "weight" in conv._parameters and not hooked(conv)
 
 
-def has_kernels(device_type: str) -> bool:
+def has_kernels(x: Tensor) -> bool:
+    """Whether a compiled backend takes tensors like `x`."""
+    if x.is_cpu:
+        return native.module is not None and backend_setting._requested != "reference"
+    return device_has_kernels(x.device.type)
+
+
+def device_has_kernels(device_type: str) -> bool:
     """Whether a compiled backend runs on this kind of device."""
-    if requested() == "reference":
+    if backend_setting._requested == "reference":
         return False
     names = ("cpu",) if device_type == "cpu" else ("cuda", "triton")
     return device_type in ("cpu", "cuda") and any(not why_unavailable(n) for n in names)
@@ -53,7 +65,18 @@ class Region:
     def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
         self.steps = steps  # steps[0] is the convolution
         self.cache = FoldCache()
-        self._arguments: dict[int, dict[str, Any]] = {}
+        self.parts = tuple(_Part(steps[:count]) for count in range(len(steps) + 1))
+        self.checks: tuple[Any, ...] = tuple(
+            (step.module, name, value) for step in steps for name, value in step.config
+        )
+        self.types: tuple[Any, ...] = (
+            nn.Conv2d,
+            *(step.type for step in steps[1:] if step.module is not None),
+        )
+        self.norms: tuple[Any, ...] = tuple(step.module for step in steps if step.kind == "norm")
+        self.modal: tuple[Any, ...] = tuple(
+            s.module for s in steps if s.type and s.kind in ("norm", "dropout")
+        )
         # what torch.fx asks of a function that it writes a call of
         self.__name__ = self.__qualname__ = name
         self.__module__ = __name__
@@ -62,19 +85,53 @@ class Region:
         return Region, (self.__name__, self.steps)
 
     def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
-        count = self._fusable(x, modules)
-        done = 0
-        if count > 1:
-            fused = self._run_fused(x, modules, constants, count)
-            if fused is not None:
-                x, done = fused, count
-        for step in self.steps[done:]:
+        count = 0
+        if type(x) in _PLAIN and has_kernels(x):
+            count = len(self.steps) if self._whole(x, modules) else self._fusable(x, modules)
+        while count > 1:
+            part = self.parts[count]
+            y = part.run(x, modules, constants, self.cache)
+            if y is not None:
+                x = y
+                break
+            # an adaptive pooling that does not divide evenly stays outside; a failed fold, all
+            count = part.without_pooling if part.adaptive is not None else 0
+        for step in self.steps[count if count > 1 else 0 :]:
             x = run_step(step, x, modules, constants)
         return x
 
-    def _fusable(self, x: Any, modules: tuple[Any, ...]) -> int:
+    def _whole(self, x: Tensor, modules: tuple[Any, ...]) -> bool:
+        """Whether every step can be fused in this call: the usual case, tested quickly."""
+        for module, kind in zip(modules, self.types, strict=True):
+            state = module.__dict__
+            if (
+                type(module) is not kind
+                or state["_forward_hooks"]
+                or state["_forward_pre_hooks"]
+                or state["_backward_hooks"]
+                or state["_backward_pre_hooks"]
+                or "forward" in state
+            ):
+                return False
+        if "weight" not in modules[0]._parameters:
+            return False
+        for place, name, value in self.checks:
+            if getattr(modules[place], name) != value:
+                return False
+        for place in self.modal:
+            if modules[place].training:
+                return False
+        if self.norms:
+            if x.dim() != 4:
+                return False
+            for place in self.norms:
+                if modules[place].running_mean is None:
+                    return False
+        return True
+
+    def _fusable(self, x: Tensor, modules: tuple[Any, ...]) -> int:
         """How many of the steps, from the first, can be fused in this call."""
-        if type(x) not in _PLAIN or not plain_conv(modules[0]) or not has_kernels(x.device.type):
+        if not plain_conv(modules[0]):
             return 0
         count = 1
         for step in self.steps[1:]:
@@ -88,17 +145,31 @@ class Region:
             count -= 1
         return count
 
-    def _run_fused(
-        self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...], count: int
+
+class _Part:
+    """The first steps of a match, as one operation."""
+
+    def __init__(self, steps: tuple[Step, ...]) -> None:
+        self.linear = tuple(step for step in steps if step.kind in LINEAR)
+        self.arguments = fused_arguments(steps)
+        pooled = [place for place, step in enumerate(steps) if step.pooling is not None]
+        pooling = steps[pooled[0]].pooling if pooled else None
+        self.adaptive = None if pooling is None else pooling.output_size
+        self.without_pooling = pooled[0] if pooled else len(steps)
+        while self.without_pooling > 1 and steps[self.without_pooling - 1].kind in _SKIPPED:
+            self.without_pooling -= 1
+
+    def run(
+        self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...], cache: FoldCache
     ) -> Tensor | None:
+        """The operation's result, or None where these tensors don't allow it."""
         conv = modules[0]
-        weight, bias = conv.weight, conv.bias
-        steps = self.steps[1:count]
-        linear = tuple(step for step in steps if step.kind in LINEAR)
-        if linear:
+        parameters = conv._parameters
+        weight, bias = parameters["weight"], parameters["bias"]
+        if self.linear:
             if torch._C._is_any_autocast_enabled() or x.dtype != weight.dtype or x.dim() != 4:
                 return None
-            folded = fold(self.cache, conv, linear, modules, constants, x)
+            folded = fold(cache, conv, self.linear, modules, constants, x)
             if folded is None:
                 return None
             weight, bias = folded
@@ -106,12 +177,9 @@ class Region:
         if conv.padding_mode != "zeros":
             x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
             padding = 0
-        arguments = self._arguments.get(count)
-        if arguments is None:
-            arguments = self._arguments[count] = fused_arguments(steps)
-        pooling = next((s.pooling for s in steps if s.pooling is not None), None)
-        if pooling is not None and pooling.output_size is not None:
-            size = adaptive_window(x, conv, padding, pooling.output_size)
+        arguments = self.arguments
+        if self.adaptive is not None:
+            size = adaptive_window(x, conv, padding, self.adaptive)
             if size is None:
                 return None
             arguments = {**arguments, "pool_size": size, "pool_stride": size}

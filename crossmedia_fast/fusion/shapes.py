@@ -15,6 +15,9 @@ from ..ops.conv_act_pool import explain_conv_act_pool2d
 from .region import LINEAR, adaptive_window, fused_arguments
 from .steps import Step
 
+# Values of a convolution whose BatchNorm takes about as long as the checks of its folded weights.
+_FEW = 32768
+
 
 class Seen(NamedTuple):
     """A tensor that reached a convolution, without its values."""
@@ -130,6 +133,10 @@ def _declined(conv: nn.Conv2d, steps: tuple[Step, ...], seen: Seen, training: bo
         return "no compiled backend runs here: " + "; ".join(
             f"{n}: {w}" for n, w in plan.rejected_backends
         )
-    if plan.algorithm == "convolution" and not linear:
-        return plan.reason
+    if plan.algorithm == "convolution":
+        if not linear:
+            return plan.reason
+        values = x.shape[0] * conv.out_channels * x.shape[-2] * x.shape[-1]
+        if values // (conv.stride[0] * conv.stride[1]) < _FEW:
+            return "what is folded touches so few values that folding it costs as much"
     return ""
