@@ -7,6 +7,7 @@ reference runs, and :func:`backends` says why.
 from . import nn
 from .backends import backends, use_backend
 from .explanation import explain
+from .fusion import fuse, fusion_report, unfuse
 from .ops.conv_act_pool import conv_act_pool2d, conv_act_pool2d_reference
 from .ops.gan_loss import (
     gan_discriminator_loss,
@@ -26,6 +27,8 @@ __all__ = [
     "conv_act_pool2d_reference",
     "conv_precision",
     "explain",
+    "fuse",
+    "fusion_report",
     "gan_discriminator_loss",
     "gan_discriminator_loss_reference",
     "gan_generator_loss",
@@ -35,5 +38,6 @@ __all__ = [
     "log_loss_reference",
     "nn",
     "set_conv_precision",
+    "unfuse",
     "use_backend",
 ]

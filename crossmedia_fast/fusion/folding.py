@@ -1,0 +1,238 @@
+"""Folds what is linear between convolution and activation into the weights and the bias.
+
+A BatchNorm in eval mode, and constants added, subtracted, multiplied or divided by, are one scale
+and one shift a channel: act(s · (w ∗ x + b) + t) = act((s · w) ∗ x + (s · b + t)).
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import native
+from ..ops.conv_act_pool import interface
+from .steps import Step
+
+_PLAIN = (Tensor, nn.Parameter)
+_Folded = tuple[Tensor, "Tensor | None"]
+
+
+class _Kept:
+    """Folded weights, with what they were made of: tensors, layouts, a hash of the bytes."""
+
+    __slots__ = ("folded", "parts", "settings")
+
+    def __init__(self, parts: list[Any], settings: Any, folded: _Folded | None) -> None:
+        self.parts = parts
+        self.settings = settings
+        self.folded = folded
+
+    def holds(self, tensors: list[Any], settings: Any) -> bool:
+        """Whether nothing has changed since: no tensor, no layout, no byte."""
+        if settings != self.settings:
+            return False
+        hash_bytes, threads = native.module.hash_bytes, native.thread_count()  # type: ignore[union-attr]
+        for tensor, part in zip(tensors, self.parts, strict=True):
+            if tensor is None or part is None:
+                if tensor is not part:
+                    return False
+                continue
+            known, dtype, stride, size, hash = part
+            if (
+                tensor is not known
+                or tensor.dtype is not dtype
+                or not tensor.is_cpu
+                or tensor.stride() != stride
+                or tensor.nbytes != size
+                or hash_bytes(tensor.data_ptr(), size, threads) != hash
+            ):
+                return False
+        return True
+
+
+class FoldCache:
+    """Folded weights by convolution.
+
+    Every parameter and buffer that went in is hashed at every call, so that no write to them, by
+    whatever way, leaves a stale weight behind.
+    """
+
+    def __init__(self) -> None:
+        self.entries: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
+
+    def __reduce__(self) -> Any:
+        return FoldCache, ()
+
+
+def per_channel(constant: Tensor, channels: int) -> bool:
+    """Whether `constant` has one value a channel of [N, channels, H, W], or one for all."""
+    shape = tuple(constant.shape)
+    while shape and len(shape) > 3 and shape[0] == 1:
+        shape = shape[1:]
+    return len(shape) <= 4 and (
+        (constant.numel() == 1 and len(shape) <= 3) or shape == (channels, 1, 1)
+    )
+
+
+def foldable(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: Any) -> bool:
+    """Whether all that the steps use has the weight's dtype and device and one value a channel."""
+    weight = conv.weight
+    if weight.dtype not in (torch.float32, torch.float64):
+        return False
+    channels = weight.shape[0]
+    used: list[Any] = [conv.bias]
+    for step in steps:
+        if step.kind == "norm":
+            norm = modules[step.module]
+            used += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+            if norm.num_features != channels:
+                return False
+        elif step.constant is not None and step.constant[0] == "constant":
+            constant = constants[step.constant[1]]
+            if not per_channel(constant, channels):
+                return False
+            used.append(constant)
+    return all(
+        tensor is None or (tensor.dtype == weight.dtype and tensor.device == weight.device)
+        for tensor in used
+    )
+
+
+def _tensors(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: Any) -> list[Any]:
+    used: list[Any] = [conv.weight, conv.bias]
+    for step in steps:
+        if step.kind == "norm":
+            norm = modules[step.module]
+            used += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+        elif step.constant is not None and step.constant[0] == "constant":
+            used.append(constants[step.constant[1]])
+    return used
+
+
+def _compute(
+    conv: nn.Conv2d,
+    steps: tuple[Step, ...],
+    modules: Any,
+    constants: Any,
+    dtype: torch.dtype,
+) -> _Folded:
+    scale: Any = None
+    shift: Any = None if conv.bias is None else conv.bias.to(dtype)
+
+    def plus(value: Any) -> Any:
+        return value if shift is None else shift + value
+
+    for step in steps:
+        if step.kind == "norm":
+            norm = modules[step.module]
+            factor = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+            if norm.weight is not None:
+                factor = factor * norm.weight.to(dtype)
+            shift = plus(-norm.running_mean.to(dtype)) * factor
+            if norm.bias is not None:
+                shift = shift + norm.bias.to(dtype)
+            scale = factor if scale is None else scale * factor
+            continue
+        assert step.constant is not None
+        tag, value = step.constant
+        if tag == "constant":
+            value = constants[value].to(dtype).reshape(-1)
+        if step.kind == "add":
+            shift = plus(value)
+        elif step.kind == "sub":
+            shift = plus(-value)
+        elif step.kind == "rsub":
+            shift = value if shift is None else value - shift
+            scale = -1.0 if scale is None else -scale
+        elif step.kind == "mul":
+            shift = None if shift is None else shift * value
+            scale = value if scale is None else scale * value
+        else:
+            shift = None if shift is None else shift / value
+            scale = 1 / value if scale is None else scale / value
+    weight = conv.weight
+    if scale is not None:
+        if isinstance(scale, Tensor) and scale.numel() > 1:
+            scale = scale.reshape(-1, 1, 1, 1)
+        weight = (weight.to(dtype) * scale).to(conv.weight.dtype)
+    channels = conv.weight.shape[0]
+    if shift is not None and not isinstance(shift, Tensor):
+        shift = conv.weight.new_full((channels,), shift)
+    if shift is not None:
+        shift = shift.to(conv.weight.dtype).expand(channels)
+    return weight, shift
+
+
+def _parts(tensors: list[Any]) -> list[Any] | None:
+    """The tensors, their layouts and hashes; None where their memory can't be read here."""
+    if native.module is None or interface._transforms_active():
+        return None
+    parts: list[Any] = []
+    for tensor in tensors:
+        if tensor is None:
+            parts.append(None)
+            continue
+        dense = tensor.is_contiguous() or (
+            tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        )
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or not dense:
+            return None
+        size = tensor.nbytes
+        hash = native.module.hash_bytes(tensor.data_ptr(), size, native.thread_count())
+        parts.append((tensor, tensor.dtype, tensor.stride(), size, hash))
+    return parts
+
+
+def fold(
+    cache: FoldCache,
+    conv: nn.Conv2d,
+    steps: tuple[Step, ...],
+    modules: Any,
+    constants: Any,
+    x: Tensor,
+) -> _Folded | None:
+    """Weight and bias of the convolution that computes the steps too; None: fold nothing."""
+    tensors = _tensors(conv, steps, modules, constants)
+    if not torch.compiler.is_compiling():
+        settings = [len(steps), *(modules[s.module].eps for s in steps if s.kind == "norm")]
+        kept = cache.entries.get(conv)
+        learning = torch.is_grad_enabled() and any(
+            tensor is not None and tensor.requires_grad for tensor in tensors
+        )
+        if kept is not None and not learning and kept.holds(tensors, settings):
+            return kept.folded
+        if not foldable(conv, steps, modules, constants) or (learning and not _worth(conv, x)):
+            return None
+        parts = None if learning else _parts(tensors)
+        if parts is not None:
+            return _keep(cache, conv, steps, modules, constants, parts, settings)
+    elif not foldable(conv, steps, modules, constants):
+        return None
+    return _compute(conv, steps, modules, constants, conv.weight.dtype)
+
+
+def _keep(
+    cache: FoldCache,
+    conv: nn.Conv2d,
+    steps: tuple[Step, ...],
+    modules: Any,
+    constants: Any,
+    parts: list[Any],
+    settings: Any,
+) -> _Folded | None:
+    """Fold in double precision, once, and keep the result; None where it overflows."""
+    with torch.inference_mode(False), torch.no_grad():
+        weight, bias = _compute(conv, steps, modules, constants, torch.float64)
+        finite = all(t is None or bool(t.isfinite().all()) for t in (weight, bias))
+        folded = (weight, None if bias is None else bias.contiguous()) if finite else None
+    cache.entries[conv] = _Kept(parts, settings, folded)
+    return folded
+
+
+def _worth(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether scaling the weights at every call is less work than the pass that it saves."""
+    positions = x.shape[0] * x.shape[2] * x.shape[3] // (conv.stride[0] * conv.stride[1])
+    return positions >= conv.weight[0].numel()

@@ -1,0 +1,145 @@
+"""fuse, unfuse and fusion_report."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+from ..backends import backends
+from .analysis import analyse, join, make_rows
+from .installing import install, uninstall
+from .program import PROGRAM, make_program
+from .region import device_has_kernels
+from .report import FusionReport, FusionRow
+from .shapes import as_call, declined, run_shapes
+from .tracing import Untraceable
+
+_Model = TypeVar("_Model", bound=nn.Module)
+_REPORT = "_cmf_report"
+
+
+def fuse(model: _Model, example_inputs: Any = None) -> _Model:
+    r"""Make the convolutions of `model` run fused with what follows them.
+
+    Found, wherever they follow each other (in ``nn.Sequential``, in nested blocks, in functional
+    calls and methods of a ``forward``), and run as one :func:`conv_act_pool2d`:
+
+    1. ``nn.Conv2d``;
+    2. ``nn.BatchNorm2d`` in eval mode, and constants added, subtracted, multiplied or divided by:
+       folded into weights and bias at the time of the call;
+    3. an activation; ``nn.Dropout`` in eval mode;
+    4. max or average pooling (adaptive pooling where it divides evenly), also before an
+       activation that never decreases.
+
+    Equivalent to: ``model``, up to rounding.
+
+    **In place**: the model that is returned is the one that was given. No module, parameter,
+    buffer, hook or mode of it changes, nor any key of its ``state_dict``; a module whose forward
+    contains a match gets a subclass of its class, of the same name, that runs the fused code. What
+    was not true of the modules when they were fused (hooks added later, layers replaced,
+    BatchNorm set to training, attributes changed) is seen at each call, which then runs the layers
+    as they are. ``torch.export`` and ``torch.jit.trace`` see the model as it was.
+
+    Args:
+        model: any module.
+        example_inputs: a tensor, a tuple of the model's arguments or a dict of its keywords. Only
+            what the plan (:func:`explain`) runs natively for these shapes, dtype and layout is
+            fused. None: all that is found.
+
+    Returns:
+        `model`.
+
+    Raises:
+        TypeError: `model` is no module, or `example_inputs` none of the above.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if example_inputs is not None:
+        as_call(example_inputs)
+    unfuse(model)
+    found = analyse(model)
+    inputs = None if example_inputs is None else run_shapes(model, example_inputs)
+    why_not: dict[tuple[str, str], str] = {}
+    for owner, matches in found.owned.items():
+        for match in matches:
+            path = join(owner, match.path)
+            conv: Any = model.get_submodule(path)
+            if inputs is not None:
+                reason = declined(conv, match.steps[1:], inputs.get(path, []), model.training)
+            else:
+                reason = _unknown_shapes(conv)
+            if reason:
+                why_not[path, match.pattern] = reason
+    patterns: dict[str, list[str]] = {}
+    for owner, matches in found.owned.items():
+        for match in matches:
+            path = join(owner, match.path)
+            if (path, match.pattern) not in why_not:
+                patterns.setdefault(path, []).append(match.pattern)
+    for owner, matches in found.owned.items():
+        module = model.get_submodule(owner)
+        if not any(m.pattern in patterns.get(join(owner, m.path), ()) for m in matches):
+            continue
+
+        def accepted(path: str, pattern: str, owner: str = owner) -> bool:
+            # in another mode of the model a match may end sooner or later (F.dropout)
+            known = patterns.get(join(owner, path), ())
+            return any(p.startswith(pattern) or pattern.startswith(p) for p in known)
+
+        try:
+            program = make_program(module, found.inline[owner], accepted)
+            install(module, program)
+        except (Untraceable, TypeError) as error:
+            for match in matches:
+                why_not[join(owner, match.path), match.pattern] = str(error)
+    model.__dict__[_REPORT] = FusionReport(make_rows(model, found, why_not))
+    return model
+
+
+def _unknown_shapes(conv: nn.Conv2d) -> str:
+    """Why no input could make this convolution faster; "" where one could."""
+    device = conv.weight.device.type
+    if device != "meta" and not device_has_kernels(device):
+        reasons = "; ".join(f"{row.name}: {row.reason}" for row in backends() if row.reason)
+        return f"no compiled backend runs on {device} here ({reasons})"
+    return ""
+
+
+def unfuse(model: _Model) -> _Model:
+    """Undo :func:`fuse`, in place: every module has its own class and forward again."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for module in model.modules():
+        if PROGRAM in module.__dict__:
+            uninstall(module)
+        module.__dict__.pop(_REPORT, None)
+    return model
+
+
+def fusion_report(model: nn.Module) -> FusionReport:
+    """A row for each convolution of `model`: path, pattern, whether it is fused, and why not.
+
+    ``print`` shows a table. For a model that was not fused, the rows say what :func:`fuse` would
+    look at, none of them fused.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    rows: list[FusionRow] = []
+    covered: list[str] = []
+    for path, module in model.named_modules():
+        report = module.__dict__.get(_REPORT)
+        if report is None or any(path.startswith(f"{c}.") for c in covered if c) or "" in covered:
+            continue
+        covered.append(path)
+        rows += [row._replace(path=join(path, row.path)) for row in report]
+    if covered:
+        return FusionReport(rows)
+    found = analyse(model)
+    why = {}
+    for owner, matches in found.owned.items():
+        program = model.get_submodule(owner).__dict__.get(PROGRAM)
+        for match in matches:
+            if program is None or (match.path, match.pattern) not in program.fused:
+                why[join(owner, match.path), match.pattern] = "cmf.fuse has not been called"
+    return FusionReport(make_rows(model, found, why))

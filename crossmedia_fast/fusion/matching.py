@@ -1,0 +1,222 @@
+"""Finds convolutions, and what may be fused to them, in a traced graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph, Node
+
+from .region import LINEAR, hooked, monotone
+from .steps import Refusal, Step, step_of_call, step_of_module
+from .tracing import CALLER
+
+
+@dataclass
+class Match:
+    """A convolution and the nodes behind it that become one operation."""
+
+    nodes: list[Node]
+    steps: tuple[Step, ...]
+    constants: list[Node] = field(default_factory=list)
+    note: str = ""  # why the node behind the last is not part of it
+
+    @property
+    def path(self) -> str:
+        """The convolution's path."""
+        return str(self.nodes[0].target)
+
+    @property
+    def pattern(self) -> str:
+        return " -> ".join(step.label for step in self.steps)
+
+    def callers(self) -> list[str]:
+        """The paths of the modules whose forwards make the nodes."""
+        return [node.meta[CALLER] for node in self.nodes]
+
+
+def why_not_conv(module: nn.Module) -> str:
+    """Why a convolution module can't be fused whatever follows it; "" where it can."""
+    kind = type(module)
+    if isinstance(module, nn.modules.lazy.LazyModuleMixin) and module.has_uninitialized_params():
+        return "is lazy: fuse again after its first call"
+    if hasattr(module, "parametrizations"):
+        return "has parametrizations"
+    if kind is not nn.Conv2d:
+        return f"is a {kind.__name__}, a class of its own"
+    if "weight" not in module._parameters:
+        return "its weight is computed (weight_norm, pruning)"
+    if "forward" in module.__dict__:
+        return "its forward is replaced on the instance"
+    if hooked(module):
+        return "has hooks"
+    return ""
+
+
+def find(
+    graph: Graph, module_at: Callable[[str], Any]
+) -> tuple[list[Match], list[tuple[str, str, str]]]:
+    """The matches of a graph, and (caller, path, reason) of the convolutions left alone."""
+    matches, rest = [], []
+    for node in graph.nodes:
+        if node.op != "call_module":
+            continue
+        conv = module_at(node.target)
+        if not isinstance(conv, nn.Conv2d):
+            continue
+        reason = why_not_conv(conv)
+        if not reason and (len(node.args) != 1 or node.kwargs):
+            reason = "is called with keywords"
+        match = None if reason else _follow(node, module_at)
+        if match is not None and len(match.nodes) > 1:
+            matches.append(match)
+            continue
+        assert match is not None or reason
+        rest.append((node.meta[CALLER], str(node.target), reason or match.note))  # type: ignore[union-attr]
+    return matches, rest
+
+
+def _follow(conv: Node, module_at: Callable[[str], Any]) -> Match:
+    """The longest match that begins at `conv`."""
+    nodes = [conv]
+    steps = [Step("conv", "Conv2d", 0)]
+    constants: list[Node] = []
+    stage = "linear"  # then "activated", "pooled", "closed"
+    note = ""
+
+    def constant_place(node: Node) -> int | None:
+        if node.op != "get_attr":
+            return None
+        if node not in constants:
+            constants.append(node)
+        return constants.index(node)
+
+    places = 1
+    while stage != "closed":
+        last = nodes[-1]
+        users = list(last.users)
+        if len(users) != 1:
+            times = f"{len(users)} times" if users else "nowhere"
+            note = (
+                f"its result is used {times}"
+                if len(nodes) == 1
+                else (f"the result of {steps[-1].label} is used {times}")
+            )
+            break
+        node = users[0]
+        if node.op == "output":
+            note = "nothing follows it"
+            break
+        step = _step(node, last, places, module_at, constant_place)
+        if isinstance(step, Refusal):
+            note = str(step)
+            break
+        following = _stage(stage, step, steps)
+        if isinstance(following, Refusal):
+            note = str(following)
+            break
+        stage = following
+        nodes.append(node)
+        steps.append(step)
+        places += step.module is not None
+    while len(nodes) > 1 and steps[-1].kind in ("identity", "dropout"):
+        nodes.pop()
+        steps.pop()
+    clash = _changed_in_place(nodes[-1], steps, module_at)
+    if clash:
+        note = clash
+        del nodes[1:], steps[1:]
+    used = {s.constant[1] for s in steps if s.constant and s.constant[0] == "constant"}
+    return Match(nodes, tuple(steps), constants if used else [], note)
+
+
+def _step(
+    node: Node,
+    value: Node,
+    place: int,
+    module_at: Callable[[str], Any],
+    constant_place: Callable[[Node], int | None],
+) -> Step | Refusal:
+    if node.op == "call_module":
+        if node.args != (value,) or node.kwargs:
+            return Refusal(f"{node.target} takes more than the value")
+        module = module_at(str(node.target))
+        if hooked(module):
+            return Refusal(f"{type(module).__name__} has hooks")
+        return step_of_module(module, place)
+    if node.op in ("call_function", "call_method"):
+        return step_of_call(node, value, constant_place)
+    return Refusal(f"{node.op} follows")
+
+
+def _stage(stage: str, step: Step, steps: list[Step]) -> str | Refusal:
+    """The stage after `step`, or why it can't come now."""
+    if step.kind in ("identity", "dropout"):
+        return stage
+    if step.kind in LINEAR:
+        if stage == "linear":
+            return stage
+        return Refusal(
+            f"{step.label} comes after the {'pooling' if stage == 'pooled' else 'activation'}"
+        )
+    if step.kind == "activation":
+        if stage == "linear":
+            return "activated"
+        if stage == "activated":
+            return Refusal(f"{step.label} is a second activation")
+        pooling = next(s.pooling for s in steps if s.pooling is not None)
+        if pooling.kind != "max":
+            return Refusal(f"{step.label} comes after average pooling")
+        if not monotone(step):
+            return Refusal(f"{step.label} comes after the pooling and is not monotone")
+        return "closed"
+    if stage == "pooled":
+        return Refusal(f"{step.label} is a second pooling")
+    return "closed" if stage == "activated" else "pooled"
+
+
+def _changed_in_place(last: Node, steps: list[Step], module_at: Callable[[str], Any]) -> str:
+    """Why a fused operation that keeps its result for backward would clash with who changes it."""
+    activation = next((step.activation for step in steps if step.kind == "activation"), None)
+    pooled = any(step.kind == "pooling" for step in steps)
+    if activation is None or (not pooled and activation in ("relu", "tanh", "sigmoid")):
+        return ""  # nothing is kept, or PyTorch's own activation keeps its result too
+    for user in last.users:
+        if not user.args or user.args[0] is not last:
+            continue
+        if user.op == "call_module":
+            in_place = bool(getattr(module_at(str(user.target)), "inplace", False))
+        else:
+            name = (
+                user.target
+                if isinstance(user.target, str)
+                else getattr(user.target, "__name__", "")
+            )
+            in_place = (
+                (name.endswith("_") and not name.startswith("_"))
+                or name in ("iadd", "isub", "imul", "itruediv", "ipow")
+                or bool(user.kwargs.get("inplace"))
+                or "out" in user.kwargs
+            )
+        if in_place:
+            return "its result is changed in place, which backward needs"
+    return ""
+
+
+def rewrite(graph: Graph, match: Match, region: Any) -> None:
+    """Put a call of `region` into the graph where the match's nodes stand."""
+    # Where the convolution stood: what is between it and the last node may change its input.
+    with graph.inserting_before(match.nodes[0]):
+        modules = tuple(
+            graph.get_attr(str(node.target))
+            for node, step in zip(match.nodes, match.steps, strict=True)
+            if step.module is not None
+        )
+        constants = tuple(graph.get_attr(str(node.target)) for node in match.constants)
+        call = graph.call_function(region, (match.nodes[0].args[0], modules, constants))
+    match.nodes[-1].replace_all_uses_with(call)
+    for node in (*reversed(match.nodes), *match.constants):
+        if not node.users:
+            graph.erase_node(node)

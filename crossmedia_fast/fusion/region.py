@@ -1,0 +1,241 @@
+"""What runs in the place of a match: the fused operation, where nothing speaks against it.
+
+At every call, because modules change: hooks are added, layers replaced, BatchNorm and Dropout put
+into training mode. As many of the steps as may be are fused, the rest run as the model wrote them.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import native
+from ..backends import why_unavailable
+from ..ops.conv_act_pool import conv_act_pool2d
+from .folding import FoldCache, fold
+from .steps import MONOTONE, Step, run_step
+
+backend_setting = sys.modules[
+    why_unavailable.__module__
+]  # the package exports a function of that name
+_PLAIN = (Tensor, nn.Parameter)
+LINEAR = ("norm", "add", "sub", "rsub", "mul", "div")
+_SKIPPED = ("identity", "dropout")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody watches or replaces the calls of `module`."""
+    state = module.__dict__
+    return bool(
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+    )
+
+
+def plain_conv(conv: Any) -> bool:
+    """Whether `conv` is an nn.Conv2d whose parameters are its own and whose call nobody watches."""
+    return type(conv) is nn.Conv2d and "weight" in conv._parameters and not hooked(conv)
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether a compiled backend takes tensors like `x`."""
+    if x.is_cpu:
+        return native.module is not None and backend_setting._requested != "reference"
+    return device_has_kernels(x.device.type)
+
+
+def device_has_kernels(device_type: str) -> bool:
+    """Whether a compiled backend runs on this kind of device."""
+    if backend_setting._requested == "reference":
+        return False
+    names = ("cpu",) if device_type == "cpu" else ("cuda", "triton")
+    return device_type in ("cpu", "cuda") and any(not why_unavailable(n) for n in names)
+
+
+class Region:
+    """A match, as a function of its input, its modules and its constants."""
+
+    def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
+        self.steps = steps  # steps[0] is the convolution
+        self.cache = FoldCache()
+        self.parts = tuple(_Part(steps[:count]) for count in range(len(steps) + 1))
+        self.checks: tuple[Any, ...] = tuple(
+            (step.module, name, value) for step in steps for name, value in step.config
+        )
+        self.types: tuple[Any, ...] = (
+            nn.Conv2d,
+            *(step.type for step in steps[1:] if step.module is not None),
+        )
+        self.norms: tuple[Any, ...] = tuple(step.module for step in steps if step.kind == "norm")
+        self.modal: tuple[Any, ...] = tuple(
+            s.module for s in steps if s.type and s.kind in ("norm", "dropout")
+        )
+        # what torch.fx asks of a function that it writes a call of
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+
+    def __reduce__(self) -> Any:
+        return Region, (self.__name__, self.steps)
+
+    def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
+        count = 0
+        if type(x) in _PLAIN and has_kernels(x):
+            count = len(self.steps) if self._whole(x, modules) else self._fusable(x, modules)
+        while count > 1:
+            part = self.parts[count]
+            y = part.run(x, modules, constants, self.cache)
+            if y is not None:
+                x = y
+                break
+            # an adaptive pooling that does not divide evenly stays outside; a failed fold, all
+            count = part.without_pooling if part.adaptive is not None else 0
+        for step in self.steps[count if count > 1 else 0 :]:
+            x = run_step(step, x, modules, constants)
+        return x
+
+    def _whole(self, x: Tensor, modules: tuple[Any, ...]) -> bool:
+        """Whether every step can be fused in this call: the usual case, tested quickly."""
+        for module, kind in zip(modules, self.types, strict=True):
+            state = module.__dict__
+            if (
+                type(module) is not kind
+                or state["_forward_hooks"]
+                or state["_forward_pre_hooks"]
+                or state["_backward_hooks"]
+                or state["_backward_pre_hooks"]
+                or "forward" in state
+            ):
+                return False
+        if "weight" not in modules[0]._parameters:
+            return False
+        for place, name, value in self.checks:
+            if getattr(modules[place], name) != value:
+                return False
+        for place in self.modal:
+            if modules[place].training:
+                return False
+        if self.norms:
+            if x.dim() != 4:
+                return False
+            for place in self.norms:
+                if modules[place].running_mean is None:
+                    return False
+        return True
+
+    def _fusable(self, x: Tensor, modules: tuple[Any, ...]) -> int:
+        """How many of the steps, from the first, can be fused in this call."""
+        if not plain_conv(modules[0]):
+            return 0
+        count = 1
+        for step in self.steps[1:]:
+            if step.module is not None and not _as_matched(step, modules[step.module]):
+                break
+            if step.kind == "norm" and x.dim() != 4:
+                break
+            count += 1
+        # what does nothing is no reason to fuse
+        while count > 1 and self.steps[count - 1].kind in _SKIPPED:
+            count -= 1
+        return count
+
+
+class _Part:
+    """The first steps of a match, as one operation."""
+
+    def __init__(self, steps: tuple[Step, ...]) -> None:
+        self.linear = tuple(step for step in steps if step.kind in LINEAR)
+        self.arguments = fused_arguments(steps)
+        pooled = [place for place, step in enumerate(steps) if step.pooling is not None]
+        pooling = steps[pooled[0]].pooling if pooled else None
+        self.adaptive = None if pooling is None else pooling.output_size
+        self.without_pooling = pooled[0] if pooled else len(steps)
+        while self.without_pooling > 1 and steps[self.without_pooling - 1].kind in _SKIPPED:
+            self.without_pooling -= 1
+
+    def run(
+        self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...], cache: FoldCache
+    ) -> Tensor | None:
+        """The operation's result, or None where these tensors don't allow it."""
+        conv = modules[0]
+        parameters = conv._parameters
+        weight, bias = parameters["weight"], parameters["bias"]
+        if self.linear:
+            if torch._C._is_any_autocast_enabled() or x.dtype != weight.dtype or x.dim() != 4:
+                return None
+            folded = fold(cache, conv, self.linear, modules, constants, x)
+            if folded is None:
+                return None
+            weight, bias = folded
+        padding: Any = conv.padding
+        if conv.padding_mode != "zeros":
+            x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
+            padding = 0
+        arguments = self.arguments
+        if self.adaptive is not None:
+            size = adaptive_window(x, conv, padding, self.adaptive)
+            if size is None:
+                return None
+            arguments = {**arguments, "pool_size": size, "pool_stride": size}
+        return conv_act_pool2d(
+            x, weight, bias, conv.stride, padding, conv.dilation, conv.groups, **arguments
+        )
+
+
+def _as_matched(step: Step, module: Any) -> bool:
+    """Whether the module is what it was when it was matched, and does in this call what it says."""
+    kind: Any = type(module)
+    if kind is not step.type or hooked(module):
+        return False
+    for name, value in step.config:
+        if getattr(module, name) != value:
+            return False
+    if step.kind == "norm":
+        return not module.training and module.running_mean is not None
+    if step.kind == "dropout":
+        return not module.training
+    return True
+
+
+def fused_arguments(steps: tuple[Step, ...]) -> dict[str, Any]:
+    """The keyword arguments of conv_act_pool2d for the steps behind a convolution."""
+    arguments: dict[str, Any] = {"activation": "identity", "pool": "none"}
+    for step in steps:
+        if step.kind == "activation":
+            arguments["activation"] = step.activation
+            arguments["activation_param"] = step.param
+        elif step.pooling is not None:
+            arguments["pool"] = step.pooling.kind
+            arguments.update(step.pooling.arguments)
+    return arguments
+
+
+def adaptive_window(
+    x: Tensor, conv: Any, padding: Any, output_size: tuple[int | None, int | None]
+) -> tuple[int, int] | None:
+    """The window of an adaptive pooling that divides the convolution's output evenly, or None."""
+    window = []
+    for axis in (0, 1):
+        length = x.shape[axis - 2]
+        reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
+        if padding != "same":
+            around = 0 if isinstance(padding, (int, str)) else padding[axis]
+            length = (length + 2 * around - reach - 1) // conv.stride[axis] + 1
+        out = output_size[axis]
+        if out is None:
+            out = length
+        if out < 1 or length < out or length % out:
+            return None
+        window.append(length // out)
+    return window[0], window[1]
+
+
+def monotone(step: Step) -> bool:
+    """Whether the activation never decreases, so that it may be taken before or after max."""
+    return step.activation in MONOTONE and (step.param is None or step.param >= 0)

@@ -1,0 +1,34 @@
+"""The rows of fusion_report."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class FusionRow(NamedTuple):
+    """A convolution of the model: what follows it, and whether it is fused."""
+
+    path: str  # of the convolution, in the model
+    pattern: str  # "Conv2d -> BatchNorm2d -> ReLU -> MaxPool2d"
+    fused: bool
+    reason: str  # why not, or what is to be known
+
+
+class FusionReport(tuple[FusionRow, ...]):
+    """The rows of :func:`fusion_report`; prints as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        if not self:
+            return "no convolution found"
+        header = ("module", "pattern", "fused", "why not / note")
+        rows = [(r.path or "(root)", r.pattern, "yes" if r.fused else "no", r.reason) for r in self]
+        widths = [max(len(line[i]) for line in (header, *rows)) for i in range(len(header))]
+        lines = (header, tuple("-" * width for width in widths), *rows)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+    __repr__ = __str__

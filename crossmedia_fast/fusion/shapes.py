@@ -1,0 +1,142 @@
+"""The shapes that reach each convolution, and what the plan makes of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.utils._pytree import tree_map_only
+
+from ..ops.conv_act_pool import explain_conv_act_pool2d
+from .region import LINEAR, adaptive_window, fused_arguments
+from .steps import Step
+
+# Values of a convolution whose BatchNorm takes about as long as the checks of its folded weights.
+_FEW = 32768
+
+
+class Seen(NamedTuple):
+    """A tensor that reached a convolution, without its values."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of the model's call."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    raise TypeError(
+        "example_inputs must be a tensor, a tuple of the model's arguments or a dict of its "
+        f"keywords, got {type(example_inputs).__name__}"
+    )
+
+
+def run_shapes(model: nn.Module, example_inputs: Any) -> dict[str, list[Seen]]:
+    """The inputs of every convolution, by its path, in one call of the model.
+
+    Nothing is computed and nothing of the model changes: a copy of fake tensors runs. A model whose
+    control flow asks for values runs once for real, as a copy too.
+    """
+    args, kwargs = as_call(example_inputs)
+    seen: dict[str, list[Seen]] = {}
+    state = torch.random.get_rng_state()
+    try:
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            with FakeCopyMode(mode):
+                twin = copy.deepcopy(model)
+            fake = tree_map_only(Tensor, mode.from_tensor, (args, kwargs))
+            _run(twin, fake[0], fake[1], seen)
+    except Exception:  # what a model does without values is its own affair
+        seen.clear()
+        with torch.no_grad():
+            _run(copy.deepcopy(model), args, kwargs, seen)
+    finally:
+        torch.random.set_rng_state(state)
+    return seen
+
+
+def _run(model: nn.Module, args: Any, kwargs: Any, seen: dict[str, list[Seen]]) -> None:
+    handles = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+
+            def note(_: nn.Module, inputs: Any, path: str = path) -> None:
+                if inputs and isinstance(inputs[0], Tensor):
+                    x = inputs[0]
+                    found = Seen(tuple(x.shape), tuple(x.stride()), x.dtype, x.device)
+                    seen.setdefault(path, []).append(found)
+
+            handles.append(module.register_forward_pre_hook(note))
+    try:
+        model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def declined(conv: nn.Conv2d, steps: tuple[Step, ...], inputs: list[Seen], training: bool) -> str:
+    """Why the plan has nothing faster than PyTorch for any of these inputs; "" where it has."""
+    reason = "the example input does not reach it"
+    for seen in inputs:
+        reason = _declined(conv, steps, seen, training)
+        if not reason:
+            return ""
+    return reason
+
+
+def _declined(conv: nn.Conv2d, steps: tuple[Step, ...], seen: Seen, training: bool) -> str:
+    if seen.device.type == "meta":
+        return "the example input has no device"
+    x = torch.empty_strided(seen.shape, seen.stride, dtype=seen.dtype, device=seen.device)
+    padding: Any = conv.padding
+    if conv.padding_mode != "zeros":
+        left, right, top, bottom = conv._reversed_padding_repeated_twice
+        shape = (*seen.shape[:-2], seen.shape[-2] + top + bottom, seen.shape[-1] + left + right)
+        x, padding = x.new_empty(shape), 0
+    arguments = fused_arguments(steps)
+    pooling = next((s.pooling for s in steps if s.pooling is not None), None)
+    if pooling is not None and pooling.output_size is not None:
+        size = adaptive_window(x, conv, padding, pooling.output_size)
+        if size is None:
+            return "the adaptive pooling does not divide its input evenly"
+        arguments.update(pool_size=size, pool_stride=size)
+    bias = conv.bias
+    linear = any(step.kind in LINEAR for step in steps)
+    if linear and bias is None:
+        bias = conv.weight.new_empty(conv.weight.shape[0])
+    try:
+        with torch.set_grad_enabled(training):
+            plan = explain_conv_act_pool2d(
+                x,
+                conv.weight,
+                bias,
+                conv.stride,
+                padding,
+                conv.dilation,
+                conv.groups,
+                **arguments,
+            )
+    except (TypeError, ValueError, NotImplementedError) as error:
+        return str(error)
+    if plan.backend == "reference":
+        return "no compiled backend runs here: " + "; ".join(
+            f"{n}: {w}" for n, w in plan.rejected_backends
+        )
+    if plan.algorithm == "convolution":
+        if not linear:
+            return plan.reason
+        values = x.shape[0] * conv.out_channels * x.shape[-2] * x.shape[-1]
+        if values // (conv.stride[0] * conv.stride[1]) < _FEW:
+            return "what is folded touches so few values that folding it costs as much"
+    return ""
