@@ -89,7 +89,7 @@ __attribute__((noinline)) void pixel_tiles(const PixelKernel& k, const PixelRows
         for (int i = 0; i < kRows; ++i) {
           const int j = r + i * kStride;
           if (!kEdge && !rows[j]) continue;
-          if (!kEdge && i == kRows - 1 && r >= kSize - kStride * kRows) {
+          if (i == kRows - 1 && r >= kSize - kStride * kRows && rows[j]) {
             // the rows that the next tiles down will read for the first time
             const float* ahead = rows[j] + kRows * kStride * p.width * C + c;
 #pragma GCC unroll 16
