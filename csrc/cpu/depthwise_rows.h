@@ -9,6 +9,7 @@ namespace CMF_ISA {
 
 constexpr int kTaps = 3;  // each way
 constexpr int kStripRows = 4;
+constexpr int kStripsAhead = 4;
 
 // Which of the columns first .. first + kLanes - 1 lie in a row of `width`; loads the others as 0.
 class Window {
@@ -73,6 +74,8 @@ CMF_HOST_DEVICE void row_tile(const RowKernel& k, const Vec<float> (&weights)[kT
   for (int j = 0; j < kRows - 1 + kTaps; ++j) {
     if (h + j < 0 || h + j >= k.p.height) continue;
     const float* row = k.x + (h + j) * width + first;
+    // further than the hardware looks, over the end of a plane
+    if (j >= kTaps - 1) __builtin_prefetch(row + kStripsAhead * kStripRows * width);
 #pragma GCC unroll 16
     for (int s = 0; s < kTaps; ++s) {
       Vec<float> value = kEdge ? Window(first + s, width).load_at(row + s) : load<float>(row + s);
