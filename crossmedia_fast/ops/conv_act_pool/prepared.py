@@ -144,10 +144,12 @@ def _fused(
         )
     except (NotImplementedError, ValueError) as error:
         return None, dict.fromkeys(CONVOLUTIONS, str(error))
-    if needs_grad and launch.pool_launch.saved == "input":
-        reason = "keeps no convolution output for the backward of this activation"
-        return None, dict.fromkeys(CONVOLUTIONS, reason)
     refusals = {name: launch.refusal(name) for name in CONVOLUTIONS}
+    if needs_grad and launch.pool_launch.saved == "input":
+        # one that computes the convolution's output again needs nothing kept
+        for name in CONVOLUTIONS:
+            if name != "depthwise" or launch.refusal(name, backward=True):
+                refusals[name] = "keeps no convolution output for the backward of this activation"
     if forced_algorithm is None:
         no_gain = why_not_by_cost(
             x_shape,
