@@ -15,16 +15,43 @@ constexpr int kGradientRows = 4;  // 8 of 16
 #endif
 constexpr int kGradientVectors = 2;
 
-// Where a panel's tiles lie: they come in chunks, each [panel][tile of the chunk][lane].
+// Transformed tiles come in chunks: [chunk][frequency][panel][tile of the chunk][lane], a panel
+// being a vector of channels.
 struct TileChunks {
+  int begin;  // the first chunk
   int count;
   const int64_t* first;  // [count + 1]: a chunk's first tile
 };
+
+// Where they lie.
+struct PanelLayout {
+  // Vectors between frequencies: at distances of a power of two, or near one, a tile's frequencies
+  // would share a few sets of the cache. (Twice the time of a transform.)
+  static constexpr int64_t kPadding = 7;
+
+  int64_t frequencies;
+  int64_t panels;  // of a frequency
+
+  // Floats from a frequency to the next in a chunk of `size` tiles.
+  int64_t step(int64_t size) const { return (panels * size + kPadding) * kLanes<float>; }
+  // Of panel `panel` at frequency f, in chunk `chunk` that begins with tile `first`.
+  int64_t at(int64_t chunk, int64_t first, int64_t size, int64_t f, int64_t panel) const {
+    const int64_t begin = frequencies * (panels * first + kPadding * chunk);
+    return (begin + panel * size) * kLanes<float> + f * step(size);
+  }
+  int64_t floats(int64_t tiles, int64_t chunks) const {
+    return frequencies * (panels * tiles + kPadding * chunks) * kLanes<float>;
+  }
+};
+
+// One panel of all chunks, and where the one lies that comes next.
 struct TilePanel {
-  const float* data;  // of the first tile, chunk and panel, and the lane where rows begin
-  int64_t panels;     // in a chunk
+  const float* data;
+  PanelLayout layout;
+  int64_t frequency;
   int64_t panel;
-  int64_t next;  // panels from here to the one that comes next
+  int64_t frequencies_ahead;
+  int64_t panels_ahead;
 };
 
 // target [kRows][kGradientVectors * kLanes] = (kAdd: +=) sum over tiles of A [tile][row] times
@@ -52,11 +79,13 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
   for (int chunk = 0; chunk < chunks.count; ++chunk) {
     const int64_t first = chunks.first[chunk];
     const int64_t size = chunks.first[chunk + 1] - first;
-    const float* rows = a.data + (first * a.panels + a.panel * size) * kV;
-    const float* columns = b.data + (first * b.panels + b.panel * size) * kV;
+    const int64_t index = chunks.begin + chunk;
+    const float* rows = a.data + a.layout.at(index, first, size, a.frequency, a.panel);
+    const float* columns = b.data + b.layout.at(index, first, size, b.frequency, b.panel);
     const int64_t step = size * kV;
-    const float* ahead = rows + a.next * step;
-    const float* ahead_columns = columns + b.next * step;
+    const float* ahead = rows + a.frequencies_ahead * a.layout.step(size) + a.panels_ahead * step;
+    const float* ahead_columns =
+        columns + b.frequencies_ahead * b.layout.step(size) + b.panels_ahead * step;
     for (int64_t i = 0; i < step; i += kV) {
       __builtin_prefetch(ahead + i);
       __builtin_prefetch(ahead_columns + i);

@@ -132,7 +132,7 @@ class Worker {
       for (int64_t first = 0; first < plan_.vectors(); first += kSummedVectors) {
         multiply_weight_blocks<W>(
             plan_, tiles, chunks, f, first, least(first + kSummedVectors, plan_.vectors()),
-            pair * kGradientVectors, kGradientVectors, super > 0, sums_at(f, pair, first));
+            pair * kGradientVectors, NextProducts::kColumns, super > 0, sums_at(f, pair, first));
       }
       return true;
     }
@@ -142,8 +142,8 @@ class Worker {
     const int64_t k = item / parts * kGradientVectors;
     const int64_t step = (last - first) * kSumBlock;
     for (int f = 0; f < kF; ++f) {
-      multiply_weight_blocks<W>(plan_, tiles, chunks, f, first, last, k, plan_.k_blocks(), false,
-                                sums_.data + f * step);
+      multiply_weight_blocks<W>(plan_, tiles, chunks, f, first, last, k, NextProducts::kFrequency,
+                                false, sums_.data + f * step);
     }
     bool finite = true;
     for (int64_t vector = first; vector < last; ++vector) {
@@ -188,13 +188,13 @@ class Worker {
              static_cast<size_t>(count) * sizeof(float));
     }
     if (!t_.dx && !t_.dw) return;
-    const int64_t panels = kF * plan_.k_blocks();
+    const PanelLayout layout = {kF, plan_.k_blocks()};
     const int64_t first = k_first / kV;
     const int64_t blocks = divide_up(count, kV);
     for_each_tile(block, run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
-      const int64_t step = plan_.k_blocks() * cursor.size() * kV;
+      const int64_t step = layout.step(cursor.size());
       for (int64_t k = 0; k < blocks; ++k) {
-        float* target = cursor.at(side.v, panels, first + k);
+        float* target = cursor.at(side.v, layout, first + k);
         prefetch_next_tile<W>(target, step);
         transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV), target,
                                    step);
@@ -206,7 +206,7 @@ class Worker {
     const GradientBlock& block = blocks_[super % 2];
     const Shared::Side& side = shared_.sides[super % 2];
     const TileRun& run = block.run(index);
-    const int64_t panels = int64_t(kF) * plan_.vectors();
+    const PanelLayout layout = {kF, plan_.vectors()};
     const int64_t left = plan_.vectors() - first;
     const int64_t last = first + (left < kInputVectors ? left : kInputVectors);
     // a copied frame holds one vector
@@ -214,9 +214,9 @@ class Worker {
     for (int64_t begin = first; begin < last; begin += together) {
       input_.fill(run, plan_.vector(begin), kM);
       for_each_tile(block, run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
-        const int64_t step = plan_.vectors() * cursor.size() * kV;
+        const int64_t step = layout.step(cursor.size());
         for (int64_t v = begin; v < begin + together; ++v) {
-          float* target = cursor.at(side.x, panels, v);
+          float* target = cursor.at(side.x, layout, v);
           prefetch_next_tile<W>(target, step);
           input_.template transform<W>(run.n, strip, column, plan_.vector(v), target, step);
         }
@@ -266,9 +266,11 @@ template <class W>
 bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* shared) {
   const bool transforms = t.dx || t.dw;
   const int64_t pairs = divide_up(plan.k_blocks(), int64_t(kGradientVectors));
-  const int64_t tile = int64_t(W::kFrequencies) * kV;
-  const int64_t v = transforms ? plan.most_tiles() * plan.k_blocks() * tile : 0;
-  const int64_t x = t.dw ? plan.most_tiles() * plan.vectors() * tile : 0;
+  const auto floats = [&](int64_t panels) {
+    return PanelLayout{W::kFrequencies, panels}.floats(plan.most_tiles(), plan.most_chunks());
+  };
+  const int64_t v = transforms ? floats(plan.k_blocks()) : 0;
+  const int64_t x = t.dw ? floats(plan.vectors()) : 0;
   const int64_t sums =
       t.dw && plan.supers() > 1 ? W::kFrequencies * pairs * plan.vectors() * kSumBlock : 0;
   const int64_t bias = t.dbias ? plan.k_blocks() * kV : 0;

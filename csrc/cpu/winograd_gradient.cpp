@@ -133,8 +133,10 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
   return true;
 }
 
+int64_t GradientPlan::most_chunks() const { return divide_up(most_tiles_, GradientBlock::kChunk); }
+
 bool GradientBlock::prepare(const GradientPlan& plan) {
-  return run_.allocate(plan.most_runs_) && chunk_.allocate(plan.most_tiles_ / kChunk + 2);
+  return run_.allocate(plan.most_runs_) && chunk_.allocate(plan.most_chunks() + 1);
 }
 
 void GradientBlock::list(const GradientPlan& plan, int64_t super) {

@@ -103,6 +103,7 @@ class GradientPlan {
   int64_t supers() const { return supers_; }
   int64_t most_tiles() const { return most_tiles_; }
   int64_t most_runs() const { return most_runs_; }
+  int64_t most_chunks() const;
   int64_t most_run_strips() const { return run_strips_; }
   int64_t frame_columns() const { return horizontal_.tiles * outputs_ + taps_ - 1; }
   int64_t frame_rows(int64_t strips) const { return strips * outputs_ + taps_ - 1; }
@@ -142,7 +143,7 @@ class GradientBlock {
 
   int64_t runs() const { return runs_; }
   const TileRun& run(int64_t i) const { return run_.data[i]; }
-  TileChunks chunks() const { return TileChunks{chunks_, chunk_.data}; }
+  TileChunks chunks() const { return TileChunks{0, chunks_, chunk_.data}; }
   int64_t tiles() const { return chunk_.data[chunks_]; }
 
   // Where tile `tile` of image n lies in the grid.
@@ -176,10 +177,10 @@ class ChunkCursor {
     if (++tile_ == chunks_.first[chunk_ + 1]) ++chunk_;
   }
   int64_t size() const { return chunks_.first[chunk_ + 1] - chunks_.first[chunk_]; }
-  // The tile's vector of panel `panel` of `panels`.
-  float* at(float* data, int64_t panels, int64_t panel) const {
+  // The tile's vector of panel `panel`, at frequency 0.
+  float* at(float* data, const PanelLayout& layout, int64_t panel) const {
     const int64_t first = chunks_.first[chunk_];
-    return data + (first * panels + panel * size() + tile_ - first) * kLanes<float>;
+    return data + layout.at(chunk_, first, size(), 0, panel) + (tile_ - first) * kLanes<float>;
   }
 
  private:

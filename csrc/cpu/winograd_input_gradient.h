@@ -33,9 +33,10 @@ class InputGradient {
       : p_(problem), t_(tensors), plan_(plan), dx_(static_cast<float*>(tensors.dx)) {
     const int64_t bytes = p_.pool.batch * p_.in_channels * p_.height * p_.width * 4;
     // whole lines alone
-    streams_ = bytes >= kStreamBytes &&
-               (!p_.x_channels_last || (p_.in_channels % kV == 0 &&
-                                        reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
+    streams_ =
+        bytes >= kStreamBytes &&
+        (!p_.x_channels_last ||
+         (p_.in_channels % kV == 0 && reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
   }
   InputGradient(const InputGradient&) = delete;
   InputGradient& operator=(const InputGradient&) = delete;
@@ -112,7 +113,7 @@ class InputGradient {
     const int64_t count = plan_.k_blocks();
     const GemmBlocks blocks = plan_.filter_blocks();
     const int64_t parts = (size + kGemmRows - 1) / kGemmRows;
-    const float* data = v + first * count * kV * W::kFrequencies;
+    const PanelLayout layout = {W::kFrequencies, count};
     for (int f = 0; f < W::kFrequencies; ++f) {
       float* m = m_.data + f * size * columns;
       if (plan_.vector(g.vector).skips(f, W::kAlpha)) {
@@ -122,9 +123,9 @@ class InputGradient {
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t row = size * part / parts;
         const int rows = static_cast<int>(size * (part + 1) / parts - row);
-        gemm_tile_for(rows, g.vectors)(data + (f * count * size + row) * kV, size * kV,
-                                       u_.data + f * (count * kV * columns + kPadding), blocks,
-                                       m + row * columns);
+        gemm_tile_for(rows, g.vectors)(v + layout.at(chunk, first, size, f, 0) + row * kV,
+                                       size * kV, u_.data + f * (count * kV * columns + kPadding),
+                                       blocks, m + row * columns);
       }
     }
   }

@@ -26,27 +26,41 @@ struct TransformedTiles {
   const float* x;
 };
 
+// Which products follow those of a call, for prefetching.
+enum class NextProducts { kColumns, kFrequency };
+
 // Input vectors first .. last - 1 by output channels from block `k` on, at frequency f, all tiles:
-// blocks of sums, one behind the other. What will be multiplied then lies `next` blocks further on.
+// blocks of sums, one behind the other.
 template <class W>
 void multiply_weight_blocks(const GradientPlan& plan, const TransformedTiles& tiles,
                             const TileChunks& chunks, int f, int64_t first, int64_t last, int64_t k,
-                            int64_t next, bool add, float* sums) {
+                            NextProducts next, bool add, float* sums) {
   const int vectors = plan.k_blocks() - k > 1 ? 2 : 1;
-  const TilePanel b = {tiles.v, W::kFrequencies * plan.k_blocks(), f * plan.k_blocks() + k, next};
+  const bool by_frequency = next == NextProducts::kFrequency;
+  const TilePanel b = {tiles.v,
+                       PanelLayout{W::kFrequencies, plan.k_blocks()},
+                       f,
+                       k,
+                       by_frequency,
+                       by_frequency ? 0 : kGradientVectors};
   const int parts = (chunks.count + kSummedChunks - 1) / kSummedChunks;
   for (int part = 0; part < parts; ++part) {
     const int chunk = chunks.count * part / parts;
-    const TileChunks together = {chunks.count * (part + 1) / parts - chunk, chunks.first + chunk};
+    const TileChunks together = {chunk, chunks.count * (part + 1) / parts - chunk,
+                                 chunks.first + chunk};
     for (int64_t vector = first; vector < last; ++vector) {
       const PhaseVector& channels = plan.vector(vector);
       if (channels.skips(f, W::kAlpha)) continue;
+      const bool more = vector + 1 < last;
       for (int row = 0; row < channels.lanes; row += kGradientRows) {
         const int left = channels.lanes - row;
         const int rows = left < kGradientRows ? left : kGradientRows;
-        const TilePanel a = {tiles.x + row, int64_t(W::kFrequencies) * plan.vectors(),
-                             int64_t(f) * plan.vectors() + vector,
-                             vector + 1 < last ? 1 : plan.vectors() - (last - first - 1)};
+        const TilePanel a = {tiles.x + row,
+                             PanelLayout{W::kFrequencies, plan.vectors()},
+                             f,
+                             vector,
+                             !more && by_frequency,
+                             more ? 1 : first - vector};
         gradient_tile_for(rows, vectors, add || chunk > 0)(
             a, b, together, sums + (vector - first) * kSumBlock + row * kSumColumns);
       }
