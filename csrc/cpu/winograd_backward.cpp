@@ -4,10 +4,8 @@
 // band, and those of x are transformed; then both products run over them. dz never exists as a
 // whole. What is summed in which order depends on the problem alone.
 #include <string.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
+#include "cpu/huge_pages.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient.h"
@@ -248,19 +246,6 @@ class Worker {
   Scratch<float> sums_;  // [frequency][together] blocks, where there is one super-block
   Scratch<float> taps_;
 };
-
-// What is too large for the C library to keep costs a fault a page in each call: let it be few.
-void use_huge_pages(void* data, int64_t bytes) {
-#if defined(__linux__)
-  constexpr uintptr_t kPage = uintptr_t(2) << 20;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
-  const uintptr_t end =
-      (reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes)) / kPage * kPage;
-  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#else
-  (void)data, (void)bytes;
-#endif
-}
 
 template <class W>
 bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* shared) {

@@ -2,28 +2,13 @@
 
 #include <string.h>
 
-#include "cpu/simd_transpose.h"
+#include "cpu/interleave_planes.h"
 
 namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
-
-// Planes `plane` apart -> pixels of kV channels.
-void interleave_planes(const float* planes, int64_t plane, int count, int64_t width,
-                       float* target) {
-  for (int64_t w = 0; w < width; w += kV) {
-    const int lanes = width - w < kV ? static_cast<int>(width - w) : kV;
-    V block[kV];
-    for (int c = 0; c < kV; ++c) {
-      block[c] = c < count ? load_lanes<float>(planes + c * plane + w, lanes) : V{};
-    }
-    transpose_block<float>(block);
-    for (int i = 0; i < lanes; ++i) store<float>(target + (w + i) * kV, block[i]);
-  }
-}
 
 }  // namespace
 
