@@ -200,7 +200,7 @@ def test_long_sums_round_little() -> None:
     """A layer of a common size, many tiles: sums are taken block by block."""
     problem = Backward((4, 64, 56, 56, 64, 3, 3, 1, 1), MAX2, "relu", "channels_last")
     _, dw, _ = problem.run()
-    assert_within(dw, problem.expected()[1], 1.8e-6)  # 1.2e-6; 2.7e-6 where they are not
+    assert_within(dw, problem.expected()[1], 1.8e-6)  # 1.3e-6; 2.7e-6 where they are not
 
 
 def test_refusals_say_why() -> None:
