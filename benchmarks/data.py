@@ -15,10 +15,12 @@ Arrays = dict[str, np.ndarray]
 # Winograd F(6x6) 1.5e-5. bfloat16 or TF32 arithmetic (1e-3 and more) does not.
 VALUE_LIMIT = 5e-5
 # In training, rounding can move the maximum of a window (or the sign of a ReLU's input) where two
-# values nearly tie; then one gradient goes to another pixel: in about 1e-5 of the windows. Each such
-# move changes R · S · C elements of the input's gradient (one in 5×5 over 64 channels: 1600), so
-# that counting elements says little. As norms |error| / |expected| is about sqrt(2 · 1e-5) = 4e-3.
+# values nearly tie; then one gradient goes to another pixel: in about 1e-5 of the windows. As
+# norms, |error| / |expected| is then about sqrt(2 · 1e-5) = 4e-3.
 GRADIENT_LIMIT = 1e-2
+# Each such move changes R · S · C elements of the input's gradient (in 5×5 over 64 channels
+# 1600): a hundredth of them, seen. The others are held to VALUE_LIMIT.
+MOVED_SHARE = 0.1
 
 
 class Mismatch(Exception):
@@ -95,6 +97,10 @@ def compare(got: Arrays, want: Arrays) -> dict[str, float]:
         if name in ("grad_input", "grad_weight", "grad_bias"):
             measure = float(np.linalg.norm(difference) / (np.linalg.norm(expected_array) or 1.0))
             limit = GRADIENT_LIMIT
+            if name == "grad_input":
+                most = float(np.quantile(difference, 1 - MOVED_SHARE)) / scale
+                if most > VALUE_LIMIT:
+                    raise Mismatch(f"{name}: error {most:.2e} of most is above {VALUE_LIMIT:.0e}")
         else:
             measure, limit = errors[name], VALUE_LIMIT
         if measure > limit:
