@@ -140,12 +140,16 @@ def plot(document: Document, path: pathlib.Path) -> None:
 
     names = [n for n in document["summary"]["against"] if n != "best"]
     cases = document["cases"]
-    figure, axes = plt.subplots(figsize=(max(8.0, 1.1 * len(cases)), 5.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(max(8.0, 0.75 * len(cases)), 5.5), layout="constrained")
     width = 0.85 / max(1, len(names))
     for i, name in enumerate(names):
-        ratios = [speed_up(case, name) or 0.0 for case in cases]
+        ratios = [speed_up(case, name) or 1.0 for case in cases]
         positions = [k + (i - (len(names) - 1) / 2) * width for k in range(len(cases))]
-        axes.bar(positions, ratios, width, label=PEERS[name].label)
+        heights = [ratio - 1 for ratio in ratios]
+        axes.bar(positions, heights, width, bottom=1, label=PEERS[name].label)
+    # from "as fast" upwards and downwards alike: twice as fast is as far as half as fast
+    axes.set_yscale("log", base=2)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.axhline(1.0, color="black", linewidth=1)
     axes.set_xticks(range(len(cases)), [case["id"] for case in cases], rotation=40, ha="right")
     axes.set_ylabel("times faster than the peer")

@@ -30,12 +30,9 @@ void test_pointwise(const KernelTable& kernels);
 namespace {
 
 const KernelTest kKernelTests[] = {
-    {"act_pool2d", test_act_pool2d},
-    {"few_channels", test_few_channels},
-    {"depthwise", test_depthwise},
-    {"conv_backward", test_conv_backward},
-    {"gan_loss", test_gan_loss},
-    {"pointwise", test_pointwise},
+    {"act_pool2d", test_act_pool2d}, {"few_channels", test_few_channels},
+    {"depthwise", test_depthwise},   {"conv_backward", test_conv_backward},
+    {"gan_loss", test_gan_loss},     {"pointwise", test_pointwise},
 };
 
 const IsaTest* tests_of(const char* isa) {
