@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
@@ -124,10 +127,6 @@ def _follow(conv: Node, module_at: Callable[[str], Any]) -> Match:
     while len(nodes) > 1 and steps[-1].kind in ("identity", "dropout"):
         nodes.pop()
         steps.pop()
-    clash = _changed_in_place(nodes[-1], steps, module_at)
-    if clash:
-        note = clash
-        del nodes[1:], steps[1:]
     used = {s.constant[1] for s in steps if s.constant and s.constant[0] == "constant"}
     return Match(nodes, tuple(steps), constants if used else [], note)
 
@@ -177,32 +176,30 @@ def _stage(stage: str, step: Step, steps: list[Step]) -> str | Refusal:
     return "closed" if stage == "activated" else "pooled"
 
 
-def _changed_in_place(last: Node, steps: list[Step], module_at: Callable[[str], Any]) -> str:
-    """Why a fused operation that keeps its result for backward would clash with who changes it."""
-    activation = next((step.activation for step in steps if step.kind == "activation"), None)
-    pooled = any(step.kind == "pooling" for step in steps)
+# Who takes a tensor, neither changes it nor passes on a view of it.
+_READERS: tuple[Any, ...] = (
+    *(nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample),
+    *(torch.cat, operator.add, operator.sub, operator.mul, operator.truediv),
+    *(F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.conv2d, F.linear),
+)
+
+
+def may_change(match: Match, module_at: Callable[[str], Any]) -> bool:
+    """Whether somebody may change the match's result in place where PyTorch's layers allow it.
+
+    The fused operation keeps its result for backward. PyTorch's ReLU, tanh and sigmoid do as well;
+    its poolings and the other activations don't, so that `x += 1` behind them is no error there.
+    """
+    activation = next((s.activation for s in match.steps if s.kind == "activation"), None)
+    pooled = any(step.kind == "pooling" for step in match.steps)
     if activation is None or (not pooled and activation in ("relu", "tanh", "sigmoid")):
-        return ""  # nothing is kept, or PyTorch's own activation keeps its result too
-    for user in last.users:
-        if not user.args or user.args[0] is not last:
-            continue
-        if user.op == "call_module":
-            in_place = bool(getattr(module_at(str(user.target)), "inplace", False))
-        else:
-            name = (
-                user.target
-                if isinstance(user.target, str)
-                else getattr(user.target, "__name__", "")
-            )
-            in_place = (
-                (name.endswith("_") and not name.startswith("_"))
-                or name in ("iadd", "isub", "imul", "itruediv", "ipow")
-                or bool(user.kwargs.get("inplace"))
-                or "out" in user.kwargs
-            )
-        if in_place:
-            return "its result is changed in place, which backward needs"
-    return ""
+        return False
+    for user in match.nodes[-1].users:
+        reader = type(module_at(str(user.target))) if user.op == "call_module" else user.target
+        if user.op not in ("call_module", "call_function") or reader not in _READERS:
+            return True
+    return False
 
 
 def rewrite(graph: Graph, match: Match, region: Any) -> None:

@@ -12,7 +12,7 @@ from torch.fx import Graph
 from torch.nn.modules import module as _hooks
 
 from . import tracing
-from .matching import find, rewrite
+from .matching import find, may_change, rewrite
 from .references import pack, unpack
 from .region import Region, hooked
 from .scanning import scan, simple
@@ -200,7 +200,8 @@ def _add_variant(
     number = 0
     for match in matches:
         if accepted(match.path, match.pattern):
-            rewrite(graph, match, Region(f"fused_{number}", match.steps))
+            shielded = may_change(match, module.get_submodule)
+            rewrite(graph, match, Region(f"fused_{number}", match.steps, shielded))
             program.fused.add((match.path, match.pattern))
             number += 1
     program.variants[state] = code_of(graph)

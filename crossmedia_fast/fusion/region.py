@@ -62,8 +62,9 @@ def device_has_kernels(device_type: str) -> bool:
 class Region:
     """A match, as a function of its input, its modules and its constants."""
 
-    def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
+    def __init__(self, name: str, steps: tuple[Step, ...], shielded: bool) -> None:
         self.steps = steps  # steps[0] is the convolution
+        self.shielded = shielded  # its result may be changed in place, and must stand it
         self.cache = FoldCache()
         self.parts = tuple(_Part(steps[:count]) for count in range(len(steps) + 1))
         self.checks: tuple[Any, ...] = tuple(
@@ -82,7 +83,7 @@ class Region:
         self.__module__ = __name__
 
     def __reduce__(self) -> Any:
-        return Region, (self.__name__, self.steps)
+        return Region, (self.__name__, self.steps, self.shielded)
 
     def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
         count = 0
@@ -92,7 +93,9 @@ class Region:
             part = self.parts[count]
             y = part.run(x, modules, constants, self.cache)
             if y is not None:
-                x = y
+                # what backward keeps must not be what others change
+                exposed = self.shielded or count < len(self.steps)
+                x = y.clone() if exposed and y.requires_grad and part.activated else y
                 break
             # an adaptive pooling that does not divide evenly stays outside; a failed fold, all
             count = part.without_pooling if part.adaptive is not None else 0
@@ -152,6 +155,7 @@ class _Part:
     def __init__(self, steps: tuple[Step, ...]) -> None:
         self.linear = tuple(step for step in steps if step.kind in LINEAR)
         self.arguments = fused_arguments(steps)
+        self.activated = self.arguments["activation"] != "identity"
         pooled = [place for place, step in enumerate(steps) if step.pooling is not None]
         pooling = steps[pooled[0]].pooling if pooled else None
         self.adaptive = None if pooling is None else pooling.output_size
