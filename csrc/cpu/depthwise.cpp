@@ -51,7 +51,7 @@ void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
     pixel_rows(kernel, loops, PixelRows{x, y, first, rows}, C);
     if (afterwards) activate_row(pool, y, RowBias<float>{-0.0f, nullptr}, y, rows * row);
   }
-  if (past_caches) fence_stores();
+  if (past_caches) fence_streams();
 }
 
 // -- NCHW to NCHW without a pooling: rows of the output, all planes' one after another
@@ -87,7 +87,7 @@ void run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range 
     }
     row += last - first;
   }
-  if (past_caches) fence_stores();
+  if (past_caches) fence_streams();
 }
 
 // -- all else: bands of kV channels

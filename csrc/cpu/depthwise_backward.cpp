@@ -117,7 +117,7 @@ class Backward {
       for (int64_t unit = part.first; unit < part.last; ++unit) {
         worker.run(unit / cut_.groups, unit % cut_.groups);
       }
-      if (past_caches_) fence_stores();
+      if (past_caches_) fence_streams();
       return true;
     });
     if (success) add_slices();

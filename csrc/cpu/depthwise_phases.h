@@ -70,7 +70,7 @@ __attribute__((noinline)) void phase_tiles(const PhaseKernel& k, int64_t h, floa
         if (lanes < kLanes<float>) {
           store_partial<float>(target, value, lanes);
         } else if (k.past_caches) {
-          store_past_caches(target, value);
+          stream(target, value);
         } else {
           store<float>(target, value);
         }

@@ -37,7 +37,7 @@ CMF_HOST_DEVICE void store_pixel(const PixelKernel& k, float* target, Vec<float>
   if (lanes < kLanes<float>) {
     store_partial<float>(target, value, lanes);
   } else if (k.past_caches) {
-    store_past_caches(target, value);
+    stream(target, value);
   } else {
     store<float>(target, value);
   }

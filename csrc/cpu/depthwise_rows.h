@@ -92,7 +92,7 @@ CMF_HOST_DEVICE void row_tile(const RowKernel& k, const Vec<float> (&weights)[kT
     const Vec<float> value = k.act(sums[i]);
     float* target = y + i * Q + q;
     if (k.past_caches) {
-      store_past_caches(target, value);
+      stream(target, value);
     } else if (kEdge && Q - q < kLanes<float>) {
       store_partial<float>(target, value, static_cast<int>(Q - q));
     } else {

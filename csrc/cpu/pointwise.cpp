@@ -127,7 +127,7 @@ class Forward {
           activate_row(pool, row, RowBias<float>{-0.0f, nullptr}, row, last - first);
         }
       }
-      if (past_caches_) fence_stores();
+      if (past_caches_) fence_streams();
       return true;
     });
   }
@@ -188,7 +188,7 @@ class Forward {
         multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first), y, area,
                          adjacent && last < area ? image + last : nullptr);
       }
-      if (past_caches_) fence_stores();
+      if (past_caches_) fence_streams();
       return true;
     });
   }

@@ -46,7 +46,7 @@ void pointwise_tile(const PointwiseTile& tile) {
       const V value = tile.act(sums[row][v]);
       float* target = tile.y + row * tile.y_row + v * kV;
       if (tile.past_caches) {
-        store_past_caches(target, value);
+        stream(target, value);
       } else if (whole || tile.columns - v * kV >= kV) {
         store<float>(target, value);
       } else {

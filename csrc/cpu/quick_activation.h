@@ -65,25 +65,5 @@ CMF_HOST_DEVICE void keep_in_register(Vec<float>& value) {
 #endif
 }
 
-// Past the caches: a store that does not read its line first. `target` lies on a vector's boundary.
-CMF_HOST_DEVICE void store_past_caches(float* target, Vec<float> value) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(target, bit_cast<__m512>(value));
-#elif defined(__AVX2__)
-  _mm256_stream_ps(target, bit_cast<__m256>(value));
-#elif defined(__SSE2__)
-  _mm_stream_ps(target, bit_cast<__m128>(value));
-#else
-  store<float>(target, value);
-#endif
-}
-
-// Makes what store_past_caches wrote visible to other threads.
-CMF_HOST_DEVICE void fence_stores() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 }  // namespace CMF_ISA
 }  // namespace cmf
