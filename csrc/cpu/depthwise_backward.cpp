@@ -9,6 +9,7 @@
 #include "cpu/depthwise_filter.h"
 #include "cpu/depthwise_phases.h"
 #include "cpu/depthwise_weights.h"
+#include "cpu/integers.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -20,9 +21,6 @@ constexpr int64_t kBandBytes = 262144;  // of g: beside x and dx in the second c
 constexpr int64_t kLeastRows = 4;       // of a band: its neighbours' g is made twice
 constexpr int64_t kMostSlices = 64;     // of the batch, whose sums are added in order
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
-
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // How the work is cut: the batch's bands of rows into slices, the channels into groups.
 struct Cut {

@@ -10,6 +10,7 @@
 #include "cpu/few_channels_frame.h"
 #include "cpu/few_channels_pooled.h"
 #include "cpu/few_channels_tile.h"
+#include "cpu/integers.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -19,9 +20,6 @@ constexpr int64_t kMostPartials = 32;
 constexpr int64_t kDenseFloats = 16 * 1024;  // of a piece, about
 // A parallel region costs about as much as this many multiplications take one thread.
 constexpr int64_t kProductsPerThread = 1 << 19;
-
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // A piece is some rows of the convolution's output in one image.
 struct Pieces {

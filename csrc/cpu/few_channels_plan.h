@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/few_channels_packed.h"
+#include "cpu/integers.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -12,8 +13,6 @@ constexpr int64_t kScratchFloats = 24 * 1024;  // of the convolution's output in
 constexpr int64_t kTileFloats = 24 * 1024;     // of transformed tiles, about
 // y past the caches from this many bytes on: what is smaller may be read from there
 constexpr int64_t kStreamBytes = 2 << 20;
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 enum class Way {
   kTiles,     // as kWindows, by few_channels_winograd.h

@@ -2,11 +2,10 @@
 #pragma once
 
 #include "common/dtype.h"
+#include "cpu/integers.h"
 
 namespace cmf {
 namespace CMF_ISA {
-
-CMF_HOST_DEVICE int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
 
 struct Range {
   int64_t first;

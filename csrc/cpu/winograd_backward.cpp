@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cpu/huge_pages.h"
+#include "cpu/integers.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient.h"
@@ -26,9 +27,6 @@ CMF_HOST_DEVICE void prefetch_next_tile(float* target, int64_t step) {
   CMF_UNROLL
   for (int f = 0; f < W::kFrequencies; ++f) __builtin_prefetch(target + f * step + kV, 1);
 }
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // What the threads share.
 struct Shared {

@@ -1,12 +1,10 @@
 #include "cpu/winograd_bands.h"
 
+#include "cpu/integers.h"
+
 namespace cmf {
 namespace CMF_ISA {
 namespace {
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Transformed tiles of a band: half of a common second-level cache; or, where the weights don't
 // stay in a cache and must not come from memory too often, a part of the third.

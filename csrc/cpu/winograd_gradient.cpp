@@ -1,5 +1,7 @@
 #include "cpu/winograd_gradient.h"
 
+#include "cpu/integers.h"
+
 namespace cmf {
 namespace CMF_ISA {
 namespace {
@@ -13,10 +15,6 @@ constexpr int64_t kLeastTiles = 112;
 constexpr int64_t kMostTiles = 448;
 constexpr int64_t kFrameBytes = 384 << 10;
 constexpr int kMostLanes = 64;
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 int64_t phase_taps(int64_t kernel, int64_t stride, int64_t phase) {
   return kernel <= phase ? 0 : divide_up(kernel - phase, stride);
