@@ -46,6 +46,17 @@ def why_unavailable() -> str:
     return ""
 
 
+@functools.cache
+def rows_apart(device: torch.device) -> bool:
+    """Whether a thread's rows of a matrix product's result lie 8 apart: mma.sync and wgmma.
+
+    Not so on AMD's GPUs, nor in the tensor memory of NVIDIA's sm_100.
+    """
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] not in (10, 11)
+
+
 def why_not_device(device: torch.device) -> str:
     """Why the kernels don't run on tensors of `device`; "" where they do."""
     if device.type in ("cuda", "meta"):

@@ -31,8 +31,9 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _HALF = (
     Config(128, 64, 32, 4, 3),
     Config(128, 128, 32, 8, 3),
-    Config(64, 64, 32, 4, 3),
-    Config(128, 32, 32, 4, 3),
+    Config(128, 64, 64, 4, 3),
+    Config(64, 64, 64, 4, 3),
+    Config(128, 32, 32, 4, 4),
     Config(64, 32, 64, 4, 3),
 )
 _FLOAT = (
@@ -53,7 +54,7 @@ _FLOAT_GRADIENT = (
     Config(64, 32, 16, 4, 2),
     Config(32, 64, 16, 4, 2),
 )
-_LARGEST_CHUNK = 4
+_INTERPRETED = (Config(32, 16, 16, 1, 1),)  # whose time goes by the element, padding or not
 _PROGRAMS_WANTED = 512  # of the weight's gradient: a few for each multiprocessor of a large GPU
 _LEAST_STEPS = 8  # steps of the reduction that a split must have to be worth its partial sum
 _LARGEST_GRID = 65535  # along the second and third axis
@@ -61,6 +62,8 @@ _LARGEST_GRID = 65535  # along the second and third axis
 
 def configs(kernel: str, dtype: torch.dtype) -> tuple[Config, ...]:
     """The configurations of "forward", "input_gradient" or "weight_gradient"; the default first."""
+    if triton_support.interpreting():
+        return _INTERPRETED
     if kernel == "forward":
         return _FLOAT if dtype == torch.float32 else _HALF
     return _FLOAT_GRADIENT if dtype == torch.float32 else _HALF_GRADIENT
@@ -71,6 +74,30 @@ def precision(dtype: torch.dtype) -> str:
     if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 and torch.version.hip is None:
         return "tf32"
     return "ieee"
+
+
+def product_dtype(dtype: torch.dtype) -> Any:
+    """The dtype that is multiplied; the interpreter multiplies no bfloat16, float32 is the same."""
+    import triton.language as tl
+
+    if dtype == torch.bfloat16 and triton_support.interpreting():
+        return tl.float32
+    return {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[
+        dtype
+    ]
+
+
+def row_order(chunk: int, rows_apart: bool) -> dict[str, int]:
+    """Where a tile's rows have the position in the window (triton_kernels.forward.window_rows).
+
+    A thread of mma.sync holds rows 8 apart, and every 64th or 32nd: with one bit of the position
+    in either place it holds all of a 2×2 window, and so does one of wgmma in a tile of 128 rows on
+    4 warps. One of gfx942's mfma holds 4 rows in sequence; sm_100's tensor memory gives each thread
+    a row of its own, and neighbouring rows to neighbours.
+    """
+    if rows_apart and chunk > 1:
+        return {"LOW": 2, "INNER": 8}
+    return {"LOW": chunk, "INNER": 1}
 
 
 def why_not(
@@ -121,6 +148,7 @@ class FusedConv2d:
         "padding",
         "pool",
         "pool_launch",
+        "rows_apart",
         "saved",
         "w_shape",
         "x_channels_last",
@@ -139,6 +167,7 @@ class FusedConv2d:
         pool: Pool2d,
         x_channels_last: bool,
         y_channels_last: bool,
+        rows_apart: bool = True,  # see row_order
     ) -> None:
         padding = conv.symmetric_padding(w_shape[2:])
         if padding is None:
@@ -150,6 +179,7 @@ class FusedConv2d:
         self.x_shape = x_shape
         self.w_shape = w_shape
         self.z_shape = z_shape
+        self.rows_apart = rows_apart
         self.x_channels_last = x_channels_last
         self.x_strides = dense_strides(x_shape, x_channels_last)
         self.pool_launch = triton.launch_for(z_shape, dtype, y_channels_last, pool)
@@ -191,6 +221,7 @@ class FusedConv2d:
             "PAD_W": self.padding[1],
             "DILATION_H": conv.dilation[0],
             "DILATION_W": conv.dilation[1],
+            "PRODUCT": product_dtype(self.dtype),
             "PRECISION": precision(self.dtype),
             "WIDE": is_wide(*counts),
         }
@@ -289,6 +320,7 @@ class FusedConv2d:
                 "WHOLE_TAPS": padded <= 1.25 * channels,
                 "WINDOWS": windows_a_tile,
                 "CHUNK": chunk,
+                **row_order(chunk, self.rows_apart),
                 "BLOCK_N": config.columns,
                 "BLOCK_R": config.reduced,
             },
@@ -477,6 +509,7 @@ def fused(
         pool,
         x_channels_last,
         x_channels_last or _is_channels_last(w),
+        triton_support.rows_apart(x.device),
     )
 
 

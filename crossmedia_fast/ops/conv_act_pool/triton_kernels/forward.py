@@ -1,11 +1,12 @@
 """The fused forward: convolution as an implicit matrix product, and all that follows in registers.
 
-    rows     M: pooling windows times the positions in a window, window by window
+    rows     M: pooling windows times the positions in a window
     columns  N: the filters of a group
     reduced   : taps (r, s) times the channels of a group, channels fastest
 
-Because the rows of a window lie together, the accumulator [M, N] is [WINDOWS, CHUNK, N] without
-moving anything, and pooling is a reduction over its middle axis. Only what is pooled is written.
+Because whole windows lie in a tile, pooling is a reduction over axes of the reshaped accumulator
+[M, N], and only what is pooled is written. Where in M the position stands is chosen so that a
+thread holds all of a window (`window_rows`): then nothing moves between threads either.
 """
 
 from __future__ import annotations
@@ -15,6 +16,29 @@ import triton.language as tl
 
 from .activation import activate, passes_gradient
 from .window import OUTSIDE, divisor, maximum_of_two, maximum_with_z
+
+
+@triton.jit
+def window_rows(row, WINDOWS: tl.constexpr, LOW: tl.constexpr, INNER: tl.constexpr):
+    """Row of a tile -> (window, position): the rows are [outer, WINDOWS / INNER, LOW, INNER].
+
+    position = outer · LOW + low, window = middle · INNER + inner. LOW = CHUNK and INNER = 1 put a
+    window's positions side by side.
+    """
+    inner = row % INNER
+    low = row // INNER % LOW
+    middle = row // (INNER * LOW) % (WINDOWS // INNER)
+    outer = row // (WINDOWS * LOW)
+    return middle * INNER + inner, outer * LOW + low
+
+
+@triton.jit
+def by_window(
+    tile, WINDOWS: tl.constexpr, CHUNK: tl.constexpr, LOW: tl.constexpr, INNER: tl.constexpr
+):
+    """[M, N] -> [outer, WINDOWS / INNER, LOW, INNER, N]; axes 2 and 0 are a window's positions."""
+    N: tl.constexpr = tile.shape[1]
+    return tl.reshape(tile, (CHUNK // LOW, WINDOWS // INNER, LOW, INNER, N))
 
 
 @triton.jit
@@ -65,10 +89,13 @@ def conv_act_pool2d_forward(
     SAVE_INDEX: tl.constexpr,
     SAVE_PREACTIVATION: tl.constexpr,
     WHOLE_TAPS: tl.constexpr,  # a step reduces channels of one tap; else taps and channels mixed
+    PRODUCT: tl.constexpr,  # the dtype that is multiplied
     PRECISION: tl.constexpr,  # of float32 products: "ieee" or "tf32"
     WIDE: tl.constexpr,  # offsets in 64 bits
     WINDOWS: tl.constexpr,  # a tile's windows, positions at a time, filters, reduced elements
     CHUNK: tl.constexpr,
+    LOW: tl.constexpr,  # see window_rows
+    INNER: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
@@ -84,7 +111,8 @@ def conv_act_pool2d_forward(
 
     window = window_block * WINDOWS + tl.arange(0, WINDOWS)  # [WINDOWS]
     row = tl.arange(0, WINDOWS * CHUNK)  # [M]
-    row_window = window_block * WINDOWS + row // CHUNK
+    local_window, local_position = window_rows(row, WINDOWS, LOW, INNER)
+    row_window = window_block * WINDOWS + local_window
     row_q = row_window % out_width
     row_p = row_window // out_width % out_height
     row_n = row_window // (out_width * out_height)
@@ -101,7 +129,7 @@ def conv_act_pool2d_forward(
     # 2. CHUNK positions of every window at a time: all of 2×2; one by one where a window's size is
     #    no power of two, for a padded row costs as much as any.
     for first in range(0, POOL_H * POOL_W, CHUNK):
-        position = first + row % CHUNK
+        position = first + local_position
         h = row_p * POOL_STRIDE_H - POOL_PAD_H + position // POOL_W
         w = row_q * POOL_STRIDE_W - POOL_PAD_W + position % POOL_W
         inside = (row_window < windows) & (position < POOL_H * POOL_W)
@@ -132,7 +160,7 @@ def conv_act_pool2d_forward(
                     mask=k_inside[None, :] & (c < channels)[:, None],
                     other=0.0,
                 )
-                z = tl.dot(a, b, z, input_precision=PRECISION)
+                z = tl.dot(a.to(PRODUCT), b.to(PRODUCT), z, input_precision=PRECISION)
         else:
             for start in range(0, reduced, BLOCK_R):
                 index = start + tl.arange(0, BLOCK_R)  # (r, s, c), c fastest
@@ -155,9 +183,9 @@ def conv_act_pool2d_forward(
                     mask=k_inside[None, :] & (index < reduced)[:, None],
                     other=0.0,
                 )
-                z = tl.dot(a, b, z, input_precision=PRECISION)
+                z = tl.dot(a.to(PRODUCT), b.to(PRODUCT), z, input_precision=PRECISION)
 
-        # 4. Bias, activation, and the pooling of these positions: [M, N] -> [WINDOWS, CHUNK, N].
+        # 4. Bias, activation, and the pooling of these positions: [M, N] -> [WINDOWS, N].
         if HAS_BIAS:
             z += bias[None, :]
         if POOL == "max":
@@ -165,24 +193,33 @@ def conv_act_pool2d_forward(
             value = tl.where(inside[:, None], value, float("-inf"))
             where = tl.where(inside, position, position + OUTSIDE)
             where = tl.broadcast_to(where[:, None], (WINDOWS * CHUNK, BLOCK_N)).to(tl.int32)
-            value = tl.reshape(value, (WINDOWS, CHUNK, BLOCK_N))
-            where = tl.reshape(where, (WINDOWS, CHUNK, BLOCK_N))
+            value = by_window(value, WINDOWS, CHUNK, LOW, INNER)
+            where = by_window(where, WINDOWS, CHUNK, LOW, INNER)
             if MONOTONE:
-                value, where = tl.reduce((value, where), 1, maximum_of_two)
+                value, where = tl.reduce((value, where), 2, maximum_of_two)
+                value, where = tl.reduce((value, where), 0, maximum_of_two)
+                value = tl.reshape(value, (WINDOWS, BLOCK_N))
+                where = tl.reshape(where, (WINDOWS, BLOCK_N))
                 best, best_position = maximum_of_two(best, best_position, value, where)
             else:
-                z = tl.reshape(z, (WINDOWS, CHUNK, BLOCK_N))
-                value, where, z = tl.reduce((value, where, z), 1, maximum_with_z)
+                z = by_window(z, WINDOWS, CHUNK, LOW, INNER)
+                value, where, z = tl.reduce((value, where, z), 2, maximum_with_z)
+                value, where, z = tl.reduce((value, where, z), 0, maximum_with_z)
+                value = tl.reshape(value, (WINDOWS, BLOCK_N))
+                where = tl.reshape(where, (WINDOWS, BLOCK_N))
+                z = tl.reshape(z, (WINDOWS, BLOCK_N))
                 best, best_position, best_z = maximum_with_z(
                     best, best_position, best_z, value, where, z
                 )
         elif POOL == "avg":
             value = tl.where(inside[:, None], activate(z, ACTIVATION, PARAM), 0.0)
-            best += tl.sum(tl.reshape(value, (WINDOWS, CHUNK, BLOCK_N)), axis=1)
+            value = tl.sum(tl.sum(by_window(value, WINDOWS, CHUNK, LOW, INNER), 2), 0)
+            best += tl.reshape(value, (WINDOWS, BLOCK_N))
             if SAVE_INDEX:
                 bits = passes_gradient(z, ACTIVATION).to(tl.int32) << position[:, None]
                 bits = tl.where(inside[:, None], bits, 0)
-                best_position += tl.sum(tl.reshape(bits, (WINDOWS, CHUNK, BLOCK_N)), axis=1)
+                bits = tl.sum(tl.sum(by_window(bits, WINDOWS, CHUNK, LOW, INNER), 2), 0)
+                best_position += tl.reshape(bits, (WINDOWS, BLOCK_N))
         else:
             best_z = tl.reshape(z, (WINDOWS, BLOCK_N))
             best = activate(best_z, ACTIVATION, PARAM)

@@ -75,6 +75,7 @@ def conv_act_pool2d_input_gradient(
     COUNT_PAD: tl.constexpr,
     MASKED: tl.constexpr,
     SLOPE: tl.constexpr,
+    PRODUCT: tl.constexpr,  # the dtype that is multiplied
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -154,7 +155,8 @@ def conv_act_pool2d_input_gradient(
             mask=(k < filters)[:, None] & (c < channels)[None, :],
             other=0.0,
         )
-        dx = tl.dot(dz.to(b.dtype), b, dx, input_precision=PRECISION)
+        dz = dz.to(b.dtype).to(PRODUCT)
+        dx = tl.dot(dz, b.to(PRODUCT), dx, input_precision=PRECISION)
 
     offset = (n * x_stride_n + x_h * x_stride_h + x_w * x_stride_w)[:, None]
     offset += ((group * channels + c) * x_stride_c)[None, :]

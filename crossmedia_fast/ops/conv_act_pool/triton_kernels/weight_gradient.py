@@ -59,6 +59,7 @@ def conv_act_pool2d_weight_gradient(
     COUNT_PAD: tl.constexpr,
     MASKED: tl.constexpr,
     SLOPE: tl.constexpr,
+    PRODUCT: tl.constexpr,  # the dtype that is multiplied
     PRECISION: tl.constexpr,
     WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -125,7 +126,8 @@ def conv_act_pool2d_weight_gradient(
             mask=mask,
             other=0.0,
         )
-        dw = tl.dot(tl.trans(dz.to(b.dtype)), b, dw, input_precision=PRECISION)
+        dz = dz.to(b.dtype).to(PRODUCT)
+        dw = tl.dot(tl.trans(dz), b.to(PRODUCT), dw, input_precision=PRECISION)
 
     partial_rows = partial_ptr + ((split * groups + group) * filters + k) * reduced
     mask = (k < filters)[:, None] & (column < reduced)[None, :]
