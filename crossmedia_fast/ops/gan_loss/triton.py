@@ -227,9 +227,7 @@ def _two_floats(value: float) -> tuple[float, float]:
     return nearest, value - nearest
 
 
-def _room(
-    operands: Sequence[Tensor], wanted: tuple[bool, ...] | None
-) -> tuple[Tensor | None, ...]:
+def _room(operands: Sequence[Tensor], wanted: tuple[bool, ...] | None) -> tuple[Tensor | None, ...]:
     if wanted is None:
         return ()
     return tuple(
@@ -237,9 +235,7 @@ def _room(
     )
 
 
-def _pointers(
-    gradients: Sequence[Tensor | None], operands: Sequence[Tensor]
-) -> tuple[Tensor, ...]:
+def _pointers(gradients: Sequence[Tensor | None], operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """A pointer an operand: its gradient's, or the operand's own, which is not written then."""
     if not gradients:
         return tuple(operands)

@@ -64,33 +64,32 @@ def evaluate(x, y, weight, parameter, grad, FUNCTION: tl.constexpr):
     """value, grad · d/dx and grad · d/dy of one element; arguments.OPERANDS has the names."""
     if FUNCTION == "log_loss_logits":
         return log_loss_of_logits(x, parameter, grad)
-    elif FUNCTION == "log_loss_probabilities":
+    if FUNCTION == "log_loss_probabilities":
         return log_loss_of_probabilities(x, parameter, grad)
-    elif FUNCTION == "least_squares":
+    if FUNCTION == "least_squares":
         difference = x - parameter
         return difference * difference * 0.5, grad * difference, grad
-    elif FUNCTION == "hinge":  # the flat side gives 0, not 0 · grad, and NaN is not on it
+    if FUNCTION == "hinge":  # the flat side gives 0, not 0 · grad, and NaN is not on it
         margin = 1.0 + parameter * x
         flat = margin <= 0.0
         return tl.where(flat, 0.0, margin), tl.where(flat, 0.0, grad * parameter), grad
-    elif FUNCTION == "linear":
+    if FUNCTION == "linear":
         return x, grad + tl.zeros_like(x), grad
-    elif FUNCTION == "relativistic":  # softplus(x - y)
+    if FUNCTION == "relativistic":  # softplus(x - y)
         difference = x - y
         softplus, small, positive = logistic(difference)
         dx = grad * tl.where(positive, 1.0 - small, small)
         return tl.where(positive, difference, 0.0) + softplus, dx, -dx
-    elif FUNCTION == "log_loss_logits_target":
+    if FUNCTION == "log_loss_logits_target":
         return log_loss_of_logits_like_torch(x, y, grad)
-    elif FUNCTION == "log_loss_probabilities_target":
+    if FUNCTION == "log_loss_probabilities_target":
         return log_loss_of_probabilities(x, y, grad)
-    elif FUNCTION == "log_loss_logits_target_weight":
+    if FUNCTION == "log_loss_logits_target_weight":
         value, dx, dy = log_loss_of_logits_like_torch(x, y, grad * weight)
         return value * weight, dx, dy
-    else:
-        tl.static_assert(FUNCTION == "log_loss_probabilities_target_weight")
-        value, dx, dy = log_loss_of_probabilities(x, y, grad * weight)
-        return value * weight, dx, dy
+    tl.static_assert(FUNCTION == "log_loss_probabilities_target_weight")
+    value, dx, dy = log_loss_of_probabilities(x, y, grad * weight)
+    return value * weight, dx, dy
 
 
 @triton.jit
@@ -106,8 +105,7 @@ def load_operand(
     """Operand WHICH of a term; 0 where its function takes fewer."""
     if WHICH < OPERANDS:
         return tl.load(operands[TERM * OPERANDS + WHICH] + element, mask=mask, other=0.0).to(ACC)
-    else:
-        return 0.0
+    return 0.0
 
 
 @triton.jit
@@ -155,7 +153,7 @@ def gan_loss_reduced(
                     base = base.to(tl.int64)
                 base = base * blocks * BLOCK
                 values = tl.zeros((BLOCK,), ACC)
-                for block in range(0, blocks):
+                for block in range(blocks):
                     element = base + block * BLOCK + tl.arange(0, BLOCK)
                     mask = element < count
                     x = load_operand(operands, term, 0, OPERANDS, element, mask, ACC)

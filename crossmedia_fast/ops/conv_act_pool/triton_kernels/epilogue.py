@@ -75,7 +75,7 @@ def act_pool2d_forward(
     best = tl.full((BLOCK,), float("-inf") if POOL == "max" else 0.0, ACC)
     best_z = best
     best_position = tl.full((BLOCK,), 2 * OUTSIDE if POOL == "max" else 0, tl.int32)
-    for position in range(0, POOL_H * POOL_W):
+    for position in range(POOL_H * POOL_W):
         h = p * POOL_STRIDE_H - POOL_PAD_H + position // POOL_W
         w = q * POOL_STRIDE_W - POOL_PAD_W + position % POOL_W
         inside = mask & (h >= 0) & (h < height) & (w >= 0) & (w < width)

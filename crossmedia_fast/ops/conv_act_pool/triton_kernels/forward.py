@@ -142,7 +142,7 @@ def conv_act_pool2d_forward(
         if WHOLE_TAPS:
             steps_a_tap = tl.cdiv(channels, BLOCK_R)
             x_tile = x_rows + x_h * x_stride_h + x_w * x_stride_w
-            for step in range(0, R * S * steps_a_tap):
+            for step in range(R * S * steps_a_tap):
                 tap = step // steps_a_tap
                 c = (step % steps_a_tap) * BLOCK_R + tl.arange(0, BLOCK_R)
                 down = (tap // S) * DILATION_H

@@ -1,10 +1,10 @@
 """The input's gradient: an implicit matrix product whose left side is expanded while it is loaded.
 
-    rows     M: input pixels of one phase: those whose row and column leave the same remainder when
-                divided by the convolution's stride. Only they meet the same taps, so none of the
-                products with the zeros between strided outputs is computed.
-    columns  N: the channels of a group
-    reduced   : the phase's taps times the filters of a group, filters fastest
+rows     M: input pixels of one phase: those whose row and column leave the same remainder when
+            divided by the convolution's stride. Only they meet the same taps, so none of the
+            products with the zeros between strided outputs is computed.
+columns  N: the channels of a group
+reduced   : the phase's taps times the filters of a group, filters fastest
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def conv_act_pool2d_input_gradient(
 
     dx = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     steps_a_tap = tl.cdiv(filters, BLOCK_R)
-    for step in range(0, taps_r * taps_s * steps_a_tap):
+    for step in range(taps_r * taps_s * steps_a_tap):
         tap = step // steps_a_tap
         r = first_r + tap // taps_s * STEP_H
         s = first_s + tap % taps_s * STEP_W
