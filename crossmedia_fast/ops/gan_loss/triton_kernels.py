@@ -164,7 +164,7 @@ def gan_loss_reduced(
                     if WANTED[term * OPERANDS]:
                         dx_ptr = gradients[term * OPERANDS]
                         tl.store(dx_ptr + element, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-                    if OPERANDS > 1:
+                    if OPERANDS > 1:  # noqa: SIM102, the second needs the first
                         if WANTED[term * OPERANDS + 1]:
                             dy_ptr = gradients[term * OPERANDS + 1]
                             tl.store(dy_ptr + element, dy.to(dy_ptr.dtype.element_ty), mask=mask)
@@ -225,7 +225,7 @@ def gan_loss_elements(
             if WANTED[term * OPERANDS]:
                 dx_ptr = gradients[term * OPERANDS]
                 tl.store(dx_ptr + element, dx.to(dx_ptr.dtype.element_ty), mask=mask)
-            if OPERANDS > 1:
+            if OPERANDS > 1:  # noqa: SIM102, the second needs the first
                 if WANTED[term * OPERANDS + 1]:
                     dy_ptr = gradients[term * OPERANDS + 1]
                     tl.store(dy_ptr + element, dy.to(dy_ptr.dtype.element_ty), mask=mask)

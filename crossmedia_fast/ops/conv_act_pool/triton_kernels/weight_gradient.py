@@ -154,7 +154,7 @@ def sum_partials(
         element = element.to(tl.int64)
     mask = element < count
     total = tl.zeros((BLOCK,), partial_ptr.dtype.element_ty)
-    for split in range(splits):
+    for _ in range(splits):
         total += tl.load(partial_ptr + element, mask=mask, other=0.0)
         partial_ptr += count
     channel = element % channels

@@ -111,6 +111,7 @@ def expand_gradient(
     # windows that begin at or before h: (h + pad) // stride and those before it that still reach h
     first_p = (h + POOL_PAD_H) // POOL_STRIDE_H
     first_q = (w + POOL_PAD_W) // POOL_STRIDE_W
+    total = 0.0
     for back_p in tl.static_range((POOL_H + POOL_STRIDE_H - 1) // POOL_STRIDE_H):
         for back_q in tl.static_range((POOL_W + POOL_STRIDE_W - 1) // POOL_STRIDE_W):
             p = first_p - back_p
@@ -146,5 +147,5 @@ def expand_gradient(
                     # where the position is outside the window g is 0 already
                     passes = (bits >> tl.where(held, position, 0).to(tl.int32)) & 1
                     g = tl.where(passes != 0, g, 0.0 if SLOPE == 0 else g * SLOPE)
-            total = g if back_p + back_q == 0 else total + g
+            total += g
     return total
