@@ -1,4 +1,4 @@
-"""The Triton epilogue against the reference in float64: every activation, pool, format and dtype."""
+"""The Triton epilogue against the reference in float64: activations, pools, formats, dtypes."""
 
 from __future__ import annotations
 
