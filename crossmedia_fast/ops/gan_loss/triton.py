@@ -22,6 +22,7 @@ from .cpu import as_dense
 
 _MAX_CACHED = 4096
 _BLOCK = 1024
+MOST_TRACED = 8  # tensors of a loss in a graph of torch.compile
 _PROGRAMS = 1024  # a term, at most: enough for any GPU, and few to add up afterwards
 
 
@@ -83,6 +84,7 @@ class Launch:
         self,
         operands: Sequence[Tensor],
         wanted: tuple[bool, ...] | None,  # which gradients to keep; None with reduction "none"
+        traced: bool = False,  # in a registered op: see `_flat`
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """The loss and, for an incoming gradient of 1, the gradients that are wanted."""
         operands = as_dense(operands, self.alike)
@@ -90,7 +92,7 @@ class Launch:
         if self.unreduced:
             loss = torch.empty_like(first, dtype=self.loss_dtype)
             if loss.numel():
-                self.elements_call(operands, None, loss, ())()
+                _launch(self.elements_call(operands, None, loss, ()), traced)
             return loss, ()
         gradients = _room(operands, wanted)
         loss = first.new_empty((), dtype=self.loss_dtype)
@@ -98,7 +100,7 @@ class Launch:
         partial = loss
         if programs > 1:
             partial = first.new_empty((programs,), dtype=_accumulator(self.operand_dtype))
-        self.reduced_call(operands, None, partial, gradients)()
+        _launch(self.reduced_call(operands, None, partial, gradients), traced)
         if programs > 1:
             self.sum_call(partial, loss)()
         return loss, gradients if wanted is not None else ()
@@ -109,6 +111,7 @@ class Launch:
         operands: Sequence[Tensor],
         wanted: tuple[bool, ...],
         stored: Sequence[Tensor | None] = (),  # what forward kept, if nobody else holds it
+        traced: bool = False,
     ) -> Sequence[Tensor | None]:
         """The wanted gradients for any incoming gradient."""
         dense = as_dense(operands, self.alike)
@@ -119,10 +122,10 @@ class Launch:
                 grad = grad.contiguous()
             gradients = _room(dense, wanted)
             if grad.numel():
-                self.elements_call(dense, grad.resolve_neg(), None, gradients)()
+                _launch(self.elements_call(dense, grad.resolve_neg(), None, gradients), traced)
             return gradients
         gradients = stored or _room(dense, wanted)
-        self.reduced_call(dense, grad, None, gradients, bool(stored))()
+        _launch(self.reduced_call(dense, grad, None, gradients, bool(stored)), traced)
         return gradients
 
     def reduced_call(
@@ -217,6 +220,32 @@ class Launch:
         }
 
 
+def _launch(call: KernelCall, traced: bool) -> None:
+    (flat(call) if traced else call)()
+
+
+def flat(call: KernelCall) -> KernelCall:
+    """The same launch without tuples of tensors, which torch.compile does not look into."""
+    from . import triton_kernels
+
+    arguments: dict[str, Any] = {}
+    constants = dict(call.constants)
+    for name, value in call.arguments.items():
+        if name in ("operands", "gradients"):
+            for slot in range(MOST_TRACED):
+                # what is past the last is neither read nor written
+                arguments[f"{name[:-1]}_{slot}"] = value[min(slot, len(value) - 1)]
+        elif isinstance(value, tuple):
+            constants[name.upper()] = value
+        else:
+            arguments[name] = value
+    reduced = call.kernel is triton_kernels.gan_loss_reduced
+    kernel = (
+        triton_kernels.gan_loss_reduced_flat if reduced else triton_kernels.gan_loss_elements_flat
+    )
+    return KernelCall(kernel, call.grid, arguments, constants)
+
+
 def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
@@ -249,7 +278,7 @@ def launch_for(
     problem: Problem, operands: Sequence[Tensor], dtype: torch.dtype | None = None
 ) -> Launch:
     """The cached `Launch` of a problem on operands of these sizes."""
-    counts = tuple(x.numel() for x in operands[:: OPERANDS[problem.function]])
+    counts = tuple(int(x.numel()) for x in operands[:: OPERANDS[problem.function]])
     key = (problem, counts, operands[0].dtype, dtype)
     launch = _launches.get(key)
     if launch is None:
