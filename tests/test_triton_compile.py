@@ -55,25 +55,39 @@ class Machine(NamedTuple):
 
 
 def compiled(call: KernelCall, name: str, folder: Path) -> Machine:
-    import triton
     from triton.backends.compiler import GPUTarget
 
     kernel = call.compile(GPUTarget(*TARGETS[name]))
-    assembly = kernel.asm["ptx" if "ptx" in kernel.asm else "amdgcn"]
-    if "cubin" in kernel.asm:
-        binary = folder / "kernel.cubin"
-        binary.write_bytes(kernel.asm["cubin"])
-        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-        usage = subprocess.run(
-            [os.fspath(tool), "-res-usage", os.fspath(binary)],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        spilled = _number(r"STACK:(\d+)", usage) + _number(r"LOCAL:(\d+)", usage)
-    else:
+    if "amdgcn" in kernel.asm:
+        assembly = kernel.asm["amdgcn"]
         spilled = _number(r"\.vgpr_spill_count:\s*(\d+)", assembly)
+    else:
+        assembly = kernel.asm["ptx"]
+        (folder / "kernel.cubin").write_bytes(kernel.asm["cubin"])
+        usage = tool("cuobjdump", "-res-usage", folder / "kernel.cubin")
+        spilled = _number(r"LOCAL:(\d+)", usage)
+        if _number(r"STACK:(\d+)", usage):  # spilled registers lie there, and calls' frames
+            (folder / "kernel.ptx").write_text(assembly)
+            architecture = {"sm_80": "sm_80", "sm_90": "sm_90a", "sm_100": "sm_100a"}[name]
+            usage = tool(
+                "ptxas-blackwell" if name == "sm_100" else "ptxas",
+                "-v",
+                f"--gpu-name={architecture}",
+                f"--output-file={os.devnull}",
+                folder / "kernel.ptx",
+            )
+            spilled += _number(r"(\d+) bytes spill stores", usage)
     return Machine(kernel.metadata.shared, spilled, len(re.findall(MATRIX[name], assembly)))
+
+
+def tool(program: str, *arguments: str | Path) -> str:
+    """What a program of Triton's own wheel says."""
+    import triton
+
+    path = Path(triton.__file__).parent / "backends/nvidia/bin" / program
+    command = [os.fspath(path), *map(os.fspath, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
 
 
 def _number(pattern: str, text: str) -> int:
@@ -161,13 +175,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "nchw_stride_2": {"channels_last": False, "stride": 2},
     "bfloat16": {"dtype": torch.bfloat16},
 }
+CHANGES_GRADIENTS = ("few_channels", "average", "nchw_stride_2")
 
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants(variant: str, name: str, tmp_path: Path) -> None:
     arguments = {"dtype": torch.float16, **VARIANTS[variant]}
-    for which in ("forward", "input_gradient", "weight_gradient"):
+    whole = ("forward", "input_gradient", "weight_gradient")
+    for which in whole if variant in CHANGES_GRADIENTS else whole[:1]:
         call = next(launches(*convolution(name, **arguments), which))
         check(call, name, tmp_path, matrix=True)
 
@@ -227,10 +243,10 @@ def test_losses(name: str, tmp_path: Path) -> None:
         partial = meta(10, dtype=torch.float32)
         grad = meta(1, dtype=dtype)
         check(launch.reduced_call(operands, None, partial, operands), name, tmp_path)
-        check(launch.reduced_call(operands, grad, None, operands, True), name, tmp_path)
         each = triton.launch_for(Problem(function, (0.9, 0.1), (1.0, 0.5), "none"), operands)
-        check(each.elements_call(operands, None, operands[0], ()), name, tmp_path)
         check(each.elements_call(operands, operands[0], None, operands), name, tmp_path)
+    check(launch.reduced_call(operands, grad, None, operands, True), name, tmp_path)
+    check(each.elements_call(operands, None, operands[0], ()), name, tmp_path)
     check(launch.sum_call(partial, partial), name, tmp_path)
 
 

@@ -51,7 +51,7 @@ def check(problem: Problem, operands: list[Tensor], incoming: float = -1.5) -> N
             formulas.terms(problem, doubles), problem.parameters, problem.scales, strict=True
         )
     )
-    assert_near(loss, expected, float(size), dtype)
+    assert_near(loss, expected, float(torch.as_tensor(size).detach()), dtype)
 
     inputs = [x for x in doubles if x.requires_grad]
     for grad, actual in (

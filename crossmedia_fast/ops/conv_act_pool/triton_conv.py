@@ -44,7 +44,7 @@ _FLOAT = (
 )
 # The gradients expand their left side in registers, which leaves fewer for the accumulator.
 _HALF_GRADIENT = (
-    Config(64, 64, 32, 4, 2),
+    Config(64, 64, 32, 4, 3),
     Config(128, 64, 32, 8, 2),
     Config(64, 32, 32, 4, 2),
     Config(32, 64, 32, 4, 2),
@@ -289,8 +289,13 @@ class FusedConv2d:
         chunk = positions if positions in (1, 2, 4) else 1
         launch = self.pool_launch
         windows = launch.y_shape[0] * launch.y_shape[2] * launch.y_shape[3]
-        windows_a_tile = config.rows // chunk
+        # rather than steps that are mostly padding, decode each element of the reduction
         padded = -(-channels // config.reduced) * config.reduced
+        constants = self._constants()
+        whole_taps = padded <= 1.25 * channels
+        # what else is kept for a row leaves registers for 64 of them
+        few_rows = not whole_taps or chunk != positions or constants["WIDE"]
+        windows_a_tile = (min(config.rows, 64) if few_rows else config.rows) // chunk
         return KernelCall(
             forward.conv_act_pool2d_forward,
             (
@@ -308,7 +313,7 @@ class FusedConv2d:
                 **self._sizes(),
             },
             {
-                **self._constants(),
+                **constants,
                 **triton.geometry(pool),
                 "ACTIVATION": pool.activation,
                 "PARAM": pool.activation_param,
@@ -316,8 +321,7 @@ class FusedConv2d:
                 "HAS_BIAS": bias is not None,
                 "SAVE_INDEX": index is not None,
                 "SAVE_PREACTIVATION": preactivation is not None,
-                # rather than a step that is mostly padding, decode each element
-                "WHOLE_TAPS": padded <= 1.25 * channels,
+                "WHOLE_TAPS": whole_taps,
                 "WINDOWS": windows_a_tile,
                 "CHUNK": chunk,
                 **row_order(chunk, self.rows_apart),

@@ -62,34 +62,39 @@ def log_loss_of_probabilities(p, target, grad):
 @triton.jit
 def evaluate(x, y, weight, parameter, grad, FUNCTION: tl.constexpr):
     """value, grad · d/dx and grad · d/dy of one element; arguments.OPERANDS has the names."""
+    dy = grad
     if FUNCTION == "log_loss_logits":
-        return log_loss_of_logits(x, parameter, grad)
-    if FUNCTION == "log_loss_probabilities":
-        return log_loss_of_probabilities(x, parameter, grad)
-    if FUNCTION == "least_squares":
+        value, dx, dy = log_loss_of_logits(x, parameter, grad)
+    elif FUNCTION == "log_loss_probabilities":
+        value, dx, dy = log_loss_of_probabilities(x, parameter, grad)
+    elif FUNCTION == "least_squares":
         difference = x - parameter
-        return difference * difference * 0.5, grad * difference, grad
-    if FUNCTION == "hinge":  # the flat side gives 0, not 0 · grad, and NaN is not on it
+        value = difference * difference * 0.5
+        dx = grad * difference
+    elif FUNCTION == "hinge":  # the flat side gives 0, not 0 · grad, and NaN is not on it
         margin = 1.0 + parameter * x
-        flat = margin <= 0.0
-        return tl.where(flat, 0.0, margin), tl.where(flat, 0.0, grad * parameter), grad
-    if FUNCTION == "linear":
-        return x, grad + tl.zeros_like(x), grad
-    if FUNCTION == "relativistic":  # softplus(x - y)
-        difference = x - y
-        softplus, small, positive = logistic(difference)
+        value = tl.where(margin <= 0.0, 0.0, margin)
+        dx = tl.where(margin <= 0.0, 0.0, grad * parameter)
+    elif FUNCTION == "linear":
+        value = x
+        dx = grad + tl.zeros_like(x)
+    elif FUNCTION == "relativistic":  # softplus(x - y)
+        softplus, small, positive = logistic(x - y)
+        value = tl.where(positive, x - y, 0.0) + softplus
         dx = grad * tl.where(positive, 1.0 - small, small)
-        return tl.where(positive, difference, 0.0) + softplus, dx, -dx
-    if FUNCTION == "log_loss_logits_target":
-        return log_loss_of_logits_like_torch(x, y, grad)
-    if FUNCTION == "log_loss_probabilities_target":
-        return log_loss_of_probabilities(x, y, grad)
-    if FUNCTION == "log_loss_logits_target_weight":
+        dy = -dx
+    elif FUNCTION == "log_loss_logits_target":
+        value, dx, dy = log_loss_of_logits_like_torch(x, y, grad)
+    elif FUNCTION == "log_loss_probabilities_target":
+        value, dx, dy = log_loss_of_probabilities(x, y, grad)
+    elif FUNCTION == "log_loss_logits_target_weight":
         value, dx, dy = log_loss_of_logits_like_torch(x, y, grad * weight)
-        return value * weight, dx, dy
-    tl.static_assert(FUNCTION == "log_loss_probabilities_target_weight")
-    value, dx, dy = log_loss_of_probabilities(x, y, grad * weight)
-    return value * weight, dx, dy
+        value *= weight
+    else:
+        tl.static_assert(FUNCTION == "log_loss_probabilities_target_weight")
+        value, dx, dy = log_loss_of_probabilities(x, y, grad * weight)
+        value *= weight
+    return value, dx, dy
 
 
 @triton.jit
@@ -103,9 +108,10 @@ def load_operand(
     ACC: tl.constexpr,
 ):
     """Operand WHICH of a term; 0 where its function takes fewer."""
+    x = tl.zeros_like(element).to(ACC)
     if WHICH < OPERANDS:
-        return tl.load(operands[TERM * OPERANDS + WHICH] + element, mask=mask, other=0.0).to(ACC)
-    return 0.0
+        x = tl.load(operands[TERM * OPERANDS + WHICH] + element, mask=mask, other=0.0).to(ACC)
+    return x
 
 
 @triton.jit

@@ -106,46 +106,47 @@ def expand_gradient(
 
     The dense gradient [N, K, H', W'] exists nowhere in memory: whoever needs an element asks here.
     """
-    if POOL == "none":
-        return tl.load(g_ptr + plane + h * stride_p + w * stride_q, mask=inside, other=0.0).to(ACC)
-    # windows that begin at or before h: (h + pad) // stride and those before it that still reach h
-    first_p = (h + POOL_PAD_H) // POOL_STRIDE_H
-    first_q = (w + POOL_PAD_W) // POOL_STRIDE_W
     total = 0.0
-    for back_p in tl.static_range((POOL_H + POOL_STRIDE_H - 1) // POOL_STRIDE_H):
-        for back_q in tl.static_range((POOL_W + POOL_STRIDE_W - 1) // POOL_STRIDE_W):
-            p = first_p - back_p
-            q = first_q - back_q
-            i = h + POOL_PAD_H - p * POOL_STRIDE_H  # position in the window, >= 0
-            j = w + POOL_PAD_W - q * POOL_STRIDE_W
-            held = (p >= 0) & (p < out_height) & (i < POOL_H)
-            held = held & (q >= 0) & (q < out_width) & (j < POOL_W)
-            mask = inside & held
-            offset = plane + p * stride_p + q * stride_q
-            g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(ACC)
-            position = i * POOL_W + j
-            if POOL == "max":
-                chosen = tl.load(index_ptr + offset, mask=mask, other=0).to(tl.int32)
-                g = tl.where(chosen == position, g, 0.0)
-            else:
-                count = divisor(
-                    p,
-                    q,
-                    height,
-                    width,
-                    POOL_H,
-                    POOL_W,
-                    POOL_STRIDE_H,
-                    POOL_STRIDE_W,
-                    POOL_PAD_H,
-                    POOL_PAD_W,
-                    COUNT_PAD,
-                )
-                g = g / tl.where(held, count, 1).to(ACC)
-                if MASKED:
-                    bits = tl.load(index_ptr + offset, mask=mask, other=0).to(tl.int32)
-                    # where the position is outside the window g is 0 already
-                    passes = (bits >> tl.where(held, position, 0).to(tl.int32)) & 1
-                    g = tl.where(passes != 0, g, 0.0 if SLOPE == 0 else g * SLOPE)
-            total += g
+    if POOL == "none":
+        total = tl.load(g_ptr + plane + h * stride_p + w * stride_q, mask=inside, other=0.0).to(ACC)
+    else:
+        # the last window that begins at or before h, and those before it that still reach h
+        first_p = (h + POOL_PAD_H) // POOL_STRIDE_H
+        first_q = (w + POOL_PAD_W) // POOL_STRIDE_W
+        for back_p in tl.static_range((POOL_H + POOL_STRIDE_H - 1) // POOL_STRIDE_H):
+            for back_q in tl.static_range((POOL_W + POOL_STRIDE_W - 1) // POOL_STRIDE_W):
+                p = first_p - back_p
+                q = first_q - back_q
+                i = h + POOL_PAD_H - p * POOL_STRIDE_H  # position in the window, >= 0
+                j = w + POOL_PAD_W - q * POOL_STRIDE_W
+                held = (p >= 0) & (p < out_height) & (i < POOL_H)
+                held = held & (q >= 0) & (q < out_width) & (j < POOL_W)
+                mask = inside & held
+                offset = plane + p * stride_p + q * stride_q
+                g = tl.load(g_ptr + offset, mask=mask, other=0.0).to(ACC)
+                position = i * POOL_W + j
+                if POOL == "max":
+                    chosen = tl.load(index_ptr + offset, mask=mask, other=0).to(tl.int32)
+                    g = tl.where(chosen == position, g, 0.0)
+                else:
+                    count = divisor(
+                        p,
+                        q,
+                        height,
+                        width,
+                        POOL_H,
+                        POOL_W,
+                        POOL_STRIDE_H,
+                        POOL_STRIDE_W,
+                        POOL_PAD_H,
+                        POOL_PAD_W,
+                        COUNT_PAD,
+                    )
+                    g = g / tl.where(held, count, 1).to(ACC)
+                    if MASKED:
+                        bits = tl.load(index_ptr + offset, mask=mask, other=0).to(tl.int32)
+                        # where the position is outside the window g is 0 already
+                        passes = (bits >> tl.where(held, position, 0).to(tl.int32)) & 1
+                        g = tl.where(passes != 0, g, 0.0 if SLOPE == 0 else g * SLOPE)
+                total += g
     return total
