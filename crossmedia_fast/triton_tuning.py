@@ -10,6 +10,7 @@ captured.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -69,7 +70,7 @@ def choose(
     known = _chosen.setdefault(name, {}).get(key)
     if known is not None and Config(*known) in candidates:
         return Config(*known)
-    if not _can_measure():
+    if not can_measure():
         return candidates[0]
     log.info("tuning %s on %s: %d configurations, once", key, name, len(candidates))
     times = {}
@@ -84,7 +85,8 @@ def choose(
     return best
 
 
-def _can_measure() -> bool:
+def can_measure() -> bool:
+    """Whether launches can be timed now; where not, the choice may be another later."""
     return (
         os.environ.get("CROSSMEDIA_FAST_TUNE", "1") != "0"
         and not torch.compiler.is_compiling()
@@ -93,6 +95,7 @@ def _can_measure() -> bool:
     )
 
 
+@functools.cache
 def _device_name(device: torch.device) -> str:
     import triton
 

@@ -211,3 +211,55 @@ def test_offsets_in_64_bits_change_nothing(name: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(triton_launch, "FIRST_WIDE", 0)
     wide, _ = run(CASES[name])
     assert all(torch.equal(a, b) for a, b in zip(narrow, wide, strict=True))
+
+
+@pytest.mark.parametrize("axis", ["n", "c"])
+def test_offsets_beyond_32_bits(axis: str) -> None:
+    """The last image, or the last channel, lies 2^31 elements behind the first.
+
+    In memory that is never touched between them, which costs nothing until it is.
+    """
+    from crossmedia_fast.ops.conv_act_pool import triton_conv
+
+    case = SMALL._replace(batch=3, channels=3, dtype=torch.float16, kernel=(2, 2))
+    x, w, bias = case.tensors()
+    kernels = case.fused(x, w)
+    stride = 2**30 + 8  # of the axis: the third one is beyond
+    far = torch.empty(2 * stride + x.numel(), dtype=x.dtype, device=x.device)
+    strides = {"n": x.stride(0), "c": x.stride(1), "h": x.stride(2), "w": x.stride(3)}
+    strides[axis] = stride
+    if axis == "c":
+        strides["n"] = x[0, 0].numel()
+    view = far.as_strided(x.shape, tuple(strides.values()))
+    view.copy_(x)
+
+    (config, *_) = triton_conv.configs("forward", x.dtype)
+    y, _, index = kernels.forward(x, w, bias, save=True)
+    far_y = torch.empty_like(y)
+    w_packed = w.contiguous(memory_format=torch.channels_last)
+    call = kernels.forward_call(config, far, w_packed, bias, far_y, None, None)
+    beyond = {f"x_stride_{name}": value for name, value in strides.items()}
+    call.arguments.update(beyond)
+    call.constants["WIDE"] = True
+    call()
+    assert torch.equal(far_y, y)
+
+    # and the way back: dx is written there
+    (config, *_) = triton_conv.configs("input_gradient", x.dtype)
+    near = kernels.input_gradient(y, index, w)
+    call = kernels.input_gradient_call(config, y, index, w_packed, far)
+    call.arguments.update(beyond)
+    call.constants["WIDE"] = True
+    view.fill_(7)
+    call()
+    assert torch.equal(view, near)
+
+
+def test_what_is_too_large_for_32_bits() -> None:
+    """A launch counts the tensors and not the bytes, with room for a block behind the end."""
+    for height, wide in ((1023, False), (1024, True)):
+        x = torch.empty(16, 64, height, 1024, dtype=torch.float16, device="meta")
+        w = torch.empty(8, 64, 1, 1, dtype=torch.float16, device="meta")
+        case = Case(batch=16, filters=8, padding=0)
+        kernels = case.fused(x, w)
+        assert kernels._constants()["WIDE"] is wide, height

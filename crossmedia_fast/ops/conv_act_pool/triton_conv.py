@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ... import triton_support
 from ...triton_launch import KernelCall, is_wide
-from ...triton_tuning import Config, choose, size_class
+from ...triton_tuning import Config, can_measure, choose, size_class
 from . import triton
 from .arguments import Conv2d, Pool2d
 from .cpu import as_format, dense_strides
@@ -143,6 +143,7 @@ class FusedConv2d:
     """One convolution with what follows it, for tensors of one shape (autograd_conv.NativeConv)."""
 
     __slots__ = (
+        "chosen",
         "conv",
         "dtype",
         "padding",
@@ -172,6 +173,7 @@ class FusedConv2d:
         padding = conv.symmetric_padding(w_shape[2:])
         if padding is None:
             raise NotImplementedError("takes the same padding on both sides of an axis alone")
+        self.chosen: dict[str, Config] = {}  # by kernel, once measured
         self.conv = conv
         self.pool = pool
         self.dtype = dtype
@@ -244,8 +246,20 @@ class FusedConv2d:
         )
         return " · ".join(parts)
 
-    def _launch(self, kernel: str, device: Any, call: Callable[[Config], KernelCall]) -> None:
-        call(choose(self._key(kernel), device, configs(kernel, self.dtype), call))()
+    def _config(
+        self, kernel: str, device: torch.device, call: Callable[[Config], KernelCall]
+    ) -> Config:
+        config = self.chosen.get(kernel)
+        if config is None:
+            config = choose(self._key(kernel), device, configs(kernel, self.dtype), call)
+            if device.type == "cuda" and can_measure():
+                self.chosen[kernel] = config
+        return config
+
+    def _launch(
+        self, kernel: str, device: torch.device, call: Callable[[Config], KernelCall]
+    ) -> None:
+        call(self._config(kernel, device, call))()
 
     # -- forward --
 
@@ -423,10 +437,9 @@ class FusedConv2d:
         kernel = "weight_gradient"
         splits = max(self._splits(config)[0] for config in configs(kernel, self.dtype))
         partial = g.new_empty((splits, filters, height * width, channels), dtype=torch.float32)
-        config = choose(
-            self._key(kernel),
+        config = self._config(
+            kernel,
             g.device,
-            configs(kernel, self.dtype),
             lambda config: self.weight_gradient_call(config, g, index, x, partial),
         )
         self.weight_gradient_call(config, g, index, x, partial)()

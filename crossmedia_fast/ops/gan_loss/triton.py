@@ -124,7 +124,7 @@ class Launch:
             if grad.numel():
                 _launch(self.elements_call(dense, grad.resolve_neg(), None, gradients), traced)
             return gradients
-        gradients = stored or _room(dense, wanted)
+        gradients = tuple(stored) or _room(dense, wanted)
         _launch(self.reduced_call(dense, grad, None, gradients, bool(stored)), traced)
         return gradients
 

@@ -174,6 +174,7 @@ def pooled_gradient(
     split = tl.program_id(1)
     if WIDE:
         split = split.to(tl.int64)
+        k = k.to(tl.int64)
     sums = tl.zeros((BLOCK_ROWS, BLOCK_K), ACC)
     first = split * rows_a_split
     for start in range(first, tl.minimum(first + rows_a_split, rows), BLOCK_ROWS):

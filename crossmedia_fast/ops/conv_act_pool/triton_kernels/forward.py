@@ -102,9 +102,10 @@ def conv_act_pool2d_forward(
     # 1. Which windows and filters. Neighbouring programs share windows: the input stays in L2.
     filter_blocks = tl.cdiv(filters, BLOCK_N)
     window_block = tl.program_id(0) // filter_blocks
+    group = tl.program_id(1)
     if WIDE:
         window_block = window_block.to(tl.int64)
-    group = tl.program_id(1)
+        group = group.to(tl.int64)
     k = (tl.program_id(0) % filter_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)  # [N]
     k_inside = k < filters
     reduced = R * S * channels
@@ -149,7 +150,7 @@ def conv_act_pool2d_forward(
                 right = (tap % S) * DILATION_W
                 rows = inside & (x_h + down >= 0) & (x_h + down < height)
                 rows = rows & (x_w + right >= 0) & (x_w + right < width)
-                offset = (down * x_stride_h + right * x_stride_w) + c * x_stride_c
+                offset = down * x_stride_h + right * x_stride_w + c.to(row_n.dtype) * x_stride_c
                 a = tl.load(
                     x_tile[:, None] + offset[None, :],
                     mask=rows[:, None] & (c < channels)[None, :],
@@ -174,7 +175,7 @@ def conv_act_pool2d_forward(
                     x_rows[:, None]
                     + a_h * x_stride_h
                     + a_w * x_stride_w
-                    + (c * x_stride_c)[None, :],
+                    + (c.to(row_n.dtype) * x_stride_c)[None, :],
                     mask=mask,
                     other=0.0,
                 )

@@ -85,12 +85,13 @@ def conv_act_pool2d_input_gradient(
     # 1. Which pixels and channels; a phase and a group a program along the other two axes.
     channel_blocks = tl.cdiv(channels, BLOCK_N)
     pixel_block = tl.program_id(0) // channel_blocks
-    if WIDE:
-        pixel_block = pixel_block.to(tl.int64)
     c = (tl.program_id(0) % channel_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)  # [N]
     phase_h = tl.program_id(1) // STRIDE_W
     phase_w = tl.program_id(1) % STRIDE_W
     group = tl.program_id(2)
+    if WIDE:
+        pixel_block = pixel_block.to(tl.int64)
+        group = group.to(tl.int64)
 
     rows = (height - phase_h + STRIDE_H - 1) // STRIDE_H  # of this phase; 0 in a small image
     columns = (width - phase_w + STRIDE_W - 1) // STRIDE_W

@@ -75,6 +75,7 @@ def conv_act_pool2d_weight_gradient(
     split = tl.program_id(2)
     if WIDE:
         split = split.to(tl.int64)
+        group = group.to(tl.int64)
     c = column % channels
     tap = column // channels
     down = tap // S * DILATION_H - PAD_H
