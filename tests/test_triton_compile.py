@@ -145,7 +145,7 @@ def launches(
     y = x.new_empty_strided(launch.y_shape, launch.y_strides)
     index = None
     if launch.index_dtype is not None:
-        index = x.new_empty_strided(launch.y_shape, launch.y_strides, dtype=launch.index_dtype)
+        index = x.new_empty_strided(launch.y_shape, kernels.g_strides, dtype=launch.index_dtype)
     z = y if kernels.saved == "preactivation" else None
     for config in triton_conv.configs(which, x.dtype):
         if which == "forward":
@@ -227,7 +227,7 @@ def test_epilogue(name: str, tmp_path: Path) -> None:
         saved = y if launch.saved in ("output", "preactivation") else None
         sums = torch.float64 if dtype == torch.float64 else torch.float32
         partial = meta(64, 64, dtype=sums)
-        call = launch.pooled_gradient_call(y, saved, index, y, partial, 2048, 32, True, True)
+        call = launch.pooled_gradient_call(y, saved, index, y, partial, 2048, 32, True, True, True)
         check(call, name, tmp_path)
     check(triton.sum_partials_call(partial, bias, 64, 1, 1, (1, 1, 1)), name, tmp_path)
 

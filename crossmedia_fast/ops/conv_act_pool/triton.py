@@ -216,7 +216,7 @@ class Launch:
                 "width": width,
                 "out_height": self.y_shape[2],
                 "out_width": self.y_shape[3],
-                **strides("y", "nkpq", self.y_strides),
+                **strides("g", "nkpq", self.y_strides),
             },
             {
                 **expansion(pool),
@@ -235,18 +235,23 @@ class Launch:
         self,
         dy: Tensor,  # [N, K, P, Q], dense in this launch's format
         saved: Tensor | None,  # y or pre-activation [N, K, P, Q], dense in the same format
-        index: Tensor | None,
+        index: Tensor | None,  # dense in g's format
         need_g: bool,
         need_dbias: bool,
+        g_channels_last: bool | None = None,  # g's format; None = this launch's
     ) -> tuple[Tensor, Tensor | None]:
         """g = dy · act' at the pooled positions (dy itself where that is 1), and dbias [K]."""
+        if g_channels_last is None:
+            g_channels_last = self.channels_last
         channels = self.y_shape[1]
         if not dy.numel():
             return dy, dy.new_zeros((channels,)) if need_dbias else None
-        store = need_g and saved is not None
+        store = need_g and (saved is not None or g_channels_last != self.channels_last)
         if not (store or need_dbias):
             return dy, None
-        g = torch.empty_like(dy) if store else dy
+        g = dy
+        if store:
+            g = dy.new_empty_strided(self.y_shape, dense_strides(self.y_shape, g_channels_last))
         rows = dy.numel() // channels
         splits = min(_SPLITS, -(-rows // _ROWS))
         rows_a_split = -(-rows // (splits * _ROWS)) * _ROWS
@@ -254,7 +259,7 @@ class Launch:
         sums = torch.float64 if self.dtype == torch.float64 else torch.float32
         partial = dy.new_empty((splits, channels) if need_dbias else (1,), dtype=sums)
         self.pooled_gradient_call(
-            dy, saved, index, g, partial, rows, rows_a_split, store, need_dbias
+            dy, saved, index, g, partial, rows, rows_a_split, store, need_dbias, g_channels_last
         )()
         if not need_dbias:
             return g, None
@@ -273,6 +278,7 @@ class Launch:
         rows_a_split: int,
         store: bool,
         need_dbias: bool,
+        g_channels_last: bool,
     ) -> KernelCall:
         """The launch that fills g and the partial sums of dbias."""
         from .triton_kernels import epilogue
@@ -296,10 +302,8 @@ class Launch:
                 "width": width,
                 "out_height": self.y_shape[2],
                 "out_width": self.y_shape[3],
-                "stride_n": self.y_strides[0],
-                "stride_k": self.y_strides[1],
-                "stride_p": self.y_strides[2],
-                "stride_q": self.y_strides[3],
+                **strides("y", "nkpq", self.y_strides),
+                **strides("g", "nkpq", dense_strides(self.y_shape, g_channels_last)),
             },
             {
                 **expansion(pool),

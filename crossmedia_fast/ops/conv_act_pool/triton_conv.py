@@ -54,6 +54,7 @@ _FLOAT_GRADIENT = (
     Config(64, 32, 16, 4, 2),
     Config(32, 64, 16, 4, 2),
 )
+_LEAST_CHANNELS = 16  # of an input whose format is worth changing
 _INTERPRETED = (Config(32, 16, 16, 1, 1),)  # whose time goes by the element, padding or not
 _PROGRAMS_WANTED = 512  # of the weight's gradient: a few for each multiprocessor of a large GPU
 _LEAST_STEPS = 8  # steps of the reduction that a split must have to be worth its partial sum
@@ -146,9 +147,12 @@ class FusedConv2d:
         "chosen",
         "conv",
         "dtype",
+        "g_strides",
         "padding",
         "pool",
         "pool_launch",
+        "read_channels_last",
+        "read_strides",
         "rows_apart",
         "saved",
         "w_shape",
@@ -184,7 +188,13 @@ class FusedConv2d:
         self.rows_apart = rows_apart
         self.x_channels_last = x_channels_last
         self.x_strides = dense_strides(x_shape, x_channels_last)
+        # A tile of neighbouring channels is loaded 16 bytes at a time where they are neighbours in
+        # memory too: one pass over x that changes its format pays for itself.
+        self.read_channels_last = x_channels_last or w_shape[1] >= _LEAST_CHANNELS
+        self.read_strides = dense_strides(x_shape, self.read_channels_last)
         self.pool_launch = triton.launch_for(z_shape, dtype, y_channels_last, pool)
+        # what only the kernels see lies as they read it best
+        self.g_strides = dense_strides(self.pool_launch.y_shape, channels_last=True)
         # without pooling the convolution's output is no larger than y: kept where y doesn't tell
         kind = saved_kind(pool)
         self.saved = "preactivation" if kind == "input" and pool.pool == "none" else kind
@@ -207,8 +217,6 @@ class FusedConv2d:
             "out_width": launch.y_shape[3],
             "channels": self.w_shape[1],
             "filters": self.filters,
-            **triton.strides("x", "nchw", self.x_strides),
-            **triton.strides("y", "nkpq", launch.y_strides),
         }
 
     def _constants(self) -> dict[str, Any]:
@@ -272,11 +280,11 @@ class FusedConv2d:
         index = preactivation = None
         dtype = index_dtype(self.pool)
         if save and dtype is not None:
-            index = x.new_empty_strided(launch.y_shape, launch.y_strides, dtype=dtype)
+            index = x.new_empty_strided(launch.y_shape, self.g_strides, dtype=dtype)
         if save and self.saved == "preactivation":
             preactivation = x.new_empty_strided(launch.y_shape, launch.y_strides)
         if y.numel():
-            x = as_format(x, self.x_channels_last)
+            x = as_format(x, self.read_channels_last)
             w = _channels_fastest(w)
             self._launch(
                 "forward",
@@ -325,6 +333,9 @@ class FusedConv2d:
                 "preactivation_ptr": y if preactivation is None else preactivation,
                 "windows": windows,
                 **self._sizes(),
+                **triton.strides("x", "nchw", self.read_strides),
+                **triton.strides("y", "nkpq", launch.y_strides),
+                **triton.strides("index", "nkpq", self.g_strides),
             },
             {
                 **constants,
@@ -368,8 +379,15 @@ class FusedConv2d:
         dy = as_format(dy, launch.channels_last)
         if self.saved == "nothing":
             saved = None
+        if index is not None:
+            index = as_format(index, channels_last=True)
         g, dbias = launch.pooled_gradient(
-            dy, None if self.saved == "mask" else saved, index, need_dx or need_dw, need_dbias
+            dy,
+            None if self.saved == "mask" else saved,
+            index,
+            need_dx or need_dw,
+            need_dbias,
+            g_channels_last=True,
         )
         dx = self.input_gradient(g, index, w) if need_dx else None
         dw = self.weight_gradient(g, index, x, w) if need_dw else None
@@ -411,6 +429,8 @@ class FusedConv2d:
                 "dx_ptr": dx,
                 "batch": batch,
                 **self._sizes(),
+                **triton.strides("x", "nchw", self.x_strides),
+                **triton.strides("g", "nkpq", self.g_strides),
             },
             {
                 **self._constants(),
@@ -430,7 +450,7 @@ class FusedConv2d:
         dw = torch.empty_like(w)
         if not g.numel():
             return dw.zero_()
-        x = as_format(x, self.x_channels_last)
+        x = as_format(x, self.read_channels_last)
         filters, channels, height, width = self.w_shape
 
         # room for the most splits that any configuration takes
@@ -494,6 +514,8 @@ class FusedConv2d:
                 "pixels_a_split": pixels_a_split,
                 "groups": self.conv.groups,
                 **self._sizes(),
+                **triton.strides("x", "nchw", self.read_strides),
+                **triton.strides("g", "nkpq", self.g_strides),
             },
             {
                 **self._constants(),

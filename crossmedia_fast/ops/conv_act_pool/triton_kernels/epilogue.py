@@ -129,9 +129,9 @@ def act_pool2d_forward(
 
 @triton.jit
 def pooled_gradient(
-    dy_ptr,  # [N, K, P, Q] by strides, as the next three
+    dy_ptr,  # [N, K, P, Q] by strides, as the next
     saved_ptr,  # y or z, as SAVED says
-    index_ptr,
+    index_ptr,  # [N, K, P, Q] by g's strides, as the next
     g_ptr,  # dy times the derivative, where that is pooled too
     partial_ptr,  # [splits, K], dense: what each split adds to dbias
     rows,  # N · P · Q
@@ -141,10 +141,14 @@ def pooled_gradient(
     width,
     out_height,
     out_width,
-    stride_n,
-    stride_k,
-    stride_p,
-    stride_q,
+    y_stride_n,
+    y_stride_k,
+    y_stride_p,
+    y_stride_q,
+    g_stride_n,
+    g_stride_k,
+    g_stride_p,
+    g_stride_q,
     POOL: tl.constexpr,
     POOL_H: tl.constexpr,
     POOL_W: tl.constexpr,
@@ -182,7 +186,10 @@ def pooled_gradient(
         q = row % out_width
         p = row // out_width % out_height
         n = row // (out_width * out_height)
-        offset = (n * stride_n + p * stride_p + q * stride_q)[:, None] + (k * stride_k)[None, :]
+        y_rows = n * y_stride_n + p * y_stride_p + q * y_stride_q
+        g_rows = n * g_stride_n + p * g_stride_p + q * g_stride_q
+        offset = y_rows[:, None] + (k * y_stride_k)[None, :]
+        g_offset = g_rows[:, None] + (k * g_stride_k)[None, :]
         mask = (row < rows)[:, None] & (k < channels)[None, :]
         g = tl.load(dy_ptr + offset, mask=mask, other=0.0).to(ACC)
         if SAVED != "nothing":
@@ -192,7 +199,7 @@ def pooled_gradient(
             else:
                 g = backward_from_input(g, saved, ACTIVATION, PARAM)
         if STORE:
-            tl.store(g_ptr + offset, g.to(g_ptr.dtype.element_ty), mask=mask)
+            tl.store(g_ptr + g_offset, g.to(g_ptr.dtype.element_ty), mask=mask)
         if NEED_DBIAS:
             if POOL == "avg":
                 h = p * POOL_STRIDE_H - POOL_PAD_H
@@ -213,7 +220,7 @@ def pooled_gradient(
                 valid = overlap(h, h + POOL_H, height) * overlap(w, w + POOL_W, width)
                 g = g / tl.where(row < rows, size, 1).to(ACC)[:, None]
                 if MASKED:
-                    bits = tl.load(index_ptr + offset, mask=mask, other=0).to(tl.int32)
+                    bits = tl.load(index_ptr + g_offset, mask=mask, other=0).to(tl.int32)
                     ones = bits & 1
                     for position in tl.static_range(1, POOL_H * POOL_W):
                         ones += (bits >> position) & 1
@@ -242,10 +249,10 @@ def act_pool2d_backward(
     width,
     out_height,
     out_width,
-    y_stride_n,
-    y_stride_k,
-    y_stride_p,
-    y_stride_q,
+    g_stride_n,
+    g_stride_k,
+    g_stride_p,
+    g_stride_q,
     POOL: tl.constexpr,
     POOL_H: tl.constexpr,
     POOL_W: tl.constexpr,
@@ -275,7 +282,7 @@ def act_pool2d_backward(
     dz = expand_gradient(
         g_ptr,
         index_ptr,
-        n * y_stride_n + k * y_stride_k,
+        n * g_stride_n + k * g_stride_k,
         h,
         w,
         mask,
@@ -283,8 +290,8 @@ def act_pool2d_backward(
         width,
         out_height,
         out_width,
-        y_stride_p,
-        y_stride_q,
+        g_stride_p,
+        g_stride_q,
         POOL,
         POOL_H,
         POOL_W,

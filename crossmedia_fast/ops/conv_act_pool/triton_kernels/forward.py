@@ -46,9 +46,9 @@ def conv_act_pool2d_forward(
     x_ptr,  # [N, C, H, W] by strides
     w_ptr,  # [K, R, S, C / groups], dense
     bias_ptr,  # [K]
-    y_ptr,  # [N, K, P, Q] by strides, as the next two
-    index_ptr,  # the position of each maximum, or a bit a position (average)
-    preactivation_ptr,  # z at that position
+    y_ptr,  # [N, K, P, Q] by strides
+    index_ptr,  # the same by its own: the position of each maximum, or a bit a position (average)
+    preactivation_ptr,  # the same by y's strides: z at that position
     windows,  # N · P · Q
     height,  # H, W
     width,
@@ -66,6 +66,10 @@ def conv_act_pool2d_forward(
     y_stride_k,
     y_stride_p,
     y_stride_q,
+    index_stride_n,
+    index_stride_k,
+    index_stride_p,
+    index_stride_q,
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -253,7 +257,9 @@ def conv_act_pool2d_forward(
     mask = (window < windows)[:, None] & k_inside[None, :]
     tl.store(y_ptr + y_offset, best.to(y_ptr.dtype.element_ty), mask=mask)
     if SAVE_INDEX:
-        tl.store(index_ptr + y_offset, best_position.to(index_ptr.dtype.element_ty), mask=mask)
+        index_rows = n * index_stride_n + p * index_stride_p + q * index_stride_q
+        index_offset = index_rows[:, None] + ((group * filters + k) * index_stride_k)[None, :]
+        tl.store(index_ptr + index_offset, best_position.to(index_ptr.dtype.element_ty), mask=mask)
     if SAVE_PREACTIVATION:
         z_dtype = preactivation_ptr.dtype.element_ty
         tl.store(preactivation_ptr + y_offset, best_z.to(z_dtype), mask=mask)

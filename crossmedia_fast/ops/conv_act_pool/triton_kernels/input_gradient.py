@@ -51,10 +51,10 @@ def conv_act_pool2d_input_gradient(
     x_stride_c,
     x_stride_h,
     x_stride_w,
-    y_stride_n,
-    y_stride_k,
-    y_stride_p,
-    y_stride_q,
+    g_stride_n,
+    g_stride_k,
+    g_stride_p,
+    g_stride_q,
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -123,7 +123,7 @@ def conv_act_pool2d_input_gradient(
         w = reach_w // STRIDE_W
         inside = pixel_inside & (reach_h >= 0) & (h < conv_height)
         inside = inside & (reach_w >= 0) & (w < conv_width)
-        plane = (n * y_stride_n)[:, None] + ((group * filters + k) * y_stride_k)[None, :]
+        plane = (n * g_stride_n)[:, None] + ((group * filters + k) * g_stride_k)[None, :]
         dz = expand_gradient(
             g_ptr,
             index_ptr,
@@ -135,8 +135,8 @@ def conv_act_pool2d_input_gradient(
             conv_width,
             out_height,
             out_width,
-            y_stride_p,
-            y_stride_q,
+            g_stride_p,
+            g_stride_q,
             POOL,
             POOL_H,
             POOL_W,

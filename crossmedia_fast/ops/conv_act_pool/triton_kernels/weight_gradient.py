@@ -37,10 +37,10 @@ def conv_act_pool2d_weight_gradient(
     x_stride_c,
     x_stride_h,
     x_stride_w,
-    y_stride_n,
-    y_stride_k,
-    y_stride_p,
-    y_stride_q,
+    g_stride_n,
+    g_stride_k,
+    g_stride_p,
+    g_stride_q,
     R: tl.constexpr,
     S: tl.constexpr,
     STRIDE_H: tl.constexpr,
@@ -91,7 +91,7 @@ def conv_act_pool2d_weight_gradient(
         n = pixel // (conv_width * conv_height)
         pixel_inside = pixel < pixels
         # 2. The gradient of these pixels [pixels, M], expanded from the pooled one.
-        plane = (n * y_stride_n)[:, None] + ((group * filters + k) * y_stride_k)[None, :]
+        plane = (n * g_stride_n)[:, None] + ((group * filters + k) * g_stride_k)[None, :]
         dz = expand_gradient(
             g_ptr,
             index_ptr,
@@ -103,8 +103,8 @@ def conv_act_pool2d_weight_gradient(
             conv_width,
             out_height,
             out_width,
-            y_stride_p,
-            y_stride_q,
+            g_stride_p,
+            g_stride_q,
             POOL,
             POOL_H,
             POOL_W,
