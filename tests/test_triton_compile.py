@@ -139,7 +139,7 @@ def launches(
     kernels: Any, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor, which: str
 ) -> Iterator[KernelCall]:
     """The launch of each configuration of one kernel."""
-    from crossmedia_fast.ops.conv_act_pool import triton_conv
+    from crossmedia_fast.ops.conv_act_pool import triton_tiles
 
     launch = kernels.pool_launch
     y = x.new_empty_strided(launch.y_shape, launch.y_strides)
@@ -147,7 +147,7 @@ def launches(
     if launch.index_dtype is not None:
         index = x.new_empty_strided(launch.y_shape, kernels.g_strides, dtype=launch.index_dtype)
     z = y if kernels.saved == "preactivation" else None
-    for config in triton_conv.configs(which, x.dtype):
+    for config in triton_tiles.configs(which, x.dtype):
         if which == "forward":
             yield kernels.forward_call(config, x, w, bias, y, index, z)
         elif which == "input_gradient":

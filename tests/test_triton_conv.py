@@ -186,11 +186,11 @@ def test_an_empty_batch() -> None:
 def test_the_default_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tile that a GPU would run: with a window in one thread, or its positions side by side."""
     from crossmedia_fast import triton_support
-    from crossmedia_fast.ops.conv_act_pool import triton_conv
+    from crossmedia_fast.ops.conv_act_pool import triton_conv, triton_tiles
 
     monkeypatch.setattr(triton_support, "interpreting", lambda: False)
     defaults = {
-        kernel: triton_conv.configs(kernel, torch.float32)[0]
+        kernel: triton_tiles.configs(kernel, torch.float32)[0]
         for kernel in ("forward", "input_gradient", "weight_gradient")
     }
     monkeypatch.undo()
@@ -221,7 +221,7 @@ def test_offsets_beyond_32_bits(axis: str) -> None:
 
     In memory that is never touched between them, which costs nothing until it is.
     """
-    from crossmedia_fast.ops.conv_act_pool import triton_conv
+    from crossmedia_fast.ops.conv_act_pool import triton_tiles
 
     case = SMALL._replace(batch=3, channels=3, dtype=torch.float16, kernel=(2, 2))
     x, w, bias = case.tensors()
@@ -235,7 +235,7 @@ def test_offsets_beyond_32_bits(axis: str) -> None:
     view = far.as_strided(x.shape, tuple(strides.values()))
     view.copy_(x)
 
-    (config, *_) = triton_conv.configs("forward", x.dtype)
+    (config, *_) = triton_tiles.configs("forward", x.dtype)
     y, _, index = kernels.forward(x, w, bias, save=True)
     far_y = torch.empty_like(y)
     w_packed = w.contiguous(memory_format=torch.channels_last)
@@ -247,7 +247,7 @@ def test_offsets_beyond_32_bits(axis: str) -> None:
     assert torch.equal(far_y, y)
 
     # and the way back: dx is written there
-    (config, *_) = triton_conv.configs("input_gradient", x.dtype)
+    (config, *_) = triton_tiles.configs("input_gradient", x.dtype)
     near = kernels.input_gradient(y, index, w)
     call = kernels.input_gradient_call(config, y, index, w_packed, far)
     call.arguments.update(beyond)

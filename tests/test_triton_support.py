@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crossmedia_fast import triton_support
-from crossmedia_fast.ops.conv_act_pool import triton_conv
+from crossmedia_fast.ops.conv_act_pool import triton_conv, triton_tiles
 from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
 
 META = torch.device("meta")
@@ -72,7 +72,7 @@ def test_float32_products_follow_pytorchs_switch(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.version, "hip", None)
     for allowed, precision in ((True, "tf32"), (False, "ieee")):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
-        assert triton_conv.precision(torch.float32) == precision
-        assert triton_conv.precision(torch.float16) == "ieee"
+        assert triton_tiles.precision(torch.float32) == precision
+        assert triton_tiles.precision(torch.float16) == "ieee"
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert triton_conv.precision(torch.float32) == "ieee"
+    assert triton_tiles.precision(torch.float32) == "ieee"
