@@ -223,10 +223,10 @@ torch.set_num_threads(2)
 z = torch.randn(8, 16, 64, 64)
 pool = check_pool("relu", None, "max", 2, None, 0, False, True)
 logits = torch.randn(200_000)
-want = registration.act_pool2d(z, None, pool, False), cmf.gan_generator_loss(logits)
+want = registration.act_pool2d(z, None, pool, False, "cpu"), cmf.gan_generator_loss(logits)
 child = os.fork()
 if child == 0:
-    got = registration.act_pool2d(z, None, pool, False), cmf.gan_generator_loss(logits)
+    got = registration.act_pool2d(z, None, pool, False, "cpu"), cmf.gan_generator_loss(logits)
     torch.set_num_threads(1)  # PyTorch's own comparison would wait for the lost pool
     os._exit(0 if all(torch.equal(a, b) for a, b in zip(want, got)) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from crossmedia_fast import native
-from crossmedia_fast.ops.conv_act_pool import cpu
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
 from .test_conv_winograd_native import AVG2, FORMATS, MAX2, MAX3, NONE, SHAPES, Problem, fits
@@ -41,7 +40,7 @@ class Backward(Problem):
 
     def update(self) -> None:
         launch = self.launch.pool_launch
-        self.y, self.index, preactivation = cpu.act_pool2d_forward(launch, self.z, None, True)
+        self.y, self.index, preactivation = launch.forward(self.z, None, True)
         self.saved = {"output": self.y, "preactivation": preactivation}.get(launch.saved)
 
     def expected(self) -> tuple[Tensor, ...]:

@@ -6,38 +6,14 @@ the same call, made of operations that can be taken apart.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import Conv2d, Pool2d
 from .autograd import act_pool2d_transformable
-
-
-class NativeConv(Protocol):
-    """A native convolution with what follows it, for tensors of one shape."""
-
-    conv: Conv2d
-    pool: Pool2d
-
-    def forward(
-        self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """y; and where `save`, what backward wants of it: the saved tensor and the index."""
-
-    def backward(
-        self,
-        dy: Tensor,
-        saved: Tensor | None,
-        index: Tensor | None,
-        x: Tensor,
-        w: Tensor,
-        bias: Tensor | None,
-        needs: tuple[bool, bool, bool],
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """dx, dw and dbias, each where `needs` says so."""
+from .kernels import NativeConv
 
 
 class ConvActPool2d(torch.autograd.Function):
@@ -59,7 +35,7 @@ class ConvActPool2d(torch.autograd.Function):
             conv = kernels.conv
             with torch.enable_grad():
                 z = F.conv2d(x, w, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-                y = act_pool2d_transformable(z, bias, kernels.pool)
+                y = act_pool2d_transformable(z, bias, kernels.pool, kernels.backend)
             wanted = [t for t, need in zip((x, w, bias), needs, strict=True) if need]
             gradients = iter(
                 torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled())

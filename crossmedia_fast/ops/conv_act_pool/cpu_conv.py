@@ -6,7 +6,7 @@ the native module's word (`refusal`); whether it should is the plan's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from ... import native
 from . import cpu, cpu_weights
 from .arguments import Conv2d, Pool2d
+from .kernels import launch_for
+from .memory_format import as_format, dense_strides
 
 
 class ConvLaunch:
@@ -45,7 +47,9 @@ class ConvLaunch:
     ) -> None:
         if native.module is None:
             raise NotImplementedError(f"backend 'cpu' can't run here: {native.reason}")
-        self.pool_launch = cpu.launch_for(z_shape, dtype, y_channels_last, pool)
+        self.pool_launch = cast(
+            cpu.Launch, launch_for("cpu", z_shape, dtype, y_channels_last, pool)
+        )
         padding = conv.symmetric_padding(w_shape[2:])
         if padding is None:
             raise NotImplementedError("takes the same padding on both sides of an axis alone")
@@ -69,7 +73,7 @@ class ConvLaunch:
         self.padding = padding
         self.x_channels_last = x_channels_last
         self.x_shape = x_shape
-        self.x_strides = cpu.dense_strides(x_shape, x_channels_last)
+        self.x_strides = dense_strides(x_shape, x_channels_last)
         self.w_shape = w_shape
         # what transformed weights depend on beside the weights
         self.weights_key = {
@@ -163,7 +167,7 @@ class ConvLaunch:
         Where infinities or NaN would reach elements of dw that they have nothing to do with (in a
         Winograd algorithm they spread), dw comes from PyTorch's own convolution.
         """
-        dy = cpu.as_format(dy, self.pool_launch.channels_last)
+        dy = as_format(dy, self.pool_launch.channels_last)
         w = w.contiguous()
         dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
         dw = dy.new_empty(self.w_shape) if need_dw else None
@@ -196,7 +200,7 @@ class ConvLaunch:
         bias: Tensor | None,
     ) -> Tensor:
         """dw by PyTorch, from the dense gradient of the convolution's output."""
-        dz, _ = cpu.act_pool2d_backward(self.pool_launch, dy, saved, bias, index, True, False)
+        dz, _ = self.pool_launch.backward(dy, saved, bias, index, True, False)
         assert dz is not None
         _, dw = self.convolution_backward(dz, x, w, False, True)
         assert dw is not None
@@ -224,8 +228,9 @@ class ConvLaunch:
 
 
 class FusedConv2d:
-    """One convolution with what follows it, by one algorithm (autograd_conv.NativeConv)."""
+    """One convolution with what follows it, by one algorithm (kernels.NativeConv)."""
 
+    backend = "cpu"
     __slots__ = ("algorithm", "conv", "gradients", "launch", "pool", "weight_gradients")
 
     def __init__(
@@ -249,7 +254,7 @@ class FusedConv2d:
         self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y [N, K, P, Q] of any x [N, C, H, W] and w [K, C / groups, R, S]; as NativeConv."""
-        x = cpu.as_format(x, self.launch.x_channels_last)
+        x = as_format(x, self.launch.x_channels_last)
         if not (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)):
             w = w.contiguous()
         y, index, preactivation = self.launch.forward(self.algorithm, x, w, bias, save)
@@ -268,14 +273,14 @@ class FusedConv2d:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """dx, dw and dbias: natively, or from the dense gradient by PyTorch's convolution."""
         need_dx, need_dw, need_dbias = needs
-        x = cpu.as_format(x, self.launch.x_channels_last)
+        x = as_format(x, self.launch.x_channels_last)
         algorithm = self.gradients if need_dx else self.weight_gradients
         if dy.shape[0] and algorithm:
             return self.launch.backward(
                 algorithm, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
             )
-        dz, dbias = cpu.act_pool2d_backward(
-            self.launch.pool_launch, dy, saved, bias, index, need_dx or need_dw, need_dbias
+        dz, dbias = self.launch.pool_launch.backward(
+            dy, saved, bias, index, need_dx or need_dw, need_dbias
         )
         if dz is None:
             return None, None, dbias

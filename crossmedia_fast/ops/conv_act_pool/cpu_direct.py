@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ... import native
-from . import cpu
 from .arguments import Conv2d, Pool2d
-from .cpu import _DTYPE_NAMES, dense_strides
+from .cpu import DTYPE_NAMES
+from .kernels import launch_for
+from .memory_format import dense_strides
 
 # Multiply-adds up to which one thread of this kernel beats the library: a few microseconds.
 MOST_MULTIPLY_ADDS = 200_000
@@ -50,8 +51,9 @@ def why_not(
 
 
 class SmallConv2d:
-    """One small convolution with what follows it, ready to call (autograd_conv.NativeConv)."""
+    """One small convolution with what follows it, ready to call (kernels.NativeConv)."""
 
+    backend = "cpu"
     __slots__ = ("conv", "native", "pool", "pool_launch", "z_shape", "z_strides")
 
     def __init__(
@@ -74,13 +76,13 @@ class SmallConv2d:
             kernel_width=w_shape[3],
             pad_height=conv.padding[0],
             pad_width=conv.padding[1],
-            dtype=_DTYPE_NAMES[dtype],
+            dtype=DTYPE_NAMES[dtype],
         )
         self.conv = conv
         self.pool = pool
         self.z_shape = (x_shape[0], w_shape[0], self.native.out_height, self.native.out_width)
         self.z_strides = dense_strides(self.z_shape, channels_last=False)
-        self.pool_launch = cpu.launch_for(self.z_shape, dtype, False, pool)
+        self.pool_launch = launch_for("cpu", self.z_shape, dtype, False, pool)
 
     def forward(
         self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
@@ -92,7 +94,7 @@ class SmallConv2d:
         )
         launch = self.pool_launch
         in_place = not save and self.pool.pool == "none"
-        y, index, preactivation = cpu.act_pool2d_forward(launch, z, bias, save, in_place)
+        y, index, preactivation = launch.forward(z, bias, save, in_place)
         if launch.saved == "output":
             return y, y, index
         return y, z if launch.saved == "input" else preactivation, index
@@ -109,8 +111,8 @@ class SmallConv2d:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """dx [N, C, H, W], dw [K, C, R, S] and dbias [K]."""
         need_dx, need_dw, need_dbias = needs
-        dz, dbias = cpu.act_pool2d_backward(
-            self.pool_launch, dy, saved, bias, index, need_dx or need_dw, need_dbias
+        dz, dbias = self.pool_launch.backward(
+            dy, saved, bias, index, need_dx or need_dw, need_dbias
         )
         if dz is None:
             return None, None, dbias
