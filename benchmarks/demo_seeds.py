@@ -81,8 +81,8 @@ def main() -> None:
     if arguments.out is not None:
         seeds = ", ".join(map(str, arguments.seeds))
         arguments.out.write_text(
-            f"# The demo, fused and reference\n\n{arguments.threads} threads, seeds {seeds}; mean ± "
-            f"standard deviation; `python -m benchmarks.demo_seeds`.\n\n{text}"
+            f"# The demo, fused and reference\n\n{arguments.threads} threads, seeds {seeds}; mean "
+            f"± standard deviation; `python -m benchmarks.demo_seeds`.\n\n{text}"
         )
 
 
