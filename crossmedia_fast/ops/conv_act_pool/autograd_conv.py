@@ -15,6 +15,10 @@ from torch import Tensor
 from .autograd import act_pool2d_transformable
 from .kernels import NativeConv
 
+# On a small problem looking up a module's attributes costs as much as the kernel.
+_is_grad_enabled = torch.is_grad_enabled
+_is_legacy_batchedtensor = torch._C._functorch.is_legacy_batchedtensor
+
 
 class ConvActPool2d(torch.autograd.Function):
     """pool(act(x * w + bias)) for dense x [N, C, H, W] and w [K, C / groups, R, S]."""
@@ -31,7 +35,7 @@ class ConvActPool2d(torch.autograd.Function):
         kernels = ctx.kernels
         x, w, bias, saved, index = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy):
+        if _is_grad_enabled() or _is_legacy_batchedtensor(dy):
             conv = kernels.conv
             with torch.enable_grad():
                 z = F.conv2d(x, w, None, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -42,3 +46,15 @@ class ConvActPool2d(torch.autograd.Function):
             )
             return *(next(gradients) if need else None for need in needs), None
         return *kernels.backward(dy, saved, index, x, w, bias, needs), None
+
+
+# Function.apply binds default arguments and asks for functorch on every call; the caller of this
+# one has asked already.
+_apply = super(torch.autograd.Function, ConvActPool2d).apply
+
+
+def conv_act_pool2d_native(
+    x: Tensor, w: Tensor, bias: Tensor | None, kernels: NativeConv
+) -> Tensor:
+    """`ConvActPool2d` of plain tensors, outside of every torch.func transform."""
+    return _apply(x, w, bias, kernels)

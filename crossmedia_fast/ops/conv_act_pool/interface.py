@@ -13,7 +13,7 @@ from ... import backends, precision
 from . import folding
 from .arguments import check_conv, check_pool
 from .autograd import ActPool2d, act_pool2d_transformable
-from .autograd_conv import ConvActPool2d
+from .autograd_conv import conv_act_pool2d_native
 from .kernels import NativeConv
 from .plan import Plan
 from .prepared import Prepared, is_plain, needs_grad_of, prepared_calls
@@ -53,7 +53,7 @@ def _run_native(
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
     if needs_grad:
-        return ConvActPool2d.apply(input, weight, bias, kernels)
+        return conv_act_pool2d_native(input, weight, bias, kernels)
     return kernels.forward(input, weight, bias, save=False)[0]
 
 
