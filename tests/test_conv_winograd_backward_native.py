@@ -131,6 +131,15 @@ def test_many_tiles_are_cut_into_super_blocks(memory: str) -> None:
 
 
 @pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_a_chunk_may_begin_before_the_image(batch: int, memory: str) -> None:
+    """A chunk's first tile may have its pixels left of the image: nothing there is dx."""
+    for shape in ((batch, 8, 33, 13, 16, 3, 3, (2, 3), 1), (batch, 8, 33, 12, 17, 3, 3, (2, 3), 1)):
+        problem = Backward(shape, NONE, "leaky_relu", memory)
+        problem.check(problem.run())
+
+
+@pytest.mark.parametrize("memory", FORMATS)
 def test_each_gradient_alone_is_the_same(memory: str) -> None:
     problem = Backward((2, 20, 13, 15, 33, 3, 3, 1, 1), MAX2, "relu", memory)
     together = problem.run()
