@@ -37,9 +37,20 @@ class ConvActPool2d(torch.autograd.Function):
         needs = ctx.needs_input_grad[:3]
         if _is_grad_enabled() or _is_legacy_batchedtensor(dy):
             conv = kernels.conv
+            dtype = torch.promote_types(x.dtype, w.dtype)  # two under autocast
             with torch.enable_grad():
-                z = F.conv2d(x, w, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-                y = act_pool2d_transformable(z, bias, kernels.pool, kernels.backend)
+                z = F.conv2d(
+                    x.to(dtype),
+                    w.to(dtype),
+                    None,
+                    conv.stride,
+                    conv.padding,
+                    conv.dilation,
+                    conv.groups,
+                )
+                b = None if bias is None else bias.to(dtype)
+                y = act_pool2d_transformable(z, b, kernels.pool, kernels.backend)
+            dy = dy.to(dtype)
             wanted = [t for t, need in zip((x, w, bias), needs, strict=True) if need]
             gradients = iter(
                 torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled())

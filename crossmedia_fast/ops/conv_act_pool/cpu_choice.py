@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import torch
+
 from ... import precision
-from . import cpu_conv, cpu_direct, folding
+from . import cpu_conv, cpu_direct, cpu_half, folding
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
 from .plan import CONVOLUTIONS, why_not_by_cost
+
+
+def _half_dtype(call: Call) -> torch.dtype | None:
+    """The half type of the result, where every operand is one or float32 under autocast."""
+    dtype = call.input.dtype if call.autocast is None else call.autocast
+    if dtype not in cpu_half.HALF_DTYPES:
+        return None
+    widened = (*cpu_half.HALF_DTYPES, torch.float32)
+    return dtype if call.input.dtype in widened and call.weight.dtype in widened else None
 
 
 class Choice:
@@ -15,6 +26,7 @@ class Choice:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.launch: cpu_conv.ConvLaunch | None = None
+        self.half = _half_dtype(call)
         y_shape = (*call.z_shape[:2], *call.pool.output_size(*call.z_shape[2:]))
         dtype = call.input.dtype
         contiguous = call.input.is_contiguous() and call.weight.is_contiguous()
@@ -35,23 +47,14 @@ class Choice:
     def _convolutions(self) -> dict[str, str]:
         """Why each of the native module's own convolutions doesn't take the call."""
         call = self.call
-        if call.autocast is not None:
-            return dict.fromkeys(CONVOLUTIONS, "takes no autocast")
+        if call.autocast is not None and self.half is None:
+            return dict.fromkeys(CONVOLUTIONS, f"takes no autocast of {call.input.dtype}")
         batched = call.input if call.input.dim() == 4 else call.input.unsqueeze(0)
         x_channels_last = is_channels_last(batched)
         # a channels_last weight makes PyTorch's convolution give channels_last too
         y_channels_last = x_channels_last or is_channels_last(call.weight)
         try:
-            launch = cpu_conv.ConvLaunch(
-                call.x_shape,
-                call.w_shape,
-                call.z_shape,
-                call.input.dtype,
-                call.conv,
-                call.pool,
-                x_channels_last,
-                y_channels_last,
-            )
+            launch = self._launch(call.x_shape[0], x_channels_last, y_channels_last)
         except (NotImplementedError, ValueError) as error:
             return dict.fromkeys(CONVOLUTIONS, str(error))
         self.launch = launch
@@ -73,9 +76,27 @@ class Choice:
                 call.needs_grad,
                 not refusals["winograd"],
             )
+            if self.half is not None:
+                for name in CONVOLUTIONS:
+                    no_gain.setdefault(name, cpu_half.why_not(name, self.half, call))
             for name, reason in no_gain.items():
                 refusals[name] = refusals[name] or reason
         return refusals
+
+    def _launch(
+        self, batch: int, x_channels_last: bool, y_channels_last: bool
+    ) -> cpu_conv.ConvLaunch:
+        call = self.call
+        return cpu_conv.ConvLaunch(
+            (batch, *call.x_shape[1:]),
+            call.w_shape,
+            (batch, *call.z_shape[1:]),
+            call.input.dtype if self.half is None else torch.float32,
+            call.conv,
+            call.pool,
+            x_channels_last,
+            y_channels_last,
+        )
 
     def native(self, algorithm: str) -> NativeConv | None:
         call = self.call
@@ -83,10 +104,19 @@ class Choice:
             return cpu_direct.SmallConv2d(
                 call.x_shape, call.w_shape, call.input.dtype, call.conv, call.pool
             )
-        if algorithm in CONVOLUTIONS and self.launch is not None:
-            rounds = precision.get_conv_precision() != "highest"
-            return cpu_conv.FusedConv2d(algorithm, self.launch, call.conv, call.pool, rounds)
-        return None
+        launch = self.launch
+        if algorithm not in CONVOLUTIONS or launch is None:
+            return None
+        rounds = precision.get_conv_precision() != "highest"
+
+        def fused(batch: int) -> cpu_conv.FusedConv2d:
+            formats = launch.x_channels_last, launch.pool_launch.channels_last
+            part = launch if batch == call.x_shape[0] else self._launch(batch, *formats)
+            return cpu_conv.FusedConv2d(algorithm, part, call.conv, call.pool, rounds)
+
+        if self.half is None:
+            return fused(call.x_shape[0])
+        return cpu_half.HalfConv2d(fused, call.x_shape, launch.pool_launch.y_shape, self.half)
 
 
 def choose(call: Call) -> Choice:

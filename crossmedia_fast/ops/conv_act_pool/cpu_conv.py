@@ -122,6 +122,7 @@ class ConvLaunch:
         w: Tensor,  # [K, C / groups, R, S], dense
         bias: Tensor | None,  # [K], contiguous
         save: bool,  # whether backward will need the index and the pre-activation
+        prepared: Tensor | None = None,  # `prepare`'s result, where the caller has it
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
         launch = self.pool_launch
@@ -133,7 +134,8 @@ class ConvLaunch:
             preactivation = x.new_empty_strided(launch.y_shape, launch.y_strides)
         if not launch.y_shape[0]:
             return y, index, preactivation
-        prepared = self.prepare(algorithm, w, keep=not save)
+        if prepared is None:
+            prepared = self.prepare(algorithm, w, keep=not save)
         w = w.contiguous()
         native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
             algorithm,
@@ -250,14 +252,23 @@ class FusedConv2d:
     def _first(self, names: list[str]) -> str:
         return next((name for name in names if not self.launch.refusal(name, backward=True)), "")
 
+    def prepare(self, w: Tensor, save: bool) -> Tensor | None:
+        """The weights as the algorithm wants them, for `forward`; None where it reads `w`."""
+        return self.launch.prepare(self.algorithm, w, keep=not save)
+
     def forward(
-        self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        save: bool,
+        prepared: Tensor | None = None,  # where the caller has it: `prepare`'s result
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y [N, K, P, Q] of any x [N, C, H, W] and w [K, C / groups, R, S]; as NativeConv."""
         x = as_format(x, self.launch.x_channels_last)
         if not (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)):
             w = w.contiguous()
-        y, index, preactivation = self.launch.forward(self.algorithm, x, w, bias, save)
+        y, index, preactivation = self.launch.forward(self.algorithm, x, w, bias, save, prepared)
         saved = y if self.launch.pool_launch.saved == "output" else preactivation
         return y, saved, index
 

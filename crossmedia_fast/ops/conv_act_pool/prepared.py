@@ -66,7 +66,7 @@ class Prepared:
             chosen != "reference"
             and self.plain
             and is_plain(input, weight, bias)
-            and input.dtype == weight.dtype
+            and (input.dtype == weight.dtype or autocast)
         ):
             call = kernels.Call(
                 input,
