@@ -335,7 +335,8 @@ const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
 
 bool winograd_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors,
                       int threads) {
-  return with_winograd(p, winograd_outputs(p), [&](auto w) { return forward<decltype(w)>(p, tensors, threads); });
+  return with_winograd(p, winograd_outputs(p),
+                       [&](auto w) { return forward<decltype(w)>(p, tensors, threads); });
 }
 
 const char* winograd_f6_refusal(const ConvActPool2dProblem& p, bool backward) {

@@ -110,9 +110,9 @@ int64_t prepared_size(const ConvActPool2dProblem& p, int outputs) {
 
 }  // namespace
 
-int64_t winograd_prepared_size(const ConvActPool2dProblem& p) { 
+int64_t winograd_prepared_size(const ConvActPool2dProblem& p) {
   return prepared_size(p, winograd_outputs(p));
- }
+}
 int64_t winograd_f6_prepared_size(const ConvActPool2dProblem& p) { return prepared_size(p, 6); }
 
 bool winograd_f6_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared,
@@ -124,7 +124,8 @@ bool winograd_f6_prepare(const ConvActPool2dProblem& p, const void* w, void* pre
 bool winograd_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {
   const float* weights = static_cast<const float*>(w);
   float* u = static_cast<float*>(prepared);
-  return with_winograd(p, winograd_outputs(p), [&](auto f) { return prepare<decltype(f)>(p, weights, u, threads); });
+  return with_winograd(p, winograd_outputs(p),
+                       [&](auto f) { return prepare<decltype(f)>(p, weights, u, threads); });
 }
 
 }  // namespace CMF_ISA
