@@ -112,7 +112,7 @@ class ConvLaunch:
         if not keep:
             return cpu_weights.passing(w, count, transform)
         return cpu_weights.kept(
-            w, (algorithm, self.weights_key[algorithm], w.stride()), count, transform
+            w, (algorithm, self.weights_key[algorithm], count, w.stride()), count, transform
         )
 
     def forward(
