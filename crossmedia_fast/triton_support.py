@@ -1,49 +1,61 @@
 """Whether Triton's kernels can run here, and why not. Importing this imports no Triton.
 
-Triton reads ``TRITON_INTERPRET`` where a kernel is defined, so the variable must be set before the
-first kernel module is imported: `interpreting` answers for the whole process.
+Everything that can be asked for without importing it is asked for once, here: torch.compile traces
+through a call's plan, and finds constants.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 
 import torch
 
-OLDEST = (3, 3)  # tuples of pointers as one argument
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+_OLDEST = (3, 3)  # tuples of pointers as one argument
+
+
+def _why_not_importable() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton; Linux builds of PyTorch bring it)"
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return ""  # built from source
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        return f"Triton {'.'.join(map(str, _OLDEST))} or newer is needed, this is {version}"
+    return ""
+
+
+_IMPORT_REASON = _why_not_importable()
+# Triton reads the variable where a kernel is defined, so it holds for the whole process.
+_INTERPRETING = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
 
 
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter, on the CPU (tests alone: it is slow)."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y")
+    return _INTERPRETING
 
 
-@functools.cache
 def why_not_importable() -> str:
-    """Why Triton can't be imported; "" where it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (pip install triton; Linux builds of PyTorch bring it)"
-    try:
-        import triton
-    except (ImportError, OSError, RuntimeError) as error:
-        return f"importing Triton failed: {error}"
-    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    if version < OLDEST:
-        least = ".".join(map(str, OLDEST))
-        return f"Triton {least} or newer is needed, this is {triton.__version__}"
-    return ""
+    """Why there is no Triton to import; "" where there is."""
+    return _IMPORT_REASON
 
 
 def why_unavailable() -> str:
-    """Why backend "triton" can't run in this process; "" where it can."""
-    reason = why_not_importable()
-    if reason or interpreting():
-        return reason
+    """Why the backend can't run; "" where it can."""
+    if _IMPORT_REASON or _INTERPRETING:
+        return _IMPORT_REASON
     if not torch.cuda.is_available():
         return "PyTorch sees no GPU (TRITON_INTERPRET=1 runs the kernels on the CPU, for tests)"
     return ""
+
+
+def devices() -> tuple[str, ...]:
+    """The types of device whose tensors the backend takes."""
+    return ("cuda", "cpu") if _INTERPRETING else ("cuda",)
 
 
 @functools.cache
@@ -55,14 +67,3 @@ def rows_apart(device: torch.device) -> bool:
     if device.type != "cuda" or not torch.cuda.is_available():
         return True
     return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] not in (10, 11)
-
-
-def why_not_device(device: torch.device) -> str:
-    """Why the kernels don't run on tensors of `device`; "" where they do."""
-    if device.type in ("cuda", "meta"):
-        return ""
-    if device.type == "cpu":
-        if interpreting():
-            return ""
-        return "runs on GPU tensors; on CPU tensors only under TRITON_INTERPRET=1 (tests)"
-    return f"runs on GPU tensors, the input is on {device.type}"

@@ -20,6 +20,7 @@ from crossmedia_fast import triton_support
 from crossmedia_fast.ops.conv_act_pool.activation import ACTIVATIONS
 from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool, conv_output_size
 from crossmedia_fast.ops.gan_loss.arguments import OPERANDS, Problem
+from crossmedia_fast.ops.gan_loss.kernels import launch_for
 from crossmedia_fast.triton_launch import KernelCall
 
 pytestmark = [
@@ -216,7 +217,7 @@ def test_epilogue(name: str, tmp_path: Path) -> None:
         pool = ("max", "avg", "none")[number % 3]
         pooling = check_pool(activation, None, pool, 2, None, 0, False, True)
         dtype = (torch.float32, torch.float16, torch.float64, torch.bfloat16)[number % 4]
-        launch = triton.launch_for((8, 64, 32, 32), dtype, number % 2 == 0, pooling)
+        launch = triton.Launch((8, 64, 32, 32), dtype, number % 2 == 0, pooling)
         x = meta(*launch.x_shape, dtype=dtype)
         y = meta(*launch.y_shape, dtype=dtype)
         bias = meta(64, dtype=dtype)
@@ -234,16 +235,14 @@ def test_epilogue(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_losses(name: str, tmp_path: Path) -> None:
-    from crossmedia_fast.ops.gan_loss import triton
-
     for number, function in enumerate(OPERANDS):
         dtype = (torch.float32, torch.float16, torch.bfloat16, torch.float64)[number % 4]
         operands = [meta(5000, dtype=dtype) for _ in range(2 * OPERANDS[function])]
-        launch = triton.launch_for(Problem(function, (0.9, 0.1), (1.0, 0.5), "mean"), operands)
+        launch = launch_for("triton", Problem(function, (0.9, 0.1), (1.0, 0.5), "mean"), operands)
         partial = meta(10, dtype=torch.float32)
         grad = meta(1, dtype=dtype)
         check(launch.reduced_call(operands, None, partial, operands), name, tmp_path)
-        each = triton.launch_for(Problem(function, (0.9, 0.1), (1.0, 0.5), "none"), operands)
+        each = launch_for("triton", Problem(function, (0.9, 0.1), (1.0, 0.5), "none"), operands)
         check(each.elements_call(operands, operands[0], None, operands), name, tmp_path)
     check(launch.reduced_call(operands, grad, None, operands, True), name, tmp_path)
     check(each.elements_call(operands, None, operands[0], ()), name, tmp_path)

@@ -265,3 +265,29 @@ def test_what_is_too_large_for_32_bits() -> None:
         case = Case(batch=16, filters=8, padding=0)
         kernels = case.fused(x, w)
         assert kernels._constants()["WIDE"] is wide, height
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_the_registered_ops(activation: str) -> None:
+    """What torch.compile sees gives the same values and gradients, and second derivatives."""
+    from crossmedia_fast.ops.conv_act_pool import triton_registration
+
+    case = SMALL._replace(activation=activation)
+    tensors = [t.requires_grad_() for t in case.tensors() if t is not None]
+    x, w, bias = tensors
+    doubles = [t.detach().double().requires_grad_() for t in tensors]
+    want = case.reference(*doubles)
+    expected = torch.autograd.grad(want.square().sum(), doubles, create_graph=True)
+    (expected_second,) = torch.autograd.grad(expected[0].square().sum(), doubles[1])
+
+    fused = triton_registration.conv_act_pool2d(x, w, bias, case.conv(), case.pooling(), True)
+    z = F.conv2d(x, w, None, padding=1)
+    epilogue = triton_registration.act_pool2d(z, bias, case.pooling(), True)
+    for y in (fused, epilogue):
+        tolerances.assert_within(y, want, tolerances.VALUES[torch.float32])
+        actual = torch.autograd.grad(y.square().sum(), tensors, retain_graph=True)
+        for gradient, expected_gradient in zip(actual, expected, strict=True):
+            tolerances.assert_within(gradient, expected_gradient, tolerances.GRADIENTS[x.dtype])
+        (dx,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(dx.square().sum(), w)
+        tolerances.assert_within(second, expected_second, 1e-4)

@@ -36,7 +36,7 @@ def run(
     b = torch.randn(shape[1], generator=generator, dtype=torch.float64).to(x) if bias else None
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    launch = triton.launch_for(tuple(x.shape), dtype, channels_last, pool)
+    launch = triton.Launch(tuple(x.shape), dtype, channels_last, pool)
     y, index, preactivation = launch.forward(x, b, save=True)
     dy = torch.randn(y.shape, generator=generator, dtype=torch.float64).to(y)
     saved = {"output": y, "preactivation": preactivation, "input": x}.get(launch.saved)
@@ -100,7 +100,7 @@ def test_in_place() -> None:
     pool = check_pool("relu", None, *POOLS["none"])
     x = torch.randn(1, 2, 3, 3, device=DEVICE)
     want = x.relu()
-    launch = triton.launch_for((1, 2, 3, 3), x.dtype, False, pool)
+    launch = triton.Launch((1, 2, 3, 3), x.dtype, False, pool)
     y = launch.forward(x, None, save=False, in_place=True)[0]
     assert y is x
     assert torch.equal(x, want)
@@ -111,7 +111,7 @@ def test_all_minus_infinity_gives_a_position_inside() -> None:
 
     pool = check_pool("identity", None, "max", 3, 2, 1, False, True)
     x = torch.full((1, 1, 4, 4), float("-inf"), device=DEVICE)
-    launch = triton.launch_for((1, 1, 4, 4), x.dtype, False, pool)
+    launch = triton.Launch((1, 1, 4, 4), x.dtype, False, pool)
     y, index, _ = launch.forward(x, None, save=True)
     assert y.eq(float("-inf")).all()
     # the window at the corner begins in the padding: its first element inside is position 4
@@ -124,7 +124,7 @@ def test_of_several_nan_the_last_wins_as_in_pytorch() -> None:
 
     pool = check_pool("relu", None, "max", 2, None, 0, False, True)
     x = torch.tensor([[1.0, float("nan")], [float("nan"), 2.0]], device=DEVICE).view(1, 1, 2, 2)
-    launch = triton.launch_for((1, 1, 2, 2), x.dtype, False, pool)
+    launch = triton.Launch((1, 1, 2, 2), x.dtype, False, pool)
     y, index, _ = launch.forward(x, None, save=True)
     assert index is not None
     assert index.item() == 2

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from crossmedia_fast.ops.gan_loss import formulas
 from crossmedia_fast.ops.gan_loss.arguments import OPERANDS, Problem
+from crossmedia_fast.ops.gan_loss.kernels import launch_for
 
 from .gan_loss_cases import assert_near
 from .triton_calls import DEVICE, runs_kernels
@@ -32,12 +33,10 @@ def operands_of(
 
 def check(problem: Problem, operands: list[Tensor], incoming: float = -1.5) -> None:
     """Forward with its gradients for 1, and backward for another incoming gradient."""
-    from crossmedia_fast.ops.gan_loss import triton
-
     dtype = operands[0].dtype
     step = OPERANDS[problem.function]
     wanted = tuple(index % step < 2 for index in range(len(operands)))
-    launch = triton.launch_for(problem, operands)
+    launch = launch_for("triton", problem, operands)
     loss, gradients = launch.forward(operands, None if launch.unreduced else wanted)
 
     doubles = [x.double().requires_grad_(want) for x, want in zip(operands, wanted, strict=True)]
@@ -119,11 +118,9 @@ def test_more_blocks_than_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_incoming_gradient_of_one_leaves_what_is_stored() -> None:
-    from crossmedia_fast.ops.gan_loss import triton
-
     problem = Problem("linear", (0.0,), (1.0,), "sum")
     x = torch.randn(10, device=DEVICE)
-    launch = triton.launch_for(problem, [x])
+    launch = launch_for("triton", problem, [x])
     marked = [torch.full_like(x, 7.0)]
     one = torch.ones((), device=DEVICE)
     assert launch.backward(one, [x], (True,), marked)[0] is marked[0]
@@ -134,11 +131,9 @@ def test_an_incoming_gradient_of_one_leaves_what_is_stored() -> None:
 
 def test_a_loss_scale_saves_small_gradients() -> None:
     # 1e-9 is 0 in float16, 65536 times as much is not
-    from crossmedia_fast.ops.gan_loss import triton
-
     problem = Problem("linear", (0.0,), (1e-9,), "sum")
     x = torch.randn(4, device=DEVICE, dtype=torch.float16)
-    launch = triton.launch_for(problem, [x])
+    launch = launch_for("triton", problem, [x])
     _, stored = launch.forward([x], (True,))
     assert stored[0] is not None
     assert not stored[0].any()
@@ -165,36 +160,50 @@ def test_infinities_and_nan(function: str) -> None:
     else:
         special = [float("inf"), float("-inf"), float("nan"), 200.0, -200.0, 0.0]
         operands[0] = torch.tensor(special, device=DEVICE)
-    from crossmedia_fast.ops.gan_loss import triton
-
-    loss, _ = triton.launch_for(problem, operands).forward(operands, None)
+    loss, _ = launch_for("triton", problem, operands).forward(operands, None)
     expected = formulas.compose(problem, [x.double() for x in operands])
     assert_near(loss, expected, 1.0, torch.float32)
 
 
 def test_outside_of_probabilities_the_loss_is_nan() -> None:
-    from crossmedia_fast.ops.gan_loss import triton
-
     problem = Problem("log_loss_probabilities", (1.0,), (1.0,), "mean")
     for bad in (-0.1, 1.1):
         x = torch.tensor([0.5, bad], device=DEVICE)
-        assert triton.launch_for(problem, [x]).forward([x], None)[0].isnan()
+        assert launch_for("triton", problem, [x]).forward([x], None)[0].isnan()
 
 
 def test_an_empty_tensor() -> None:
-    from crossmedia_fast.ops.gan_loss import triton
-
     x = torch.empty(0, device=DEVICE)
     for reduction, want in (("mean", float("nan")), ("sum", 0.0)):
         problem = Problem("hinge", (1.0,), (1.0,), reduction)
-        loss, _ = triton.launch_for(problem, [x]).forward([x], (True,))
+        loss, _ = launch_for("triton", problem, [x]).forward([x], (True,))
         torch.testing.assert_close(loss.cpu(), torch.tensor(want), equal_nan=True)
 
 
 def test_the_same_bits_every_time() -> None:
-    from crossmedia_fast.ops.gan_loss import triton
-
     problem = Problem("log_loss_logits", (0.9,), (1.0,), "mean")
     (x,) = operands_of("log_loss_logits", [(4000,)])
-    launch = triton.launch_for(problem, [x])
+    launch = launch_for("triton", problem, [x])
     assert torch.equal(launch.forward([x], None)[0], launch.forward([x], None)[0])
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("function", OPERANDS)
+def test_the_registered_op(function: str, reduction: str) -> None:
+    """What torch.compile sees: the same kernels with eight pointers in place of tuples."""
+    from crossmedia_fast.ops.gan_loss import triton_registration
+
+    problem = Problem(function, (0.9, 0.2), (1.0, 0.5), reduction)
+    operands = operands_of(function, [(1500,), (1500,)])
+    step = OPERANDS[function]
+    wanted = [index % step < 2 for index in range(len(operands))]
+    inputs = [x.requires_grad_(want) for x, want in zip(operands, wanted, strict=True)]
+    loss = triton_registration.gan_loss(problem, inputs, None)
+    doubles = [x.detach().double().requires_grad_(x.requires_grad) for x in inputs]
+    expected = formulas.compose(problem, doubles)
+    assert_near(loss, expected, 1.0, torch.float32)
+    gradients = torch.autograd.grad(loss.sum(), [x for x in inputs if x.requires_grad])
+    want = torch.autograd.grad(expected.sum(), [x for x in doubles if x.requires_grad])
+    for gradient, expected_gradient in zip(gradients, want, strict=True):
+        scale = expected_gradient.abs().mean()
+        assert_near(gradient, expected_gradient, scale, torch.float32)

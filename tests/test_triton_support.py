@@ -8,11 +8,10 @@ import sys
 import pytest
 import torch
 
-from crossmedia_fast import triton_support
+from crossmedia_fast import backends, triton_support
 from crossmedia_fast.ops.conv_act_pool import triton_conv, triton_tiles
 from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
 
-META = torch.device("meta")
 MAX = check_pool("relu", None, "max", 2, None, 0, False, True)
 
 
@@ -20,7 +19,7 @@ def test_importing_the_package_imports_no_triton() -> None:
     code = (
         "import sys, crossmedia_fast\n"
         "from crossmedia_fast import triton_support, triton_tuning\n"
-        "from crossmedia_fast.ops.conv_act_pool import triton, triton_conv\n"
+        "from crossmedia_fast.ops.conv_act_pool import triton, triton_choice, triton_conv\n"
         "from crossmedia_fast.ops.gan_loss import triton\n"
         "assert 'triton' not in sys.modules"
     )
@@ -30,23 +29,19 @@ def test_importing_the_package_imports_no_triton() -> None:
 def test_tensors_on_the_cpu_are_refused_with_the_reason() -> None:
     if triton_support.interpreting():
         pytest.skip("the interpreter takes them")
-    assert "TRITON_INTERPRET=1" in triton_support.why_not_device(torch.device("cpu"))
-    assert triton_support.why_not_device(torch.device("cuda", 0)) == ""
+    with pytest.raises(NotImplementedError, match="backend 'triton' can't run here: ."):
+        backends.resolve("triton", torch.device("cpu"), torch.float32)
+    if not triton_support.why_unavailable():
+        with pytest.raises(NotImplementedError, match="runs on cuda tensors"):
+            backends.resolve("triton", torch.device("cpu"), torch.float32)
+    elif not triton_support.why_not_importable():
+        assert "TRITON_INTERPRET=1" in triton_support.why_unavailable()
 
 
 def test_what_the_convolution_refuses() -> None:
-    if triton_support.why_not_importable():
-        pytest.skip(triton_support.why_not_importable())
-
     def why_not(dtype=torch.float32, conv=None, pool=MAX, needs_grad=True, kernel=(3, 3)) -> str:
         return triton_conv.why_not(
-            (2, 16, 8, 8),
-            (16, 16, *kernel),
-            dtype,
-            META,
-            conv or check_conv(1, 1, 1, 1),
-            pool,
-            needs_grad,
+            (16, 16, *kernel), dtype, conv or check_conv(1, 1, 1, 1), pool, needs_grad
         )
 
     assert why_not() == ""

@@ -36,7 +36,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},
           {CMF_ISA::few_channels_refusal, CMF_ISA::few_channels_forward,
            CMF_ISA::few_channels_backward, nullptr, nullptr},
-          {CMF_ISA::pointwise_refusal, CMF_ISA::pointwise_forward, nullptr,
+          {CMF_ISA::pointwise_refusal, CMF_ISA::pointwise_forward, CMF_ISA::pointwise_backward,
            CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare},
           {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, CMF_ISA::depthwise_backward,
            nullptr, nullptr},  // kDepthwise

@@ -240,7 +240,10 @@ const char* pointwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (p.groups != 1) return "takes one group alone";
   if (p.pad_height != 0 || p.pad_width != 0) return "takes no padding";
   if (p.pool.index_itemsize > 1) return "takes max pooling windows of up to 255 elements";
-  return backward ? "has no backward" : nullptr;
+  if (backward && p.pool.saved == Saved::kInput) {
+    return "keeps no convolution output for the backward of this activation";
+  }
+  return nullptr;
 }
 
 int64_t pointwise_prepared_size(const ConvActPool2dProblem& p) { return packed_weights_size(p); }

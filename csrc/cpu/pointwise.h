@@ -10,6 +10,8 @@ namespace CMF_ISA {
 const char* pointwise_refusal(const ConvActPool2dProblem& problem, bool backward);
 bool pointwise_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                        int threads);
+bool pointwise_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+                        int threads);
 int64_t pointwise_prepared_size(const ConvActPool2dProblem& problem);
 bool pointwise_prepare(const ConvActPool2dProblem& problem, const void* w, void* prepared,
                        int threads);

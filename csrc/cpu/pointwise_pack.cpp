@@ -27,31 +27,26 @@ void pack_row(const float* source, int64_t channels, int64_t rows, int64_t row, 
   }
 }
 
-// Rows first .. first + count - 1 (count <= kV) of a tile from an NCHW image.
-void pack_rows_transposed(const ConvActPool2dProblem& p, const float* image, int64_t pixel,
-                          int count, int64_t rows, int64_t first, float* packed) {
+// `count` <= kV pixels of kV channels of an NCHW image, of which `lanes` exist.
+void pack_block(const ConvActPool2dProblem& p, const float* planes, int lanes, int64_t pixel,
+                int count, float* packed) {
   const int64_t plane = p.height * p.width;
   const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
-  int64_t sources[kV];
-  for (int j = 0; j < count; ++j) sources[j] = source_pixel(p, pixel + j);
-  for (int64_t c = 0; c < p.in_channels; c += kV, packed += rows * kV) {
-    const int64_t left = p.in_channels - c;
-    Vec<float> block[kV];
-    for (int lane = 0; lane < kV; ++lane) {
-      const float* source = image + (c + lane) * plane;
-      if (lane >= left) {
-        block[lane] = Vec<float>{};
-      } else if (adjacent) {
-        block[lane] = load_lanes<float>(source + pixel, count);
-      } else {
-        float values[kV] = {};
-        for (int j = 0; j < count; ++j) values[j] = source[sources[j]];
-        block[lane] = load<float>(values);
-      }
+  Vec<float> block[kV];
+  for (int lane = 0; lane < kV; ++lane) {
+    const float* source = planes + lane * plane;
+    if (lane >= lanes) {
+      block[lane] = Vec<float>{};
+    } else if (adjacent) {
+      block[lane] = load_lanes<float>(source + pixel, count);
+    } else {
+      float values[kV] = {};
+      for (int j = 0; j < count; ++j) values[j] = source[source_pixel(p, pixel + j)];
+      block[lane] = load<float>(values);
     }
-    transpose_block<float>(block);
-    for (int j = 0; j < count; ++j) store<float>(packed + (first + j) * kV, block[j]);
   }
+  transpose_block<float>(block);
+  for (int j = 0; j < count; ++j) store<float>(packed + j * kV, block[j]);
 }
 
 void pack_weight_panel(const ConvActPool2dProblem& p, const float* w, int64_t k_first,
@@ -104,30 +99,41 @@ void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, 
   });
 }
 
-void pack_pixels(const ConvActPool2dProblem& p, const float* x, Range pixels, float* packed) {
+void pack_tile(const ConvActPool2dProblem& p, const float* x, Range pixels, float* packed) {
   const int64_t C = p.in_channels;
-  const int64_t step = round_up(C, kV);
   const int64_t area = p.pool.height * p.pool.width;
   const int64_t image_size = C * p.height * p.width;
+  const int64_t count = pixels.last - pixels.first;
+  if (p.x_channels_last) {
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t n = (pixels.first + row) / area;
+      const int64_t pixel = (pixels.first + row) % area;
+      pack_row(x + n * image_size + source_pixel(p, pixel) * C, C, count, row, packed);
+    }
+    return;
+  }
+  // a few planes at a time: more are more streams than the hardware follows
+  for (int64_t c = 0; c < C; c += kV, packed += count * kV) {
+    const int lanes = C - c < kV ? static_cast<int>(C - c) : kV;
+    for (int64_t row = 0; row < count;) {
+      const int64_t n = (pixels.first + row) / area;
+      const int64_t pixel = (pixels.first + row) % area;
+      int64_t together = least(count - row, kV);
+      if (area - pixel < together) together = area - pixel;
+      pack_block(p, x + n * image_size + c * p.height * p.width, lanes, pixel,
+                 static_cast<int>(together), packed + row * kV);
+      row += together;
+    }
+  }
+}
+
+void pack_pixels(const ConvActPool2dProblem& p, const float* x, Range pixels, float* packed) {
+  const int64_t step = round_up(p.in_channels, kV);
   const TileRows rows = {pixels.last - pixels.first};
   for (int i = 0; i < rows.tiles(); ++i) {
     const Range tile = rows.tile(i);
-    const int64_t count = tile.last - tile.first;
-    float* target = packed + tile.first * step;
-    for (int64_t row = 0; row < count;) {
-      const int64_t n = (pixels.first + tile.first + row) / area;
-      const int64_t pixel = (pixels.first + tile.first + row) % area;
-      const float* image = x + n * image_size;
-      if (p.x_channels_last) {
-        pack_row(image + source_pixel(p, pixel) * C, C, count, row, target);
-        ++row;
-        continue;
-      }
-      int together = count - row < kV ? static_cast<int>(count - row) : kV;
-      if (area - pixel < together) together = static_cast<int>(area - pixel);
-      pack_rows_transposed(p, image, pixel, together, count, row, target);
-      row += together;
-    }
+    pack_tile(p, x, Range{pixels.first + tile.first, pixels.first + tile.last},
+              packed + tile.first * step);
   }
 }
 

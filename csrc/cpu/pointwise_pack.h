@@ -27,7 +27,10 @@ int64_t packed_weights_size(const ConvActPool2dProblem& problem);
 void pack_weights(const ConvActPool2dProblem& problem, const float* w, float* packed, int threads);
 
 // Pixels of the convolution's output, numbered from n · H' · W' on for image n: what x has there,
-// as rows tile by tile [C / kLanes][rows][kLanes].
+// as one tile [C / kLanes][pixels][kLanes]; channels that don't exist are 0.
+void pack_tile(const ConvActPool2dProblem& problem, const float* x, Range pixels, float* packed);
+
+// The same, tile by tile as TileRows has them.
 void pack_pixels(const ConvActPool2dProblem& problem, const float* x, Range pixels, float* packed);
 
 // Up to kTileLanes pixels of an NCHW image as columns [C][kTileLanes], filled up with zeros.

@@ -171,18 +171,25 @@ void test_conv_backward(const KernelTable& kernels) {
       {1, 6, 11, 9, 9, 3, 3, 2, 1},   {2, 4, 8, 9, 6, 5, 5, 1, 2},   {1, 3, 17, 15, 4, 7, 7, 2, 3},
       {1, 2, 5, 4, 3, 3, 2, 1, 1},
   };
-  for (const Shape& s : winograd) {
+  const Shape pointwise[] = {
+      {2, 17, 9, 11, 21, 1, 1, 1, 0}, {1, 3, 6, 13, 35, 1, 1, 1, 0},
+      {3, 40, 5, 4, 8, 1, 1, 1, 0},   {1, 6, 11, 9, 66, 1, 1, 2, 0},
+      {5, 33, 3, 3, 1, 1, 1, 1, 0},   {2, 16, 12, 12, 16, 1, 1, 3, 0},
+      {1, 5, 40, 33, 19, 1, 1, 1, 0},
+  };
+  const auto check_all = [&](ConvAlgorithm algorithm, const Shape& s) {
     for (const bool channels_last : {false, true}) {
       const auto check = [&](Pool pool, int64_t size, int64_t step, Activation activation) {
-        Case(kernels, ConvAlgorithm::kWinograd, s, pool, size, step, activation, channels_last)
-            .check();
+        Case(kernels, algorithm, s, pool, size, step, activation, channels_last).check();
       };
       check(Pool::kMax, 2, 2, Activation::kRelu);
       check(Pool::kMax, 3, 2, Activation::kTanh);
       check(Pool::kAvg, 2, 2, Activation::kLeakyRelu);
       check(Pool::kNone, 1, 1, Activation::kRelu);
     }
-  }
+  };
+  for (const Shape& s : winograd) check_all(ConvAlgorithm::kWinograd, s);
+  for (const Shape& s : pointwise) check_all(ConvAlgorithm::kPointwise, s);
 }
 
 }  // namespace test

@@ -10,15 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import triton_support
 from ...triton_launch import KernelCall, is_wide
 from .arguments import Pool2d
-from .cpu import as_format, dense_strides
+from .memory_format import as_format, dense_strides
 from .registration import index_dtype, saved_kind
 
-_MAX_CACHED = 4096
 _BLOCK_BYTES = 2048  # of outputs a program of the epilogue: 16 bytes a thread of 4 warps
-_ROWS, _CHANNELS = 32, 64  # the tile of the pooled gradient
+_ROWS, _CHANNELS = 32, 32  # the tile of the pooled gradient
 _SPLITS = 512  # programs that share the rows of the pooled gradient, at most
 
 
@@ -29,11 +27,6 @@ def is_monotone(activation: str, param: float) -> bool:
     if activation in ("leaky_relu", "softplus"):
         return param > 0
     return activation in ("identity", "relu", "relu6", "tanh", "sigmoid")
-
-
-def why_not(dtype: torch.dtype, device: torch.device) -> str:
-    """Why the epilogue doesn't run on such tensors; "" where it does."""
-    return triton_support.why_not_importable() or triton_support.why_not_device(device)
 
 
 def geometry(pool: Pool2d) -> dict[str, Any]:
@@ -356,19 +349,3 @@ def sum_partials_call(
         },
         {"WIDE": is_wide(partial.numel()), "BLOCK": block},
     )
-
-
-_launches: dict[Any, Launch] = {}
-
-
-def launch_for(
-    x_shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, pool: Pool2d
-) -> Launch:
-    """The cached `Launch` of a problem."""
-    key = (x_shape, dtype, channels_last, pool)
-    launch = _launches.get(key)
-    if launch is None:
-        if len(_launches) >= _MAX_CACHED:
-            _launches.clear()
-        launch = _launches[key] = Launch(x_shape, dtype, channels_last, pool)
-    return launch

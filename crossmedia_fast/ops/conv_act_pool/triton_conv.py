@@ -18,7 +18,7 @@ from ...triton_launch import KernelCall
 from ...triton_tuning import Config, can_measure, choose
 from . import triton
 from .arguments import Conv2d, Pool2d
-from .cpu import as_format
+from .memory_format import as_format, is_channels_last
 from .registration import index_dtype
 from .triton_conv_launch import ConvLaunch
 from .triton_refusals import why_no_gain, why_not
@@ -31,6 +31,7 @@ class FusedConv2d(ConvLaunch):
     """One convolution with what follows it, ready to call (autograd_conv.NativeConv)."""
 
     __slots__ = ("chosen",)
+    backend = "triton"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -160,7 +161,7 @@ def fused(
     x: Tensor, w: Tensor, z_shape: tuple[int, ...], conv: Conv2d, pool: Pool2d
 ) -> FusedConv2d:
     """The `FusedConv2d` of these tensors; y in the memory format that PyTorch would give it."""
-    x_channels_last = _is_channels_last(x)
+    x_channels_last = is_channels_last(x)
     return FusedConv2d(
         tuple(x.shape),
         tuple(w.shape),
@@ -169,10 +170,6 @@ def fused(
         conv,
         pool,
         x_channels_last,
-        x_channels_last or _is_channels_last(w),
+        x_channels_last or is_channels_last(w),
         triton_support.rows_apart(x.device),
     )
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -12,7 +12,7 @@ from ...triton_launch import KernelCall, is_wide
 from ...triton_tuning import Config, size_class
 from . import triton
 from .arguments import Conv2d, Pool2d
-from .cpu import dense_strides
+from .memory_format import dense_strides
 from .registration import saved_kind
 from .triton_tiles import precision, product_dtype, row_order
 
@@ -71,7 +71,7 @@ class ConvLaunch:
         # memory too: one pass over x that changes its format pays for itself.
         self.read_channels_last = x_channels_last or w_shape[1] >= _LEAST_CHANNELS
         self.read_strides = dense_strides(x_shape, self.read_channels_last)
-        self.pool_launch = triton.launch_for(z_shape, dtype, y_channels_last, pool)
+        self.pool_launch = triton.Launch(z_shape, dtype, y_channels_last, pool)
         # what only the kernels see lies as they read it best
         self.g_strides = dense_strides(self.pool_launch.y_shape, channels_last=True)
         # without pooling the convolution's output is no larger than y: kept where y doesn't tell

@@ -6,7 +6,6 @@ import math
 
 import torch
 
-from . import triton
 from .arguments import Conv2d, Pool2d
 from .registration import saved_kind
 
@@ -15,18 +14,13 @@ _LARGEST_GRID = 65535  # along the second and third axis
 
 
 def why_not(
-    x_shape: tuple[int, ...],  # [N, C, H, W]
     w_shape: tuple[int, ...],  # [K, C / groups, R, S]
     dtype: torch.dtype,
-    device: torch.device,
     conv: Conv2d,
     pool: Pool2d,
     needs_grad: bool,
 ) -> str:
     """Why the fused convolution can't take this problem; "" where it can."""
-    reason = triton.why_not(dtype, device)
-    if reason:
-        return reason
     if dtype not in DTYPES:
         return "multiplies float32, float16 and bfloat16: Triton's products of float64 are no gain"
     if conv.symmetric_padding(w_shape[2:]) is None:

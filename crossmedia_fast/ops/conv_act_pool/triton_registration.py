@@ -16,7 +16,7 @@ from torch import Tensor
 from . import triton, triton_conv
 from .arguments import Conv2d, Pool2d, conv_output_size
 from .autograd import differentiable_backward
-from .cpu import as_format, is_channels_last
+from .memory_format import as_format, is_channels_last
 from .reference import act_pool2d as act_pool2d_reference
 from .registration import _as_args, _check_op_tensors, _pool, saved_kind
 
@@ -61,7 +61,7 @@ def triton_act_pool2d(
     _check_op_tensors(x, bias)
     channels_last = is_channels_last(x)
     x = as_format(x, channels_last)
-    launch = triton.launch_for(tuple(map(int, x.shape)), x.dtype, channels_last, pool2d)
+    launch = triton.Launch(tuple(map(int, x.shape)), x.dtype, channels_last, pool2d)
     bias = None if bias is None else bias.contiguous()
     y, index, preactivation = launch.forward(x, bias, save)
     return y, _filled(index, x), _filled(preactivation, x)
@@ -95,7 +95,7 @@ def triton_act_pool2d_backward(
         ceil_mode,
         count_include_pad,
     )
-    launch = triton.launch_for(tuple(map(int, x_shape)), dy.dtype, channels_last, pool2d)
+    launch = triton.Launch(tuple(map(int, x_shape)), dy.dtype, channels_last, pool2d)
     dense = [None if t is None else as_format(t, channels_last) for t in (saved, index)]
     bias = None if bias is None else bias.contiguous()
     dx, dbias = launch.backward(dy, dense[0], bias, dense[1], True, True)

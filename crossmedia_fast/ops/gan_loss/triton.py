@@ -15,24 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import triton_support
 from ...triton_launch import KernelCall, is_wide
 from .arguments import OPERANDS, Problem
-from .cpu import as_dense
+from .dense import as_dense
 
-_MAX_CACHED = 4096
 _BLOCK = 1024
 MOST_TRACED = 8  # tensors of a loss in a graph of torch.compile
 _PROGRAMS = 1024  # a term, at most: enough for any GPU, and few to add up afterwards
 
 
-def why_not(device: torch.device) -> str:
-    """Why the kernels don't run on such tensors; "" where they do."""
-    return triton_support.why_not_importable() or triton_support.why_not_device(device)
-
-
 class Launch:
     """One problem on operands of one size, ready to call."""
+
+    backend = "triton"
 
     __slots__ = (
         "alike",
@@ -269,20 +264,3 @@ def _pointers(gradients: Sequence[Tensor | None], operands: Sequence[Tensor]) ->
     if not gradients:
         return tuple(operands)
     return tuple(x if g is None else g for g, x in zip(gradients, operands, strict=True))
-
-
-_launches: dict[Any, Launch] = {}
-
-
-def launch_for(
-    problem: Problem, operands: Sequence[Tensor], dtype: torch.dtype | None = None
-) -> Launch:
-    """The cached `Launch` of a problem on operands of these sizes."""
-    counts = tuple(int(x.numel()) for x in operands[:: OPERANDS[problem.function]])
-    key = (problem, counts, operands[0].dtype, dtype)
-    launch = _launches.get(key)
-    if launch is None:
-        if len(_launches) >= _MAX_CACHED:
-            _launches.clear()
-        launch = _launches[key] = Launch(problem, counts, operands[0].dtype, dtype)
-    return launch

@@ -12,9 +12,16 @@ import torch
 from torch import Tensor
 
 from . import triton
-from .arguments import Problem
+from .arguments import OPERANDS, Problem
 from .formulas import compose, differentiable_backward
 from .registration import _as_args, _check_operands, _problem, _wanted
+
+
+def _launch(
+    problem: Problem, operands: Sequence[Tensor], dtype: torch.dtype | None
+) -> triton.Launch:
+    counts = tuple(int(x.numel()) for x in operands[:: OPERANDS[problem.function]])
+    return triton.Launch(problem, counts, operands[0].dtype, dtype)
 
 
 @torch.library.triton_op("crossmedia_fast::triton_gan_loss", mutates_args={})
@@ -29,7 +36,7 @@ def triton_gan_loss(
     """The loss of one problem (arguments.Problem)."""
     problem = _problem(function, parameters, scales, reduction)
     _check_operands(problem, list(operands))
-    launch = triton.launch_for(problem, operands, dtype)
+    launch = _launch(problem, operands, dtype)
     return launch.forward(operands, None, traced=True)[0]
 
 
@@ -46,7 +53,7 @@ def triton_gan_loss_backward(
     """The gradient of each operand that has one."""
     problem = _problem(function, parameters, scales, reduction)
     _check_operands(problem, list(operands))
-    launch = triton.launch_for(problem, operands, dtype)
+    launch = _launch(problem, operands, dtype)
     wanted = _wanted(problem, len(operands))
     gradients = launch.backward(grad, operands, wanted, traced=True)
     return [x for x in gradients if x is not None]
@@ -63,7 +70,11 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
     if torch.is_grad_enabled():
         gradients = differentiable_backward(problem, operands, grad, ctx.dtype)
     else:
-        given = iter(triton_gan_loss_backward(grad, list(operands), *_as_args(problem, ctx.dtype)))
+        given = iter(
+            triton_gan_loss_backward(
+                grad, list(operands), *_as_args(problem, ctx.dtype, "triton")[:-1]
+            )
+        )
         wanted = _wanted(problem, len(operands))
         gradients = [next(given) if want else None for want in wanted]
     return gradients, None, None, None, None, None
@@ -77,4 +88,4 @@ def gan_loss(problem: Problem, operands: list[Tensor], dtype: torch.dtype | None
     if len(operands) > triton.MOST_TRACED:
         loss = compose(problem, operands, torch.float32 if dtype is not None else None)
         return loss if dtype is None else loss.to(dtype)
-    return triton_gan_loss(operands, *_as_args(problem, dtype))
+    return triton_gan_loss(operands, *_as_args(problem, dtype, "triton")[:-1])
