@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from crossmedia_fast import backends, triton_support
+from crossmedia_fast import triton_support
+from crossmedia_fast.backends import resolve
 from crossmedia_fast.ops.conv_act_pool import triton_conv, triton_tiles
 from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
 
@@ -29,11 +30,11 @@ def test_importing_the_package_imports_no_triton() -> None:
 def test_tensors_on_the_cpu_are_refused_with_the_reason() -> None:
     if triton_support.interpreting():
         pytest.skip("the interpreter takes them")
-    with pytest.raises(NotImplementedError, match="backend 'triton' can't run here: ."):
-        backends.resolve("triton", torch.device("cpu"), torch.float32)
+    with pytest.raises(NotImplementedError, match="backend 'triton' can't run here: "):
+        resolve("triton", torch.device("cpu"), torch.float32)
     if not triton_support.why_unavailable():
         with pytest.raises(NotImplementedError, match="runs on cuda tensors"):
-            backends.resolve("triton", torch.device("cpu"), torch.float32)
+            resolve("triton", torch.device("cpu"), torch.float32)
     elif not triton_support.why_not_importable():
         assert "TRITON_INTERPRET=1" in triton_support.why_unavailable()
 

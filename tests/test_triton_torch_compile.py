@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import crossmedia_fast as cmf
 from crossmedia_fast import triton_support
 from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
 from crossmedia_fast.ops.gan_loss.arguments import Problem
@@ -145,3 +146,55 @@ def test_more_tensors_than_a_launch_takes_are_left_to_the_compiler() -> None:
         return triton_registration.gan_loss(problem, list(operands), None)
 
     assert written(function, *parameters(*[(5,)] * 9)) == []
+
+
+@pytest.fixture
+def _on_meta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the backend ran on tensors without memory: the plan of a GPU's tensors."""
+    monkeypatch.setattr(triton_support, "why_unavailable", lambda: "")
+    monkeypatch.setattr(triton_support, "devices", lambda: ("cuda", "meta"))
+
+
+@pytest.mark.usefixtures("_on_meta")
+def test_the_public_functions_reach_the_kernels() -> None:
+    def convolution(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return cmf.conv_act_pool2d(x, w, bias, padding=1, backend="triton")
+
+    launches = written(convolution, *parameters((2, 16, 8, 8), (16, 16, 3, 3), (16,)))
+    assert launches[0] == {"y_ptr", "index_ptr"}
+    assert {"dx_ptr"} in launches
+
+    def overlapping(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
+        return cmf.conv_act_pool2d(
+            x, w, bias, padding=1, pool_size=3, pool_stride=1, backend="triton"
+        )
+
+    torch.compiler.reset()
+    launches = written(overlapping, *parameters((2, 16, 8, 8), (16, 16, 3, 3), (16,)))
+    assert launches[0] == {"y_ptr", "index_ptr"}
+    assert launches[-1] == {"dx_ptr"}  # the epilogue; the convolution's own gradient is PyTorch's
+
+    def loss(real: Tensor, fake: Tensor) -> Tensor:
+        return cmf.gan_discriminator_loss(real, fake, backend="triton")
+
+    torch.compiler.reset()
+    assert written(loss, *parameters((50,), (50,))) == [
+        {"partial_ptr"},
+        {"loss_ptr"},
+        {"gradient_0", "gradient_1"},
+    ]
+
+
+@pytest.mark.usefixtures("_on_meta")
+def test_export_keeps_the_ops() -> None:
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.empty(16, 16, 3, 3, device="meta"))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return cmf.conv_act_pool2d(x, self.weight, backend="triton")
+
+    program = torch.export.export(Layer(), (torch.empty(2, 16, 8, 8, device="meta"),))
+    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert "crossmedia_fast.triton_conv_act_pool2d.default" in targets

@@ -19,6 +19,7 @@ from .plan import Plan
 from .prepared import Prepared, is_plain, needs_grad_of, prepared_calls
 from .reference import act_pool2d as act_pool2d_reference
 from .registration import act_pool2d as act_pool2d_registered
+from .registration import conv_act_pool2d as conv_act_pool2d_registered
 
 _MAX_CACHED = 4096
 
@@ -69,6 +70,10 @@ def _run(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: Prepared)
         pass
     elif plain and prepared.native is not None and not _transforms_active():
         y = _run_native(input, weight, bias, prepared.native, prepared.needs_grad)
+    elif algorithm == "implicit_gemm" and prepared.native is None and not _transforms_active():
+        y = conv_act_pool2d_registered(
+            input, weight, bias, prepared.conv, prepared.pool, prepared.needs_grad
+        )
     elif algorithm == "convolution" or prepared.nothing_to_fuse:
         y = F.conv2d(input, weight, bias, *prepared.conv_args)
     elif algorithm == "reference":

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ... import backends
-from . import kernels
+from . import kernels, triton_refusals
 from .arguments import Conv2d, Pool2d, autocast_enabled
 from .kernels import ActPool2dLaunch, NativeConv
 from .plan import ALGORITHMS, Plan, make_plan
@@ -34,6 +34,7 @@ class Prepared:
     __slots__ = (
         "add_batch",
         "bias_in_epilogue",
+        "conv",
         "conv_args",
         "launches",
         "native",
@@ -82,12 +83,18 @@ class Prepared:
             )
             choice = kernels.choose(chosen, call)
             why_not = choice.why_not
+        elif chosen == "triton" and torch.compiler.is_compiling() and not autocast:
+            # its convolution is a library op too, whose launches the compiler looks into
+            why_not = triton_refusals.refusals(
+                tuple(weight.shape), input.dtype, conv, pool, self.needs_grad, False
+            )
         self.plan: Plan = make_plan(
             chosen, rejected_backends, self.nothing_to_fuse, why_not, forced_algorithm
         )
         self.native: NativeConv | None = (
             None if choice is None else choice.native(self.plan.algorithm)
         )
+        self.conv = conv
         self.pool = pool
         self.conv_args: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self.add_batch = input.dim() == 3

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...backends import resolve
-from .arguments import Pool2d
+from .arguments import Conv2d, Pool2d
 from .autograd import differentiable_backward
 from .kernels import ActPool2dLaunch, launch_for
 from .memory_format import as_format, dense_strides, is_channels_last
@@ -277,3 +277,12 @@ def act_pool2d(x: Tensor, bias: Tensor | None, pool: Pool2d, save: bool, backend
     return torch.ops.crossmedia_fast.act_pool2d(
         x, bias, *_as_args(pool), is_channels_last(x), backend, save
     )[0]
+
+
+def conv_act_pool2d(
+    x: Tensor, w: Tensor, bias: Tensor | None, conv: Conv2d, pool: Pool2d, save: bool
+) -> Tensor:
+    """The fused convolution as a library op: the Triton backend's, which alone has one."""
+    from . import triton_registration
+
+    return triton_registration.conv_act_pool2d(x, w, bias, conv, pool, save)

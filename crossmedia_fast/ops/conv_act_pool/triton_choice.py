@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from ...triton_support import rows_apart
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
-from .triton_refusals import why_no_gain, why_not
+from .triton_conv import FusedConv2d
+from .triton_refusals import refusals
 
 
 class Choice:
@@ -12,19 +14,15 @@ class Choice:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        dtype = call.input.dtype if call.autocast is None else call.autocast
-        reason = why_not(call.w_shape, dtype, call.conv, call.pool, call.needs_grad)
-        if not (reason or call.forced):
-            reason = why_no_gain(call.w_shape, call.conv, call.pool)
-        self.dtype = dtype
-        self.why_not = {"implicit_gemm": reason}
+        self.dtype = call.input.dtype if call.autocast is None else call.autocast
+        self.why_not = refusals(
+            call.w_shape, self.dtype, call.conv, call.pool, call.needs_grad, call.forced
+        )
 
     def native(self, algorithm: str) -> NativeConv | None:
         """The algorithm, ready to run; None where it is no convolution of the backend's own."""
         if algorithm != "implicit_gemm":
             return None
-        from ...triton_support import rows_apart
-        from .triton_conv import FusedConv2d  # imports no Triton yet, its kernels do
 
         call = self.call
         batched = call.input if call.input.dim() == 4 else call.input.unsqueeze(0)

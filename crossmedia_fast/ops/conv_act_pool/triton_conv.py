@@ -57,6 +57,9 @@ class FusedConv2d(ConvLaunch):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y [N, K, P, Q] of any x [N, C, H, W] and w [K, C / groups, R, S]; as NativeConv."""
         launch = self.pool_launch
+        # a call under autocast comes in other dtypes
+        x, w = x.to(self.dtype), w.to(self.dtype)
+        bias = None if bias is None else bias.to(self.dtype)
         y = x.new_empty_strided(launch.y_shape, launch.y_strides)
         index = preactivation = None
         dtype = index_dtype(self.pool)
@@ -104,8 +107,12 @@ class FusedConv2d(ConvLaunch):
             need_dbias,
             g_channels_last=True,
         )
-        dx = self.input_gradient(g, index, w) if need_dx else None
-        dw = self.weight_gradient(g, index, x, w) if need_dw else None
+        dx = self.input_gradient(g, index, w.to(self.dtype)).to(x.dtype) if need_dx else None
+        dw = None
+        if need_dw:
+            dw = self.weight_gradient(g, index, x.to(self.dtype), w.to(self.dtype)).to(w.dtype)
+        if dbias is not None and bias is not None:
+            dbias = dbias.to(bias.dtype)
         return dx, dw, dbias
 
     def input_gradient(self, g: Tensor, index: Tensor | None, w: Tensor) -> Tensor:

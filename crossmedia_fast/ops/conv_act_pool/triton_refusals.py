@@ -45,3 +45,18 @@ def why_no_gain(w_shape: tuple[int, ...], conv: Conv2d, pool: Pool2d) -> str:
         if math.prod(covered) > 1.5:
             return "windows overlap: each output of the convolution would be computed again"
     return ""
+
+
+def refusals(
+    w_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    conv: Conv2d,
+    pool: Pool2d,
+    needs_grad: bool,
+    forced: bool,
+) -> dict[str, str]:
+    """By algorithm, why it does not take the call; cost is no reason where it is `forced`."""
+    reason = why_not(w_shape, dtype, conv, pool, needs_grad)
+    if not (reason or forced):
+        reason = why_no_gain(w_shape, conv, pool)
+    return {"implicit_gemm": reason}

@@ -164,4 +164,8 @@ def gan_loss(
     problem: Problem, operands: list[Tensor], dtype: torch.dtype | None, backend: str
 ) -> Tensor:
     """The registered op, called the way the public functions do."""
+    if backend == "triton":  # whose launches torch.compile can look into
+        from . import triton_registration
+
+        return triton_registration.gan_loss(problem, operands, dtype)
     return torch.ops.crossmedia_fast.gan_loss(operands, *_as_args(problem, dtype, backend))

@@ -24,6 +24,11 @@ def _launch(
     return triton.Launch(problem, counts, operands[0].dtype, dtype)
 
 
+def _arguments(problem: Problem, dtype: torch.dtype | None) -> tuple[Any, ...]:
+    *arguments, _ = _as_args(problem, dtype, "triton")  # the ops are that backend's
+    return tuple(arguments)
+
+
 @torch.library.triton_op("crossmedia_fast::triton_gan_loss", mutates_args={})
 def triton_gan_loss(
     operands: Sequence[Tensor],
@@ -88,4 +93,4 @@ def gan_loss(problem: Problem, operands: list[Tensor], dtype: torch.dtype | None
     if len(operands) > triton.MOST_TRACED:
         loss = compose(problem, operands, torch.float32 if dtype is not None else None)
         return loss if dtype is None else loss.to(dtype)
-    return triton_gan_loss(operands, *_as_args(problem, dtype, "triton")[:-1])
+    return triton_gan_loss(operands, *_arguments(problem, dtype))
