@@ -24,11 +24,6 @@ FILES = (
     "test_triton_gan_loss.py",
     "test_triton_public.py",
 )
-    "test_triton_conv.py",
-    "test_triton_epilogue.py",
-    "test_triton_gan_loss.py",
-    "test_triton_public.py",
-)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the same tests run on the GPU here")

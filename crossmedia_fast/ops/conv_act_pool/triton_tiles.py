@@ -39,7 +39,7 @@ _HALF_GRADIENT = (
     Config(32, 64, 32, 4, 2),
 )
 _FLOAT_GRADIENT = (
-    Config(64, 64, 16, 4, 2),
+    Config(64, 64, 16, 4, 3),
     Config(64, 32, 16, 4, 2),
     Config(32, 64, 16, 4, 2),
 )

@@ -19,7 +19,9 @@ from ...triton_launch import KernelCall, is_wide
 from .arguments import OPERANDS, Problem
 from .dense import as_dense
 
-_BLOCK = 1024
+_BLOCK = 1024  # elements a step of a program: 8 a thread of 4 warps
+_ADDED_BLOCK = 512  # where terms are added up element by element, which keeps more of each
+_DOUBLE_BLOCK = 256
 MOST_TRACED = 8  # tensors of a loss in a graph of torch.compile
 _PROGRAMS = 1024  # a term, at most: enough for any GPU, and few to add up afterwards
 
@@ -31,6 +33,7 @@ class Launch:
 
     __slots__ = (
         "alike",
+        "block",
         "blocks",
         "counts",
         "dtype",
@@ -59,12 +62,15 @@ class Launch:
         self.step = OPERANDS[problem.function]
         # how many operands must lie alike in memory: a term's, or all where elements are added up
         self.alike = self.step * len(counts) if self.unreduced else self.step
-        most = max(-(-count // _BLOCK) for count in counts)
+        self.block = _ADDED_BLOCK if self.unreduced else _BLOCK
+        if operand_dtype == torch.float64:
+            self.block = _DOUBLE_BLOCK
+        most = max(-(-count // self.block) for count in counts)
         self.blocks = max(1, -(-most // _PROGRAMS))
         firsts = [0]
         for count in counts:
             # an empty term has a program too: its mean is NaN
-            firsts.append(firsts[-1] + max(1, -(-count // (_BLOCK * self.blocks))))
+            firsts.append(firsts[-1] + max(1, -(-count // (self.block * self.blocks))))
         self.first_programs = tuple(firsts)
         parameters = [_two_floats(value) for value in problem.parameters]
         scales = [_two_floats(value) for value in problem.scales]
@@ -183,7 +189,7 @@ class Launch:
         count = self.counts[0]
         return KernelCall(
             triton_kernels.gan_loss_elements,
-            (-(-count // _BLOCK),),
+            (-(-count // self.block),),
             {
                 "operands": tuple(operands),
                 "gradients": _pointers(gradients, operands),
@@ -211,7 +217,7 @@ class Launch:
             "TERMS": terms,
             "WANTED": wanted,
             "ACC": tl.float64 if double else tl.float32,
-            "BLOCK": _BLOCK,
+            "BLOCK": self.block,
         }
 
 
