@@ -270,3 +270,42 @@ def test_tiles_are_loaded_in_16_bytes_past_the_registers() -> None:
             widths = re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?, 0x([0-9a-f]+)", ptx)
             assert widths
             assert set(widths) == {"10"}, f"{name} {call.constants['BLOCK_N']}: {set(widths)}"
+
+
+class DriverWithoutGpu:
+    """What Triton asks a driver for before it compiles."""
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget(*TARGETS["sm_90"])
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def test_what_is_compiled_here_is_what_a_launch_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's own way from the arguments of a launch to machine code, all but the launch."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    monkeypatch.setattr(triton.runtime.driver, "_active", DriverWithoutGpu())
+    calls = [
+        next(launches(*convolution("sm_90", torch.float16), which))
+        for which in ("forward", "input_gradient", "weight_gradient")
+    ]
+    operands = [meta(5000), meta(70)]
+    launch = launch_for("triton", Problem("hinge", (1.0, -1.0), (1.0, 0.5), "mean"), operands)
+    calls.append(launch.reduced_call(operands, None, meta(10), operands))
+    for call in calls:
+        launched = call.kernel.warmup(
+            grid=call.grid,
+            **call.arguments,
+            **call.constants,
+            num_warps=call.num_warps,
+            num_stages=call.num_stages,
+        )
+        assert launched.asm["ptx"] == call.compile(GPUTarget(*TARGETS["sm_90"])).asm["ptx"]

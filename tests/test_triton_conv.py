@@ -14,8 +14,12 @@ from .triton_calls import Case, runs_kernels
 
 pytestmark = runs_kernels
 
-# "ieee" products on a GPU too, so that one tolerance holds
-torch.backends.cudnn.allow_tf32 = False
+
+@pytest.fixture(autouse=True)
+def _ieee_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU too, so that one tolerance holds."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
 
 SMALL = Case(batch=1, channels=2, height=6, width=4, filters=3)
 

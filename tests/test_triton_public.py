@@ -14,7 +14,11 @@ from .triton_calls import DEVICE, runs_kernels
 
 pytestmark = runs_kernels
 
-torch.backends.cudnn.allow_tf32 = False
+
+@pytest.fixture(autouse=True)
+def _ieee_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU too, so that one tolerance holds."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def tensors(dtype: torch.dtype = torch.float32, channels: int = 2) -> tuple[Tensor, ...]:
