@@ -62,8 +62,8 @@ def devices() -> tuple[str, ...]:
 def rows_apart(device: torch.device) -> bool:
     """Whether a thread's rows of a matrix product's result lie 8 apart: mma.sync and wgmma.
 
-    Not so on AMD's GPUs, nor in the tensor memory of NVIDIA's sm_100.
+    Not so in the tensor memory of NVIDIA's sm_100.
     """
-    if device.type != "cuda" or not torch.cuda.is_available():
+    if device.type != "cuda" or not torch.cuda.is_available() or torch.version.hip is not None:
         return True
-    return torch.version.hip is None and torch.cuda.get_device_capability(device)[0] not in (10, 11)
+    return torch.cuda.get_device_capability(device)[0] not in (10, 11)

@@ -132,7 +132,7 @@ def convolution(
     pooling = check_pool(activation, None, pool, pool_size, None, 0, False, True)
     z_shape = (32, filters, *conv_output_size(x, w, conv))
     kernels = triton_conv.fused(x, w, z_shape, conv, pooling)
-    kernels.rows_apart = name in ("sm_80", "sm_90")
+    kernels.rows_apart = name != "sm_100"
     return kernels, x, w, meta(filters, dtype=dtype)
 
 
@@ -256,7 +256,7 @@ def test_a_thread_holds_all_of_a_window(name: str) -> None:
 
     call = next(launches(*convolution(name, torch.float16), "forward"))
     assert "shfl" not in call.compile(GPUTarget(*TARGETS[name])).asm["ptx"]
-    call.constants.update(LOW=4, INNER=1)  # side by side, as gfx942 has it
+    call.constants.update(LOW=4, INNER=1)  # side by side, as sm_100 has it
     assert "shfl" in call.compile(GPUTarget(*TARGETS[name])).asm["ptx"]
 
 
