@@ -59,6 +59,9 @@ def test_what_is_no_gain() -> None:
 
     assert why() == ""
     assert "tile idle" in why((64, 1, 3, 3), groups=64)
+    assert "nothing follows" in why(
+        pool=check_pool("identity", None, "none", 2, None, 0, False, True)
+    )
     overlapping = check_pool("relu", None, "max", 3, 2, 1, False, True)
     assert "overlap" in why(pool=overlapping)
     assert why(pool=check_pool("relu", None, "max", 3, None, 0, False, True)) == ""

@@ -37,6 +37,8 @@ def why_no_gain(w_shape: tuple[int, ...], conv: Conv2d, pool: Pool2d) -> str:
 
     By what it computes in vain: what the plan asks until measurements on a GPU say more.
     """
+    if pool.activation == "identity" and pool.pool == "none":
+        return "nothing follows the convolution"
     filters = w_shape[0] // conv.groups
     if conv.groups > 1 and min(filters, w_shape[1]) < 16:
         return f"{filters} filters a group leave most of a tile idle"
