@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from . import native
+from . import cuda_support, native, triton_support
 
 NAMES = ("cpu", "cuda", "triton", "reference")
+# cuda before triton: what was measured for a device comes before what was written for any
+_SUPPORT: dict[str, Any] = {"cuda": cuda_support, "triton": triton_support}
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -56,9 +58,21 @@ def why_unavailable(name: str) -> str:
     """Why backend `name` can't run in this process; "" where it can."""
     if name == "cpu":
         return native.reason
-    if name in ("cuda", "triton"):
-        return f"this version of crossmedia_fast has no {name} kernels"
-    return ""
+    support = _SUPPORT.get(name)
+    return support.why_unavailable() if support else ""
+
+
+def _devices(name: str) -> tuple[str, ...]:
+    """The types of device that backend `name` runs on."""
+    if name == "reference":
+        return ("any",)
+    support = _SUPPORT.get(name)
+    return support.devices() if support else ("cpu",)
+
+
+def _dtypes(name: str) -> tuple[str, ...]:
+    support = _SUPPORT.get(name)
+    return support.DTYPES if support else _FLOATS
 
 
 def backends() -> BackendTable:
@@ -68,14 +82,8 @@ def backends() -> BackendTable:
     >>> {row.name for row in cmf.backends()} == {"cpu", "cuda", "triton", "reference"}
     True
     """
-    devices = {
-        "cpu": ("cpu",),
-        "cuda": ("cuda",),
-        "triton": ("cuda",),
-        "reference": ("any",),
-    }
     return BackendTable(
-        BackendInfo(name, not why_unavailable(name), why_unavailable(name), devices[name], _FLOATS)
+        BackendInfo(name, not (why := why_unavailable(name)), why, _devices(name), _dtypes(name))
         for name in NAMES
     )
 
@@ -123,6 +131,19 @@ def use_backend(name: str | None) -> Iterator[None]:
         _requested = before
 
 
+def _why_not_these(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Why backend `name` does not take tensors of this device and dtype; "" where it does."""
+    if name == "reference":
+        return ""
+    devices = _devices(name)
+    # no kernel runs on the meta device: shapes alone are asked for, and the CPU's plan gives them
+    if device.type not in devices and not (name == "cpu" and device.type == "meta"):
+        return f"runs on {' and '.join(devices)} tensors, the input is on {device.type}"
+    if str(dtype).removeprefix("torch.") not in _dtypes(name):
+        return f"takes {', '.join(_dtypes(name))}, the input is {dtype}"
+    return ""
+
+
 def resolve(
     backend: str | None, device: torch.device, dtype: torch.dtype
 ) -> tuple[str, dict[str, str]]:
@@ -133,9 +154,7 @@ def resolve(
     named = backend if backend is not None else requested()
     reasons = {}
     for name in NAMES:
-        reason = why_unavailable(name)
-        if not reason and name == "cpu" and device.type not in ("cpu", "meta"):
-            reason = f"runs on CPU tensors, the input is on {device.type}"
+        reason = why_unavailable(name) or _why_not_these(name, device, dtype)
         if reason:
             reasons[name] = reason
     if named is not None:

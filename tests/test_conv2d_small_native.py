@@ -38,6 +38,25 @@ def problem(shape: tuple[int, ...], dtype: str = "float64", **changes: Any) -> A
     return native.module.Conv2dProblem(**{**arguments, "dtype": dtype, **changes})
 
 
+def nothing_follows(p: Any, shape: tuple[int, ...], dtype: str = "float64") -> Any:
+    """The act_pool2d problem that leaves the convolution's output as it is."""
+    return native.module.ActPool2dProblem(
+        batch=shape[0], channels=shape[4], height=p.out_height, width=p.out_width,
+        out_height=p.out_height, out_width=p.out_width, pool_height=1, pool_width=1,
+        pool_stride_height=1, pool_stride_width=1, pool_pad_height=0, pool_pad_width=0,
+        count_include_pad=True, pool="none", activation="identity", activation_param=0.0,
+        dtype=dtype, channels_last=False,
+    )  # fmt: skip
+
+
+def forward(p: Any, after: Any, x: int, w: int, y: int) -> None:
+    native.module.conv2d_small_forward(p, after, x, w, 0, 0, y, 0, 0, 1)
+
+
+def backward(p: Any, after: Any, dy: int, x: int, w: int, dx: int, dw: int) -> None:
+    native.module.conv2d_small_backward(p, after, dy, 0, 0, 0, x, w, dx, dw, 0, 1)
+
+
 def guarded(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A tensor of NaN and the buffer around it, whose ends must stay as they are."""
     count = torch.Size(shape).numel()
@@ -64,15 +83,15 @@ def test_matches_pytorch(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     dz = torch.randn(want.shape, generator=generator, dtype=torch.float64).to(dtype)
     want_dx, want_dw = torch.autograd.grad(want, doubles, dz.double())
 
-    p = problem(shape, str(dtype).removeprefix("torch."))
+    name = str(dtype).removeprefix("torch.")
+    p = problem(shape, name)
+    after = nothing_follows(p, shape, name)
     assert (p.out_height, p.out_width) == want.shape[2:]
     z, z_buffer = guarded(tuple(want.shape), dtype)
     dx, dx_buffer = guarded(tuple(x.shape), dtype)
     dw, dw_buffer = guarded(tuple(weight.shape), dtype)
-    native.module.conv2d_small_forward(p, x.data_ptr(), weight.data_ptr(), z.data_ptr())
-    native.module.conv2d_small_backward(
-        p, dz.data_ptr(), x.data_ptr(), weight.data_ptr(), dx.data_ptr(), dw.data_ptr()
-    )
+    forward(p, after, x.data_ptr(), weight.data_ptr(), z.data_ptr())
+    backward(p, after, dz.data_ptr(), x.data_ptr(), weight.data_ptr(), dx.data_ptr(), dw.data_ptr())
     assert_guards(z_buffer, dx_buffer, dw_buffer)
     for ours, theirs in ((z, want.detach()), (dx, want_dx), (dw, want_dw)):
         assert_within(ours, theirs, GRADIENTS[dtype])
@@ -86,7 +105,7 @@ def test_what_lies_behind_a_row_does_not_matter() -> None:
     x[0, 0, 1:] = float("nan")
     weight = torch.ones(1, 1, 1, 3, dtype=torch.float64)
     z = torch.empty(1, 1, 3, 5, dtype=torch.float64)
-    native.module.conv2d_small_forward(p, x.data_ptr(), weight.data_ptr(), z.data_ptr())
+    forward(p, nothing_follows(p, shape), x.data_ptr(), weight.data_ptr(), z.data_ptr())
     assert z[0, 0, 0].tolist() == [2, 3, 3, 3, 2]
     assert z[0, 0, 1:].isnan().all()
 
@@ -107,15 +126,35 @@ def test_a_bad_problem_is_a_value_error(change: dict[str, Any]) -> None:
 
 
 def test_bad_addresses_are_value_errors() -> None:
-    p = problem((1, 1, 4, 4, 2, 3, 3, 1, 1))
+    shape = (1, 1, 4, 4, 2, 3, 3, 1, 1)
+    p = problem(shape)
+    after = nothing_follows(p, shape)
     good = torch.zeros(64, dtype=torch.float64).data_ptr()
-    for position, name in enumerate(("x", "w", "z")):
+    for position, name in enumerate(("x", "w", "y")):
         for bad in (0, good + 1):
             call = [good, good, good]
             call[position] = bad
             with pytest.raises(ValueError, match=name):
-                native.module.conv2d_small_forward(p, *call)
-    with pytest.raises(ValueError, match="dz"):
-        native.module.conv2d_small_backward(p, 0, good, good, good, good)
+                forward(p, after, *call)
+    with pytest.raises(ValueError, match="z"):
+        native.module.conv2d_small_forward(p, after, good, good, 0, good + 4, good, 0, 0, 1)
+    with pytest.raises(ValueError, match="dy"):
+        backward(p, after, 0, good, good, good, good)
     with pytest.raises(ValueError, match="dw"):
-        native.module.conv2d_small_backward(p, good, good, good, good, good + 4)
+        backward(p, after, good, good, good, good, good + 4)
+
+
+@pytest.mark.parametrize(
+    "other", [(2, 1, 4, 4, 2, 3, 3, 1, 1), (1, 1, 4, 4, 3, 3, 3, 1, 1), (1, 1, 5, 4, 2, 3, 3, 1, 1)]
+)
+def test_what_follows_must_fit_the_convolution(other: tuple[int, ...]) -> None:
+    p = problem((1, 1, 4, 4, 2, 3, 3, 1, 1))
+    good = torch.zeros(512, dtype=torch.float64).data_ptr()
+    for after in (
+        nothing_follows(problem(other), other),
+        nothing_follows(p, (1, 1, 4, 4, 2, 3, 3, 1, 1), "float32"),
+    ):
+        with pytest.raises(ValueError, match="convolution's output"):
+            forward(p, after, good, good, good)
+        with pytest.raises(ValueError, match="convolution's output"):
+            backward(p, after, good, good, good, good, good)

@@ -139,15 +139,15 @@ def test_opcheck(activation: str, pool: str, channels_last: bool) -> None:
     ops = torch.ops.crossmedia_fast
     forward = ops.act_pool2d.default
     leaves = (x.clone().requires_grad_(), bias.clone().requires_grad_())
-    torch.library.opcheck(forward, (*leaves, *arguments, channels_last, True))
-    torch.library.opcheck(forward, (x, None, *arguments, channels_last, False))
-    y, index, preactivation = ops.act_pool2d(x, bias, *arguments, channels_last, True)
+    torch.library.opcheck(forward, (*leaves, *arguments, channels_last, "cpu", True))
+    torch.library.opcheck(forward, (x, None, *arguments, channels_last, "cpu", False))
+    y, index, preactivation = ops.act_pool2d(x, bias, *arguments, channels_last, "cpu", True)
     kind = registration.saved_kind(fused)
     saved = {"output": y, "preactivation": preactivation, "input": x}.get(kind)
     codes = None if registration.index_dtype(fused) is None else index
     torch.library.opcheck(
         ops.act_pool2d_backward.default,
-        (torch.randn_like(y), saved, bias, codes, list(x.shape), *arguments, channels_last),
+        (torch.randn_like(y), saved, bias, codes, list(x.shape), *arguments, channels_last, "cpu"),
     )
 
 
@@ -173,10 +173,26 @@ def test_the_registered_backward_refuses_wrong_tensors() -> None:
     _, arguments = _op_arguments("relu", "max")
     x = make(in_channels=3)[0]
     ops = torch.ops.crossmedia_fast
-    y, index, _ = ops.act_pool2d(x, None, *arguments, False, True)
+    y, index, _ = ops.act_pool2d(x, None, *arguments, False, "cpu", True)
     for change in ({"dy": y[:, :2]}, {"saved": None}, {"index": index[:1]}, {"index": index.int()}):
         call = {"dy": y, "saved": y, "index": index, **change}
         with pytest.raises(ValueError, match=next(iter(change))):
             ops.act_pool2d_backward(
-                call["dy"], call["saved"], None, call["index"], list(x.shape), *arguments, False
+                call["dy"],
+                call["saved"],
+                None,
+                call["index"],
+                list(x.shape),
+                *arguments,
+                False,
+                "cpu",
             )
+
+
+@needs_native
+@pytest.mark.parametrize("backend", ["cuda", "triton", "nonsense"])
+def test_the_registered_op_refuses_a_backend_that_cannot_read_its_tensors(backend: str) -> None:
+    _, arguments = _op_arguments("relu", "max")
+    x = make(in_channels=3)[0]
+    with pytest.raises((NotImplementedError, ValueError), match=backend):
+        torch.ops.crossmedia_fast.act_pool2d(x, None, *arguments, False, backend, True)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from crossmedia_fast import native
-from crossmedia_fast.ops.conv_act_pool import cpu
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
 from .test_conv_winograd_native import AVG2, FORMATS, MAX2, MAX3, NONE, SHAPES, Problem, fits
@@ -41,7 +40,7 @@ class Backward(Problem):
 
     def update(self) -> None:
         launch = self.launch.pool_launch
-        self.y, self.index, preactivation = cpu.act_pool2d_forward(launch, self.z, None, True)
+        self.y, self.index, preactivation = launch.forward(self.z, None, True)
         self.saved = {"output": self.y, "preactivation": preactivation}.get(launch.saved)
 
     def expected(self) -> tuple[Tensor, ...]:
@@ -128,6 +127,15 @@ def test_many_tiles_are_cut_into_super_blocks(memory: str) -> None:
     """More tiles than are transformed at once, and an image of more than that by itself."""
     for shape in ((70, 20, 9, 21, 18, 3, 3, 1, 1), (1, 3, 90, 110, 18, 3, 3, 1, 1)):
         problem = Backward(shape, MAX2, "relu", memory)
+        problem.check(problem.run())
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("batch", [1, 2, 3, 5])
+def test_a_chunk_may_begin_before_the_image(batch: int, memory: str) -> None:
+    """A chunk's first tile may have its pixels left of the image: nothing there is dx."""
+    for shape in ((batch, 8, 33, 13, 16, 3, 3, (2, 3), 1), (batch, 8, 33, 12, 17, 3, 3, (2, 3), 1)):
+        problem = Backward(shape, NONE, "leaky_relu", memory)
         problem.check(problem.run())
 
 

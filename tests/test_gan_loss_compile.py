@@ -130,7 +130,7 @@ def test_opcheck(function, tensors, parameters, reduction):
     operands = [(0.1 + 0.8 * torch.rand(4)).requires_grad_() for _ in range(tensors)]
     if tensors == 3:
         operands[2].requires_grad_(False)
-    problem = (function, parameters, [1.0] * len(parameters), reduction, None)
+    problem = (function, parameters, [1.0] * len(parameters), reduction, None, "cpu")
     torch.library.opcheck(torch.ops.crossmedia_fast.gan_loss.default, (operands, *problem))
     grad = torch.ones(()) if reduction == "mean" else torch.ones(4)
     torch.library.opcheck(
@@ -154,4 +154,4 @@ def test_opcheck(function, tensors, parameters, reduction):
 )
 def test_the_op_itself_refuses_what_would_break_a_kernel(operands, problem):
     with pytest.raises((ValueError, RuntimeError)):
-        torch.ops.crossmedia_fast.gan_loss(operands, *problem)
+        torch.ops.crossmedia_fast.gan_loss(operands, *problem, "cpu")

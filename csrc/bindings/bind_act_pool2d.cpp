@@ -1,10 +1,9 @@
 // act_pool2d: checks every pointer against its problem, then calls the kernel without the GIL.
 #include <pybind11/pybind11.h>
 
-#include <new>
-#include <stdexcept>
 #include <string>
 
+#include "bindings/act_pool2d_call.h"
 #include "bindings/bind.h"
 
 namespace py = pybind11;
@@ -50,52 +49,22 @@ ActPool2dProblem make_problem(int64_t batch, int64_t channels, int64_t height, i
 
 void forward(const ActPool2dProblem& p, uintptr_t x, uintptr_t bias, uintptr_t y, uintptr_t index,
              uintptr_t preactivation, int threads) {
-  check_threads(threads);
-  if (index != 0 && p.index_itemsize == 0) {
-    throw py::value_error("index must be 0: this problem has none");
-  }
-  if (preactivation != 0 && (p.saved != Saved::kPreactivation || index == 0)) {
-    throw py::value_error("preactivation must be 0 for this problem, or come with an index");
-  }
   if (x == y && x != 0 && p.pool != Pool::kNone) {
     throw py::value_error("y must not be x where there is a pooling");
   }
   const void* x_data = checked_pointer("x", x, p.itemsize, p.batch > 0);
-  const void* bias_data = checked_pointer("bias", bias, p.itemsize, false);
-  void* y_data = checked_pointer("y", y, p.itemsize, p.batch > 0);
-  void* index_data =
-      checked_pointer("index", index, p.index_itemsize ? p.index_itemsize : 1, false);
-  void* preactivation_data = checked_pointer("preactivation", preactivation, p.itemsize, false);
+  const ActPool2dForward call(p, bias, y, index, preactivation, threads);
   if (p.batch == 0) return;
-  bool success;
-  {
-    py::gil_scoped_release release;
-    success = kernels().act_pool2d_forward(p, x_data, bias_data, y_data, index_data,
-                                           preactivation_data, threads);
-  }
-  if (!success) throw std::bad_alloc();
+  py::gil_scoped_release release;
+  call.run(x_data);
 }
 
 void backward(const ActPool2dProblem& p, uintptr_t dy, uintptr_t saved, uintptr_t bias,
               uintptr_t index, uintptr_t dx, uintptr_t dbias, int threads) {
-  check_threads(threads);
-  const bool some = p.batch > 0;
-  const void* dy_data = checked_pointer("dy", dy, p.itemsize, some);
-  const bool needs_saved = p.saved != Saved::kNothing && p.saved != Saved::kMask;
-  const void* saved_data = checked_pointer("saved", saved, p.itemsize, some && needs_saved);
-  const void* bias_data = checked_pointer("bias", bias, p.itemsize, false);
-  const int index_size = p.index_itemsize ? p.index_itemsize : 1;
-  const void* index_data =
-      checked_pointer("index", index, index_size, some && p.index_itemsize != 0);
   void* dx_data = checked_pointer("dx", dx, p.itemsize, false);
-  void* dbias_data = checked_pointer("dbias", dbias, p.itemsize, false);
-  bool success;
-  {
-    py::gil_scoped_release release;
-    success = kernels().act_pool2d_backward(p, dy_data, saved_data, bias_data, index_data, dx_data,
-                                            dbias_data, threads);
-  }
-  if (!success) throw std::bad_alloc();
+  const ActPool2dBackward call(p, dy, saved, bias, index, dbias, threads);
+  py::gil_scoped_release release;
+  call.run(dx_data);
 }
 
 }  // namespace

@@ -24,6 +24,9 @@ struct GemmBlocks {
   const int32_t* lanes;  // channels of the block with that index
 };
 
+// Blocks that are summed from zero before they are added: long sums round more.
+constexpr int kSummedBlocks = 128 / kLanes<float>;
+
 // m [rows][kVectors · kLanes] = sum over blocks and channels of A [block][row][lane] times
 // B [block][lane][kVectors · kLanes]. `a_step`: floats from one block of A to the next.
 template <int kRows, int kVectors>
@@ -31,36 +34,44 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const GemmBlocks&
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   constexpr int kColumns = kVectors * kV;
-  V sums[kRows][kVectors];
+  for (int first = 0; first == 0 || first < blocks.count; first += kSummedBlocks) {
+    const int last = first + kSummedBlocks < blocks.count ? first + kSummedBlocks : blocks.count;
+    V sums[kRows][kVectors];
 #pragma GCC unroll 16
-  for (int row = 0; row < kRows; ++row) {
+    for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) sums[row][v] = V{};
-  }
-  for (int i = 0; i < blocks.count; ++i) {
-    const int32_t block = blocks.index[i];
-    const float* a_block = a + block * a_step;
-    const float* b_block = b + static_cast<int64_t>(block) * (kV * kColumns);
-    const int32_t lanes = blocks.lanes[block];
-    // A comes from afar in short pieces: two blocks ahead, a row at a time
-    const float* ahead = a_block + 2 * a_step;
-    for (int32_t c = 0; c < lanes; ++c) {
-      __builtin_prefetch(ahead + c * kV);
-      V columns[kVectors];
+      for (int v = 0; v < kVectors; ++v) sums[row][v] = V{};
+    }
+    for (int i = first; i < last; ++i) {
+      const int32_t block = blocks.index[i];
+      const float* a_block = a + block * a_step;
+      const float* b_block = b + static_cast<int64_t>(block) * (kV * kColumns);
+      const int32_t lanes = blocks.lanes[block];
+      // A comes from afar in short pieces: two blocks ahead, a row at a time
+      const float* ahead = a_block + 2 * a_step;
+      for (int32_t c = 0; c < lanes; ++c) {
+        __builtin_prefetch(ahead + c * kV);
+        V columns[kVectors];
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b_block + c * kColumns + v * kV);
+        for (int v = 0; v < kVectors; ++v) {
+          columns[v] = load<float>(b_block + c * kColumns + v * kV);
+        }
 #pragma GCC unroll 16
-      for (int row = 0; row < kRows; ++row) {
-        const V value = broadcast<float>(a_block[row * kV + c]);
+        for (int row = 0; row < kRows; ++row) {
+          const V value = broadcast<float>(a_block[row * kV + c]);
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
+          for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
+        }
       }
     }
-  }
 #pragma GCC unroll 16
-  for (int row = 0; row < kRows; ++row) {
+    for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) store<float>(m + row * kColumns + v * kV, sums[row][v]);
+      for (int v = 0; v < kVectors; ++v) {
+        float* target = m + row * kColumns + v * kV;
+        store<float>(target, first == 0 ? sums[row][v] : load<float>(target) + sums[row][v]);
+      }
+    }
   }
 }
 

@@ -9,6 +9,7 @@
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/gemm_tile.h"
 #include "cpu/simd.h"
+#include "cpu/winograd_matrices.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -67,8 +68,28 @@ class WinogradChannels {
   int32_t* lanes_ = nullptr;  // [count]
 };
 
-// r of the F(m, r) that a problem needs.
+// r of the F(m, r) that a problem takes.
 int winograd_taps(const ConvActPool2dProblem& problem);
+// m for images of this size: 4; for 3 taps 5 where it covers them with clearly fewer products: 13
+// pixels are 3 tiles of 5, 21 products, or 4 of 4, 24 products.
+int winograd_outputs(int taps, int64_t height, int64_t width);
+// m of the forward, where windows of 2x2 would straddle tiles of 5.
+int winograd_outputs(const ConvActPool2dProblem& problem);
+
+// body(Winograd<m, r>{}), m being `outputs`.
+template <class Body>
+auto with_winograd(const ConvActPool2dProblem& problem, int outputs, const Body& body) {
+  switch (winograd_taps(problem)) {
+    case 2:
+      return body(Winograd<4, 2>{});
+    case 3:
+      return outputs == 5 ? body(Winograd<5, 3>{}) : body(Winograd<4, 3>{});
+    case 4:
+      return body(Winograd<4, 4>{});
+    default:
+      return body(Winograd<4, 5>{});
+  }
+}
 
 // Floats of transformed weights: U [K blocks][frequency][channel block][lane][columns].
 int64_t winograd_prepared_size(const ConvActPool2dProblem& problem);

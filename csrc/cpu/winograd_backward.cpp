@@ -373,16 +373,8 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& tensors,
 }  // namespace
 
 bool winograd_backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
-  switch (winograd_taps(p)) {
-    case 2:
-      return backward<Winograd<4, 2>>(p, t, threads);
-    case 3:
-      return backward<Winograd<4, 3>>(p, t, threads);
-    case 4:
-      return backward<Winograd<4, 4>>(p, t, threads);
-    default:
-      return backward<Winograd<4, 5>>(p, t, threads);
-  }
+  const int outputs = winograd_outputs(winograd_taps(p), p.pool.height, p.pool.width);
+  return with_winograd(p, outputs, [&](auto w) { return backward<decltype(w)>(p, t, threads); });
 }
 
 }  // namespace CMF_ISA

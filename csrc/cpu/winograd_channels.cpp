@@ -1,5 +1,6 @@
 #include <stdlib.h>
 
+#include "cpu/integers.h"
 #include "cpu/winograd.h"
 
 namespace cmf {
@@ -13,12 +14,39 @@ int64_t phase_taps(int64_t kernel, int64_t stride, int64_t i) {
   return kernel <= i ? 0 : (kernel - i + stride - 1) / stride;
 }
 
+// What pooling costs an output where it isn't done in registers, in multiply-adds.
+constexpr int64_t kPoolProducts = 32;
+
+// Multiplications of F(m, 3) for an image's outputs, a channel and filter.
+int64_t products_of(int64_t m, int64_t height, int64_t width) {
+  return divide_up(height, m) * divide_up(width, m) * (m + 2) * (m + 2);
+}
+
 }  // namespace
 
 int winograd_taps(const ConvActPool2dProblem& p) {
   const int64_t height = phase_taps(p.kernel_height, p.stride_height, 0);
   const int64_t width = phase_taps(p.kernel_width, p.stride_width, 0);
   return static_cast<int>(height > width ? height : width);
+}
+
+int winograd_outputs(int taps, int64_t height, int64_t width) {
+  // it rounds twice as much: not for a little
+  return taps == 3 && 20 * products_of(5, height, width) <= 17 * products_of(4, height, width) ? 5
+                                                                                               : 4;
+}
+
+int winograd_outputs(const ConvActPool2dProblem& p) {
+  const int64_t height = p.pool.height;
+  const int64_t width = p.pool.width;
+  const int outputs = winograd_outputs(winograd_taps(p), height, width);
+  const bool pairs = p.pool.pool != Pool::kNone && p.pool.pool_height == 2 &&
+                     p.pool.pool_width == 2 && p.pool.pool_stride_height == 2;
+  if (outputs == 4 || !pairs) return outputs;
+  // they would be pooled in registers
+  const int64_t saved = products_of(4, height, width) - products_of(5, height, width);
+  const int64_t channels = p.in_channels * p.stride_height * p.stride_width;
+  return saved * channels >= kPoolProducts * height * width ? 5 : 4;
 }
 
 WinogradChannels::~WinogradChannels() {

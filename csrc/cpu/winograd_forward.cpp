@@ -272,7 +272,7 @@ template <class W>
 bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, int threads) {
   WinogradChannels channels;
   if (!channels.prepare(p, W::kTaps)) return false;
-  const TileStore store = tile_store(p.pool, tensors.index != nullptr);
+  const TileStore store = tile_store(p.pool, W::kOutputs, tensors.index != nullptr);
   const int64_t k_blocks = (p.pool.channels + kWinogradColumns - 1) / kWinogradColumns;
   const WinogradBands bands(
       p.pool, W::kOutputs, store, int64_t(channels.count()) * kV * W::kFrequencies,
@@ -335,16 +335,8 @@ const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
 
 bool winograd_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors,
                       int threads) {
-  switch (winograd_taps(p)) {
-    case 2:
-      return forward<Winograd<4, 2>>(p, tensors, threads);
-    case 3:
-      return forward<Winograd<4, 3>>(p, tensors, threads);
-    case 4:
-      return forward<Winograd<4, 4>>(p, tensors, threads);
-    default:
-      return forward<Winograd<4, 5>>(p, tensors, threads);
-  }
+  return with_winograd(p, winograd_outputs(p),
+                       [&](auto w) { return forward<decltype(w)>(p, tensors, threads); });
 }
 
 const char* winograd_f6_refusal(const ConvActPool2dProblem& p, bool backward) {

@@ -237,6 +237,8 @@ class InputGradient {
                  int64_t count, const float* stage) {
     const int64_t plane = p_.height * p_.width;
     const int64_t last = pixel_column(place.column, vector);
+    // a chunk may begin with a tile that lies before the image as a whole
+    if (last < 0) return;
     float* target = dx_ + (place.n * p_.in_channels + vector.first) * plane + h * p_.width;
     // pixel last - stride · i is i of the tiles
     const int64_t stride = p_.stride_width;

@@ -34,7 +34,7 @@ struct WinogradPoints<6> {  // 4 times less rounding than 0, ±1, ±2
 };
 template <>
 struct WinogradPoints<7> {
-  static constexpr double kFinite[6] = {0.4, -0.4, 0.9, -0.9, 1.5, -1.5};
+  static constexpr double kFinite[6] = {0.3, -0.3, 0.9, -0.9, 1.6, -1.6};
 };
 template <>
 struct WinogradPoints<8> {

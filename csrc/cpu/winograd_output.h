@@ -12,7 +12,8 @@ namespace cmf {
 namespace CMF_ISA {
 
 // How a pooling is done: in registers where each window lies inside a tile and no mask is wanted.
-CMF_HOST_DEVICE TileStore tile_store(const ActPool2dProblem& p, bool track) {
+CMF_HOST_DEVICE TileStore tile_store(const ActPool2dProblem& p, int outputs, bool track) {
+  if (outputs % 2 != 0) return TileStore::kOutput;
   const bool pairs = p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
                      p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
                      2 * p.out_height <= p.height && 2 * p.out_width <= p.width;

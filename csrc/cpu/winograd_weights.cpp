@@ -110,7 +110,9 @@ int64_t prepared_size(const ConvActPool2dProblem& p, int outputs) {
 
 }  // namespace
 
-int64_t winograd_prepared_size(const ConvActPool2dProblem& p) { return prepared_size(p, 4); }
+int64_t winograd_prepared_size(const ConvActPool2dProblem& p) {
+  return prepared_size(p, winograd_outputs(p));
+}
 int64_t winograd_f6_prepared_size(const ConvActPool2dProblem& p) { return prepared_size(p, 6); }
 
 bool winograd_f6_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared,
@@ -122,16 +124,8 @@ bool winograd_f6_prepare(const ConvActPool2dProblem& p, const void* w, void* pre
 bool winograd_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {
   const float* weights = static_cast<const float*>(w);
   float* u = static_cast<float*>(prepared);
-  switch (winograd_taps(p)) {
-    case 2:
-      return prepare<Winograd<4, 2>>(p, weights, u, threads);
-    case 3:
-      return prepare<Winograd<4, 3>>(p, weights, u, threads);
-    case 4:
-      return prepare<Winograd<4, 4>>(p, weights, u, threads);
-    default:
-      return prepare<Winograd<4, 5>>(p, weights, u, threads);
-  }
+  return with_winograd(p, winograd_outputs(p),
+                       [&](auto f) { return prepare<decltype(f)>(p, weights, u, threads); });
 }
 
 }  // namespace CMF_ISA

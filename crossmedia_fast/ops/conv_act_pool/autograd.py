@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu
 from .activation import activate, backward_from_input, backward_from_output
 from .arguments import Pool2d
+from .kernels import ActPool2dLaunch, launch_for
+from .memory_format import as_format, is_channels_last
 from .reference import act_pool2d as act_pool2d_reference
 
 
@@ -35,10 +36,10 @@ def _positive_side(mask: Tensor, pool: Pool2d, height: int, width: int) -> Tenso
     out = torch.zeros((*mask.shape[:2], height * width), dtype=torch.uint8, device=mask.device)
     out_height, out_width = mask.shape[-2:]
     for r in range(pool.size[0]):
-        h = torch.arange(out_height) * pool.stride[0] - pool.padding[0] + r
+        h = torch.arange(out_height, device=mask.device) * pool.stride[0] - pool.padding[0] + r
         inside_h = (h >= 0) & (h < height)
         for s in range(pool.size[1]):
-            w = torch.arange(out_width) * pool.stride[1] - pool.padding[1] + s
+            w = torch.arange(out_width, device=mask.device) * pool.stride[1] - pool.padding[1] + s
             inside_w = (w >= 0) & (w < width)
             bit = (mask >> (r * pool.size[1] + s)) & 1
             position = (h[inside_h, None] * width + w[inside_w]).flatten()
@@ -127,8 +128,10 @@ class ActPool2d(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, launch: cpu.Launch, pool: Pool2d) -> Any:
-        y, index, preactivation = cpu.act_pool2d_forward(launch, x, bias, save=True)
+    def forward(
+        ctx: Any, x: Tensor, bias: Tensor | None, launch: ActPool2dLaunch, pool: Pool2d
+    ) -> Any:
+        y, index, preactivation = launch.forward(x, bias, save=True)
         kind = launch.saved
         if kind == "output":
             ctx.save_for_backward(y, index)
@@ -168,7 +171,7 @@ class ActPool2d(torch.autograd.Function):
                 pool, launch.saved, launch.x_shape, dy, dpreactivation, saved, bias, index
             )
             return dense, sums if need_dbias else None, None, None
-        dx, dbias = cpu.act_pool2d_backward(launch, dy, saved, bias, index, need_dx, need_dbias)
+        dx, dbias = launch.backward(dy, saved, bias, index, need_dx, need_dbias)
         return dx, dbias, None, None
 
 
@@ -180,12 +183,12 @@ class PoolIndex(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor, bias: Tensor | None, pool: Pool2d) -> Tensor:
-        channels_last = cpu.is_channels_last(x)
-        x = cpu.as_format(x, channels_last)
+    def forward(x: Tensor, bias: Tensor | None, pool: Pool2d, backend: str) -> Tensor:
+        channels_last = is_channels_last(x)
+        x = as_format(x, channels_last)
         bias = None if bias is None else bias.contiguous()
-        launch = cpu.launch_for(tuple(x.shape), x.dtype, channels_last, pool)
-        index = cpu.act_pool2d_forward(launch, x, bias, save=True)[1]
+        launch = launch_for(backend, tuple(x.shape), x.dtype, channels_last, pool)
+        index = launch.forward(x, bias, save=True)[1]
         assert index is not None
         return index
 
@@ -195,14 +198,16 @@ class PoolIndex(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return None, None, None
+        return None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> None:
         return None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, bias: Tensor | None, pool: Pool2d) -> Any:
+    def vmap(
+        info: Any, in_dims: Any, x: Tensor, bias: Tensor | None, pool: Pool2d, backend: str
+    ) -> Any:
         x_dim, bias_dim = in_dims[:2]
         x = x.unsqueeze(0) if x_dim is None else x.movedim(x_dim, 0)  # [B, N, K, H, W]
         if bias_dim is not None:
@@ -211,15 +216,16 @@ class PoolIndex(torch.autograd.Function):
             x = x + bias.movedim(bias_dim, 0)[:, None, :, None, None]
             bias = None
         batched = x.shape[0]
-        index = PoolIndex.apply(x.flatten(0, 1), bias, pool)
+        index = PoolIndex.apply(x.flatten(0, 1), bias, pool, backend)
         return index.unflatten(0, (batched, x.shape[1])), 0
 
 
-def act_pool2d_transformable(x: Tensor, bias: Tensor | None, pool: Pool2d) -> Tensor:
+def act_pool2d_transformable(x: Tensor, bias: Tensor | None, pool: Pool2d, backend: str) -> Tensor:
     """pool(act(x + bias)) in operations that every functional transform can take apart."""
     z = x if bias is None else x + bias[:, None, None]
     if pool.pool != "max":
         return act_pool2d_reference(z, pool)
-    index = PoolIndex.apply(x.detach(), None if bias is None else bias.detach(), pool)
+    detached = None if bias is None else bias.detach()
+    index = PoolIndex.apply(x.detach(), detached, pool, backend)
     chosen = z.flatten(2).gather(2, flat_index(index, pool, x.shape[-1]))
     return activate(chosen.view(index.shape), pool.activation, pool.activation_param)

@@ -6,38 +6,18 @@ the same call, made of operations that can be taken apart.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import Conv2d, Pool2d
 from .autograd import act_pool2d_transformable
+from .kernels import NativeConv
 
-
-class NativeConv(Protocol):
-    """A native convolution with what follows it, for tensors of one shape."""
-
-    conv: Conv2d
-    pool: Pool2d
-
-    def forward(
-        self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """y; and where `save`, what backward wants of it: the saved tensor and the index."""
-
-    def backward(
-        self,
-        dy: Tensor,
-        saved: Tensor | None,
-        index: Tensor | None,
-        x: Tensor,
-        w: Tensor,
-        bias: Tensor | None,
-        needs: tuple[bool, bool, bool],
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """dx, dw and dbias, each where `needs` says so."""
+# On a small problem looking up a module's attributes costs as much as the kernel.
+_is_grad_enabled = torch.is_grad_enabled
+_is_legacy_batchedtensor = torch._C._functorch.is_legacy_batchedtensor
 
 
 class ConvActPool2d(torch.autograd.Function):
@@ -55,14 +35,37 @@ class ConvActPool2d(torch.autograd.Function):
         kernels = ctx.kernels
         x, w, bias, saved, index = ctx.saved_tensors
         needs = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(dy):
+        if _is_grad_enabled() or _is_legacy_batchedtensor(dy):
             conv = kernels.conv
+            dtype = torch.promote_types(x.dtype, w.dtype)  # two under autocast
             with torch.enable_grad():
-                z = F.conv2d(x, w, None, conv.stride, conv.padding, conv.dilation, conv.groups)
-                y = act_pool2d_transformable(z, bias, kernels.pool)
+                z = F.conv2d(
+                    x.to(dtype),
+                    w.to(dtype),
+                    None,
+                    conv.stride,
+                    conv.padding,
+                    conv.dilation,
+                    conv.groups,
+                )
+                b = None if bias is None else bias.to(dtype)
+                y = act_pool2d_transformable(z, b, kernels.pool, kernels.backend)
+            dy = dy.to(dtype)
             wanted = [t for t, need in zip((x, w, bias), needs, strict=True) if need]
             gradients = iter(
                 torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled())
             )
             return *(next(gradients) if need else None for need in needs), None
         return *kernels.backward(dy, saved, index, x, w, bias, needs), None
+
+
+# Function.apply binds default arguments and asks for functorch on every call; the caller of this
+# one has asked already.
+_apply = super(torch.autograd.Function, ConvActPool2d).apply
+
+
+def conv_act_pool2d_native(
+    x: Tensor, w: Tensor, bias: Tensor | None, kernels: NativeConv
+) -> Tensor:
+    """`ConvActPool2d` of plain tensors, outside of every torch.func transform."""
+    return _apply(x, w, bias, kernels)

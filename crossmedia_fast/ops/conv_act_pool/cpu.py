@@ -13,27 +13,19 @@ from torch import Tensor
 
 from ... import native
 from .arguments import Pool2d
+from .memory_format import as_format, dense_strides
 
-_DTYPE_NAMES = {
+DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float64: "float64",
     torch.float16: "float16",
     torch.bfloat16: "bfloat16",
 }
 _INDEX_DTYPES = {1: torch.uint8, 4: torch.int32}
-_MAX_CACHED = 4096
-
-
-def dense_strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
-    """Strides of a dense [N, K, H, W] tensor in either memory format."""
-    _, channels, height, width = shape
-    if channels_last:
-        return (height * width * channels, 1, width * channels, channels)
-    return (channels * height * width, height * width, width, 1)
 
 
 class Launch:
-    """One problem, ready to call: the native struct and the sizes of what it writes."""
+    """One problem, ready to call (kernels.ActPool2dLaunch): the native struct and the sizes."""
 
     __slots__ = (
         "channels_last",
@@ -71,7 +63,7 @@ class Launch:
             pool=pool.pool,
             activation=pool.activation,
             activation_param=pool.activation_param,
-            dtype=_DTYPE_NAMES[dtype],
+            dtype=DTYPE_NAMES[dtype],
             channels_last=channels_last,
         )
         self.dtype = dtype
@@ -85,92 +77,59 @@ class Launch:
         itemsize = self.native.index_itemsize
         self.index_dtype = _INDEX_DTYPES[itemsize] if itemsize else None
 
+    def forward(
+        self,
+        x: Tensor,  # [N, K, H, W], dense in launch's format
+        bias: Tensor | None,  # [K], contiguous
+        save: bool,  # whether backward will need the index and the pre-activation
+        in_place: bool = False,  # write y over x; pool "none" alone
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
+        y = x if in_place else x.new_empty_strided(self.y_shape, self.y_strides)
+        index = preactivation = None
+        index_ptr = preactivation_ptr = 0
+        if save:
+            if self.index_dtype is not None:
+                index = x.new_empty_strided(self.y_shape, self.y_strides, dtype=self.index_dtype)
+                index_ptr = index.data_ptr()
+            if self.saved == "preactivation":
+                preactivation = x.new_empty_strided(self.y_shape, self.y_strides)
+                preactivation_ptr = preactivation.data_ptr()
+        if self.x_shape[0]:
+            native.module.act_pool2d_forward(  # type: ignore[union-attr]
+                self.native,
+                x.data_ptr(),
+                0 if bias is None else bias.data_ptr(),
+                y.data_ptr(),
+                index_ptr,
+                preactivation_ptr,
+                native.thread_count(),
+            )
+        return y, index, preactivation
 
-_launches: dict[Any, Launch] = {}
-
-
-def launch_for(
-    x_shape: tuple[int, ...], dtype: torch.dtype, channels_last: bool, pool: Pool2d
-) -> Launch:
-    """The cached `Launch` of a problem."""
-    key = (x_shape, dtype, channels_last, pool)
-    launch = _launches.get(key)
-    if launch is None:
-        if len(_launches) >= _MAX_CACHED:
-            _launches.clear()
-        launch = _launches[key] = Launch(x_shape, dtype, channels_last, pool)
-    return launch
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether the kernels should read `x` [N, K, H, W] as NHWC."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-
-
-def as_format(x: Tensor, channels_last: bool) -> Tensor:
-    """`x`, dense in that memory format (itself where it is)."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return (
-        x
-        if x.is_contiguous(memory_format=memory_format)
-        else x.contiguous(memory_format=memory_format)
-    )
-
-
-def act_pool2d_forward(
-    launch: Launch,
-    x: Tensor,  # [N, K, H, W], dense in launch's format
-    bias: Tensor | None,  # [K], contiguous
-    save: bool,  # whether backward will need the index and the pre-activation
-    in_place: bool = False,  # write y over x; pool "none" alone
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
-    y = x if in_place else x.new_empty_strided(launch.y_shape, launch.y_strides)
-    index = preactivation = None
-    index_ptr = preactivation_ptr = 0
-    if save:
-        if launch.index_dtype is not None:
-            index = x.new_empty_strided(launch.y_shape, launch.y_strides, dtype=launch.index_dtype)
-            index_ptr = index.data_ptr()
-        if launch.saved == "preactivation":
-            preactivation = x.new_empty_strided(launch.y_shape, launch.y_strides)
-            preactivation_ptr = preactivation.data_ptr()
-    if launch.x_shape[0]:
-        native.module.act_pool2d_forward(  # type: ignore[union-attr]
-            launch.native,
-            x.data_ptr(),
+    def backward(
+        self,
+        dy: Tensor,  # [N, K, P, Q], any strides
+        saved: Tensor | None,  # what self.saved names: y, pre-activation or x
+        bias: Tensor | None,  # [K]
+        index: Tensor | None,  # [N, K, P, Q]
+        need_dx: bool,
+        need_dbias: bool,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """dx [N, K, H, W] and dbias [K]."""
+        dy = as_format(dy, self.channels_last)
+        dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
+        dbias = dy.new_empty_strided((self.x_shape[1],), (1,)) if need_dbias else None
+        if not self.x_shape[0]:
+            return dx, None if dbias is None else dbias.zero_()
+        native.module.act_pool2d_backward(  # type: ignore[union-attr]
+            self.native,
+            dy.data_ptr(),
+            0 if saved is None else saved.data_ptr(),
             0 if bias is None else bias.data_ptr(),
-            y.data_ptr(),
-            index_ptr,
-            preactivation_ptr,
+            0 if index is None else index.data_ptr(),
+            0 if dx is None else dx.data_ptr(),
+            0 if dbias is None else dbias.data_ptr(),
             native.thread_count(),
         )
-    return y, index, preactivation
-
-
-def act_pool2d_backward(
-    launch: Launch,
-    dy: Tensor,  # [N, K, P, Q], any strides
-    saved: Tensor | None,  # what launch.saved names: y, pre-activation or x
-    bias: Tensor | None,  # [K]
-    index: Tensor | None,  # [N, K, P, Q]
-    need_dx: bool,
-    need_dbias: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """dx [N, K, H, W] and dbias [K]."""
-    dy = as_format(dy, launch.channels_last)
-    dx = dy.new_empty_strided(launch.x_shape, launch.x_strides) if need_dx else None
-    dbias = dy.new_empty_strided((launch.x_shape[1],), (1,)) if need_dbias else None
-    if not launch.x_shape[0]:
-        return dx, None if dbias is None else dbias.zero_()
-    native.module.act_pool2d_backward(  # type: ignore[union-attr]
-        launch.native,
-        dy.data_ptr(),
-        0 if saved is None else saved.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        0 if index is None else index.data_ptr(),
-        0 if dx is None else dx.data_ptr(),
-        0 if dbias is None else dbias.data_ptr(),
-        native.thread_count(),
-    )
-    return dx, dbias
+        return dx, dbias

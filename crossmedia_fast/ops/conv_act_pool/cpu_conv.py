@@ -6,7 +6,7 @@ the native module's word (`refusal`); whether it should is the plan's.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from torch import Tensor
 from ... import native
 from . import cpu, cpu_weights
 from .arguments import Conv2d, Pool2d
+from .kernels import launch_for
+from .memory_format import as_format, dense_strides
 
 
 class ConvLaunch:
@@ -45,7 +47,9 @@ class ConvLaunch:
     ) -> None:
         if native.module is None:
             raise NotImplementedError(f"backend 'cpu' can't run here: {native.reason}")
-        self.pool_launch = cpu.launch_for(z_shape, dtype, y_channels_last, pool)
+        self.pool_launch = cast(
+            cpu.Launch, launch_for("cpu", z_shape, dtype, y_channels_last, pool)
+        )
         padding = conv.symmetric_padding(w_shape[2:])
         if padding is None:
             raise NotImplementedError("takes the same padding on both sides of an axis alone")
@@ -69,7 +73,7 @@ class ConvLaunch:
         self.padding = padding
         self.x_channels_last = x_channels_last
         self.x_shape = x_shape
-        self.x_strides = cpu.dense_strides(x_shape, x_channels_last)
+        self.x_strides = dense_strides(x_shape, x_channels_last)
         self.w_shape = w_shape
         # what transformed weights depend on beside the weights
         self.weights_key = {
@@ -114,7 +118,7 @@ class ConvLaunch:
         if not keep:
             return cpu_weights.passing(w, count, transform)
         return cpu_weights.kept(
-            w, (algorithm, self.weights_key[algorithm], w.stride()), count, transform
+            w, (algorithm, self.weights_key[algorithm], count, w.stride()), count, transform
         )
 
     def forward(
@@ -124,6 +128,7 @@ class ConvLaunch:
         w: Tensor,  # [K, C / groups, R, S], dense
         bias: Tensor | None,  # [K], contiguous
         save: bool,  # whether backward will need the index and the pre-activation
+        prepared: Tensor | None = None,  # `prepare`'s result, where the caller has it
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
         launch = self.pool_launch
@@ -135,7 +140,8 @@ class ConvLaunch:
             preactivation = x.new_empty_strided(launch.y_shape, launch.y_strides)
         if not launch.y_shape[0]:
             return y, index, preactivation
-        prepared = self.prepare(algorithm, w, keep=not save)
+        if prepared is None:
+            prepared = self.prepare(algorithm, w, keep=not save)
         w = w.contiguous()
         native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
             algorithm,
@@ -169,7 +175,7 @@ class ConvLaunch:
         Where infinities or NaN would reach elements of dw that they have nothing to do with (in a
         Winograd algorithm they spread), dw comes from PyTorch's own convolution.
         """
-        dy = cpu.as_format(dy, self.pool_launch.channels_last)
+        dy = as_format(dy, self.pool_launch.channels_last)
         w = w.contiguous()
         dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
         dw = dy.new_empty(self.w_shape) if need_dw else None
@@ -202,7 +208,7 @@ class ConvLaunch:
         bias: Tensor | None,
     ) -> Tensor:
         """dw by PyTorch, from the dense gradient of the convolution's output."""
-        dz, _ = cpu.act_pool2d_backward(self.pool_launch, dy, saved, bias, index, True, False)
+        dz, _ = self.pool_launch.backward(dy, saved, bias, index, True, False)
         assert dz is not None
         _, dw = self.convolution_backward(dz, x, w, False, True)
         assert dw is not None
@@ -230,8 +236,9 @@ class ConvLaunch:
 
 
 class FusedConv2d:
-    """One convolution with what follows it, by one algorithm (autograd_conv.NativeConv)."""
+    """One convolution with what follows it, by one algorithm (kernels.NativeConv)."""
 
+    backend = "cpu"
     __slots__ = ("algorithm", "conv", "gradients", "launch", "pool", "weight_gradients")
 
     def __init__(
@@ -251,14 +258,23 @@ class FusedConv2d:
     def _first(self, names: list[str]) -> str:
         return next((name for name in names if not self.launch.refusal(name, backward=True)), "")
 
+    def prepare(self, w: Tensor, save: bool) -> Tensor | None:
+        """The weights as the algorithm wants them, for `forward`; None where it reads `w`."""
+        return self.launch.prepare(self.algorithm, w, keep=not save)
+
     def forward(
-        self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
+        self,
+        x: Tensor,
+        w: Tensor,
+        bias: Tensor | None,
+        save: bool,
+        prepared: Tensor | None = None,  # where the caller has it: `prepare`'s result
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y [N, K, P, Q] of any x [N, C, H, W] and w [K, C / groups, R, S]; as NativeConv."""
-        x = cpu.as_format(x, self.launch.x_channels_last)
+        x = as_format(x, self.launch.x_channels_last)
         if not (w.is_contiguous() or w.is_contiguous(memory_format=torch.channels_last)):
             w = w.contiguous()
-        y, index, preactivation = self.launch.forward(self.algorithm, x, w, bias, save)
+        y, index, preactivation = self.launch.forward(self.algorithm, x, w, bias, save, prepared)
         saved = y if self.launch.pool_launch.saved == "output" else preactivation
         return y, saved, index
 
@@ -274,14 +290,14 @@ class FusedConv2d:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """dx, dw and dbias: natively, or from the dense gradient by PyTorch's convolution."""
         need_dx, need_dw, need_dbias = needs
-        x = cpu.as_format(x, self.launch.x_channels_last)
+        x = as_format(x, self.launch.x_channels_last)
         algorithm = self.gradients if need_dx else self.weight_gradients
         if dy.shape[0] and algorithm:
             return self.launch.backward(
                 algorithm, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
             )
-        dz, dbias = cpu.act_pool2d_backward(
-            self.launch.pool_launch, dy, saved, bias, index, need_dx or need_dw, need_dbias
+        dz, dbias = self.launch.pool_launch.backward(
+            dy, saved, bias, index, need_dx or need_dw, need_dbias
         )
         if dz is None:
             return None, None, dbias

@@ -5,7 +5,7 @@ For problems so small that what a library does before it computes costs more tha
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from torch import Tensor
 from ... import native
 from . import cpu
 from .arguments import Conv2d, Pool2d
-from .cpu import _DTYPE_NAMES, dense_strides
+from .cpu import DTYPE_NAMES
+from .kernels import launch_for
+from .memory_format import dense_strides
 
 # Multiply-adds up to which one thread of this kernel beats the library: a few microseconds.
 MOST_MULTIPLY_ADDS = 200_000
@@ -50,9 +52,19 @@ def why_not(
 
 
 class SmallConv2d:
-    """One small convolution with what follows it, ready to call (autograd_conv.NativeConv)."""
+    """One small convolution with what follows it, ready to call (kernels.NativeConv)."""
 
-    __slots__ = ("conv", "native", "pool", "pool_launch", "z_shape", "z_strides")
+    backend = "cpu"
+    __slots__ = (
+        "conv",
+        "native",
+        "native_backward",
+        "native_forward",
+        "pool",
+        "pool_launch",
+        "z_shape",
+        "z_strides",
+    )
 
     def __init__(
         self,
@@ -74,28 +86,51 @@ class SmallConv2d:
             kernel_width=w_shape[3],
             pad_height=conv.padding[0],
             pad_width=conv.padding[1],
-            dtype=_DTYPE_NAMES[dtype],
+            dtype=DTYPE_NAMES[dtype],
         )
+        self.native_forward = native.module.conv2d_small_forward
+        self.native_backward = native.module.conv2d_small_backward
         self.conv = conv
         self.pool = pool
         self.z_shape = (x_shape[0], w_shape[0], self.native.out_height, self.native.out_width)
         self.z_strides = dense_strides(self.z_shape, channels_last=False)
-        self.pool_launch = cpu.launch_for(self.z_shape, dtype, False, pool)
+        self.pool_launch = cast(cpu.Launch, launch_for("cpu", self.z_shape, dtype, False, pool))
 
     def forward(
         self, x: Tensor, w: Tensor, bias: Tensor | None, save: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y [N, K, P, Q] of contiguous x [N, C, H, W] and w [K, C, R, S]; as NativeConv."""
-        z = x.new_empty_strided(self.z_shape, self.z_strides)
-        native.module.conv2d_small_forward(  # type: ignore[union-attr]
-            self.native, x.data_ptr(), w.data_ptr(), z.data_ptr()
-        )
         launch = self.pool_launch
-        in_place = not save and self.pool.pool == "none"
-        y, index, preactivation = cpu.act_pool2d_forward(launch, z, bias, save, in_place)
-        if launch.saved == "output":
-            return y, y, index
-        return y, z if launch.saved == "input" else preactivation, index
+        y = x.new_empty_strided(launch.y_shape, launch.y_strides)
+        index = saved = None
+        z_ptr = index_ptr = preactivation_ptr = 0
+        if save:
+            if launch.index_dtype is not None:
+                index = x.new_empty_strided(
+                    launch.y_shape, launch.y_strides, dtype=launch.index_dtype
+                )
+                index_ptr = index.data_ptr()
+            if launch.saved == "output":
+                saved = y
+            elif launch.saved == "preactivation":
+                saved = x.new_empty_strided(launch.y_shape, launch.y_strides)
+                preactivation_ptr = saved.data_ptr()
+            elif launch.saved == "input":
+                saved = x.new_empty_strided(self.z_shape, self.z_strides)
+                z_ptr = saved.data_ptr()
+        self.native_forward(
+            self.native,
+            launch.native,
+            x.data_ptr(),
+            w.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            z_ptr,
+            y.data_ptr(),
+            index_ptr,
+            preactivation_ptr,
+            native.thread_count(),
+        )
+        return y, saved, index
 
     def backward(
         self,
@@ -109,19 +144,22 @@ class SmallConv2d:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """dx [N, C, H, W], dw [K, C, R, S] and dbias [K]."""
         need_dx, need_dw, need_dbias = needs
-        dz, dbias = cpu.act_pool2d_backward(
-            self.pool_launch, dy, saved, bias, index, need_dx or need_dw, need_dbias
-        )
-        if dz is None:
-            return None, None, dbias
+        dy = dy.contiguous()
         dx = torch.empty_like(x) if need_dx else None
         dw = torch.empty_like(w) if need_dw else None
-        native.module.conv2d_small_backward(  # type: ignore[union-attr]
+        dbias = w.new_empty_strided((self.z_shape[1],), (1,)) if need_dbias else None
+        self.native_backward(
             self.native,
-            dz.data_ptr(),
+            self.pool_launch.native,
+            dy.data_ptr(),
+            0 if saved is None else saved.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
+            0 if index is None else index.data_ptr(),
             x.data_ptr(),
             w.data_ptr(),
             0 if dx is None else dx.data_ptr(),
             0 if dw is None else dw.data_ptr(),
+            0 if dbias is None else dbias.data_ptr(),
+            native.thread_count(),
         )
         return dx, dw, dbias

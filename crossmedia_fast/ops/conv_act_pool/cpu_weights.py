@@ -36,14 +36,20 @@ def _hash(w: Tensor) -> int:
     )
 
 
-def kept(w: Tensor, key: Any, count: int, transform: Any) -> Tensor:
+def kept(
+    w: Tensor,
+    key: Any,
+    shape: int | tuple[int, ...],
+    transform: Any,
+    dtype: torch.dtype | None = None,  # of the result, None = w's
+) -> Tensor:
     """`transform(target)`'s result for `w`, dense: from the last call where `w` is the same."""
     number = id(w)
     entry = _entries.get(number)
     hash = _hash(w)
     if entry is not None and entry.weight() is w and entry.key == key and entry.hash == hash:
         return entry.prepared
-    prepared = torch.empty(count, dtype=w.dtype)
+    prepared = torch.empty(shape, dtype=dtype or w.dtype)
     transform(prepared)
     reference = weakref.ref(w, lambda _: _entries.pop(number, None))
     _entries[number] = _Entry(reference, key, hash, prepared)

@@ -10,10 +10,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ... import backends, precision
-from . import cpu, folding
+from . import folding
 from .arguments import check_conv, check_pool
 from .autograd import ActPool2d, act_pool2d_transformable
-from .autograd_conv import ConvActPool2d, NativeConv
+from .autograd_conv import conv_act_pool2d_native
+from .kernels import NativeConv
 from .plan import Plan
 from .prepared import Prepared, is_plain, needs_grad_of, prepared_calls
 from .reference import act_pool2d as act_pool2d_reference
@@ -25,7 +26,7 @@ _MAX_CACHED = 4096
 def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
     """pool(act(x + bias)) for a fresh convolution output `x`: nobody else holds it."""
     if _transforms_active():
-        return act_pool2d_transformable(x, bias, prepared.pool)
+        return act_pool2d_transformable(x, bias, prepared.pool, prepared.plan.backend)
     channels_last = False
     if not x.is_contiguous():
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
@@ -37,7 +38,7 @@ def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         y = ActPool2d.apply(x, bias, launch, prepared.pool)
         return y if type(y) is Tensor else y[0]
-    return cpu.act_pool2d_forward(launch, x, bias, False, prepared.pool.pool == "none")[0]
+    return launch.forward(x, bias, False, prepared.pool.pool == "none")[0]
 
 
 def _transforms_active() -> bool:
@@ -52,7 +53,7 @@ def _run_native(
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
     if needs_grad:
-        return ConvActPool2d.apply(input, weight, bias, kernels)
+        return conv_act_pool2d_native(input, weight, bias, kernels)
     return kernels.forward(input, weight, bias, save=False)[0]
 
 
@@ -97,7 +98,7 @@ def _run_folded(
             groups=groups,
             activation="identity",
             pool="none",
-            backend="cpu",
+            backend=prepared.plan.backend,
         )
 
     return folding.run(convolve, weight, prepared.pool, prepared.needs_grad)
@@ -107,7 +108,7 @@ def _run_registered(x: Tensor, bias: Tensor | None, prepared: Prepared) -> Tenso
     save = torch.is_grad_enabled() and (
         x.requires_grad or (bias is not None and bias.requires_grad)
     )
-    return act_pool2d_registered(x, bias, prepared.pool, save)
+    return act_pool2d_registered(x, bias, prepared.pool, save, prepared.plan.backend)
 
 
 def conv_act_pool2d(
@@ -187,7 +188,7 @@ def conv_act_pool2d(
                 weight.layout,
                 weight.layout == torch.strided and weight.is_contiguous(),
                 None if bias is None else (bias.shape, bias.dtype, bias.device, bias.layout),
-                torch._C._is_any_autocast_enabled() and torch.get_autocast_dtype("cpu"),
+                torch._C._is_any_autocast_enabled() and torch.get_autocast_dtype(input.device.type),
                 activation,
                 pool,
                 backends.requested() if backend is None else backend,

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
-from ... import backends
-from .arguments import Conv2d, Pool2d
-
-# Those of the native module, each a kernel family, in the order in which they are tried.
+# Those of the CPU's native module, each a kernel family, in the order in which they are tried.
 CONVOLUTIONS = ("few_channels", "depthwise", "pointwise", "winograd_f6", "winograd")
-ALGORITHMS = ("folded", "direct", *CONVOLUTIONS, "convolution", "epilogue", "reference")
+
+# What each backend has, in the order in which it is tried.
+ALGORITHMS = {
+    "cpu": ("folded", "direct", *CONVOLUTIONS, "convolution", "epilogue"),
+    "cuda": ("few_channels", "implicit_gemm", "convolution", "epilogue"),
+    "triton": ("implicit_gemm", "convolution", "epilogue"),
+    "reference": ("reference",),
+}
 
 _REASONS = {
     "folded": "the average is folded into the weights: a convolution at the windows' stride",
@@ -26,6 +28,7 @@ _REASONS = {
     "pointwise": "1×1 filters: a matrix product with what follows in registers",
     "winograd": "Winograd's F(4×4), pooled in registers: a fraction of the multiplications",
     "winograd_f6": "Winograd's F(6×6): fewer multiplications still, and more rounding",
+    "implicit_gemm": "an implicit matrix product on tensor cores, pooled in its accumulators",
     "convolution": "PyTorch's convolution alone: neither activation nor pooling follows it",
     "epilogue": "PyTorch's convolution, then bias, activation and pooling in one native pass",
     "reference": "PyTorch's own functions, one after another",
@@ -50,42 +53,40 @@ class Plan:
 
 
 def make_plan(
-    conv: Conv2d,
-    pool: Pool2d,
-    dtype: torch.dtype,
-    device: torch.device,
-    backend: str | None,
+    backend: str,
+    rejected_backends: Mapping[str, str],
+    nothing_to_fuse: bool,
     why_not: Mapping[str, str],
     algorithm: str | None = None,
 ) -> Plan:
     """The plan of one call; `algorithm` forces one (for tests), raising where it can't run.
 
-    `why_not`: of "folded", "direct" and CONVOLUTIONS, why they don't take these shapes; absent
-    where they do.
+    `why_not`: of the backend's own algorithms, why they don't take these shapes; "" or absent where
+    they do.
     """
-    chosen, rejected_backends = backends.resolve(backend, device, dtype)
-    nothing_to_fuse = pool.activation == "identity" and pool.pool == "none"
-
-    refusals: dict[str, str] = {}
-    if chosen == "reference":
-        refusals = dict.fromkeys(ALGORITHMS[:-1], "belongs to backend cpu")
+    algorithms = ALGORITHMS[backend]
+    refusals = {name: why for name, why in why_not.items() if why}
+    if nothing_to_fuse:
+        refusals["direct"] = refusals["epilogue"] = "nothing follows the convolution"
+        refusals.pop("convolution", None)
     else:
-        refusals.update(why_not)
-        refusals["reference"] = "backend cpu has a native algorithm for every argument"
-        if nothing_to_fuse:
-            refusals["direct"] = refusals["epilogue"] = "nothing follows the convolution"
-        else:
-            refusals["convolution"] = "activation or pooling follows the convolution"
-    picked = algorithm or next(name for name in ALGORITHMS if name not in refusals)
-    if picked not in ALGORITHMS:
-        raise ValueError(f"algorithm must be one of {', '.join(ALGORITHMS)}, got {picked!r}")
+        refusals["convolution"] = "activation or pooling follows the convolution"
+        refusals.pop("epilogue", None)
+    refusals.pop("reference", None)
+    for names in ALGORITHMS.values():
+        for name in names:
+            if name not in algorithms:
+                refusals[name] = f"backend {backend!r} does not have it"
+    picked = algorithm or next(name for name in algorithms if name not in refusals)
+    if picked not in _REASONS:
+        raise ValueError(f"algorithm must be one of {', '.join(_REASONS)}, got {picked!r}")
     if picked in refusals:
         raise NotImplementedError(f"algorithm {picked!r} can't run here: {refusals[picked]}")
-    for name in ALGORITHMS:
+    for name in algorithms:
         if name != picked:
             refusals.setdefault(name, f"algorithm {picked!r} comes first")
     return Plan(
-        chosen,
+        backend,
         picked,
         _REASONS[picked],
         tuple(sorted(rejected_backends.items())),

@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu
+from ...backends import resolve
 from .arguments import Pool2d
 from .autograd import differentiable_backward
+from .kernels import ActPool2dLaunch, launch_for
+from .memory_format import as_format, dense_strides, is_channels_last
 
 _POOL_ARGS = (
     "str activation, float activation_param, str pool, SymInt[2] pool_size, SymInt[2] pool_stride, "
-    "SymInt[2] pool_padding, bool ceil_mode, bool count_include_pad, bool channels_last"
+    "SymInt[2] pool_padding, bool ceil_mode, bool count_include_pad, bool channels_last, "
+    "str backend"
 )
 
 # saved activations, and who needs them:
@@ -101,15 +104,14 @@ def _as_args(pool: Pool2d) -> tuple[Any, ...]:
     )
 
 
-def _act_pool2d_cpu(x: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *pool_args, channels_last, save = args
-    pool = _pool(*pool_args)
+def _act_pool2d(x: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *pool_args, channels_last, backend, save = args
     _check_op_tensors(x, bias)
-    x = cpu.as_format(x, channels_last)
-    launch = cpu.launch_for(tuple(x.shape), x.dtype, channels_last, pool)
-    y, index, preactivation = cpu.act_pool2d_forward(
-        launch, x, None if bias is None else bias.contiguous(), save
-    )
+    resolve(backend, x.device, x.dtype)  # raises where that backend can't read these tensors
+    pool = _pool(*pool_args)
+    x = as_format(x, channels_last)
+    launch = launch_for(backend, tuple(x.shape), x.dtype, channels_last, pool)
+    y, index, preactivation = launch.forward(x, None if bias is None else bias.contiguous(), save)
     if index is None:
         index = x.new_empty((0,), dtype=index_dtype(pool) or torch.uint8)
     if preactivation is None:
@@ -118,11 +120,11 @@ def _act_pool2d_cpu(x: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor,
 
 
 def _act_pool2d_fake(x: Tensor, bias: Tensor | None, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *pool_args, channels_last, save = args
+    *pool_args, channels_last, _, save = args
     pool = _pool(*pool_args)
     _check_op_tensors(x, bias)
     y_shape = (*x.shape[:2], *pool.output_size(*x.shape[2:]))
-    strides = cpu.dense_strides(y_shape, channels_last)
+    strides = dense_strides(y_shape, channels_last)
     empty = x.new_empty((0,))
     dtype = index_dtype(pool)
     index = x.new_empty((0,), dtype=dtype or torch.uint8)
@@ -146,7 +148,7 @@ def _check_op_tensors(x: Tensor, bias: Tensor | None) -> None:
         )
 
 
-def _act_pool2d_backward_cpu(
+def _act_pool2d_backward(
     dy: Tensor,
     saved: Tensor | None,
     bias: Tensor | None,
@@ -154,15 +156,15 @@ def _act_pool2d_backward_cpu(
     x_shape: Any,
     *args: Any,
 ) -> tuple[Tensor, Tensor]:
-    *pool_args, channels_last = args
-    launch = cpu.launch_for(tuple(x_shape), dy.dtype, channels_last, _pool(*pool_args))
+    *pool_args, channels_last, backend = args
+    resolve(backend, dy.device, dy.dtype)
+    launch = launch_for(backend, tuple(x_shape), dy.dtype, channels_last, _pool(*pool_args))
     _check_backward_tensors(launch, dy, saved, bias, index)
-    dx, dbias = cpu.act_pool2d_backward(
-        launch,
+    dx, dbias = launch.backward(
         dy,
-        None if saved is None else cpu.as_format(saved, channels_last),
+        None if saved is None else as_format(saved, channels_last),
         None if bias is None else bias.contiguous(),
-        None if index is None else cpu.as_format(index, channels_last),
+        None if index is None else as_format(index, channels_last),
         need_dx=True,
         need_dbias=True,
     )
@@ -172,7 +174,7 @@ def _act_pool2d_backward_cpu(
 
 
 def _check_backward_tensors(
-    launch: cpu.Launch,
+    launch: ActPool2dLaunch,
     dy: Tensor,
     saved: Tensor | None,
     bias: Tensor | None,
@@ -210,16 +212,17 @@ def _act_pool2d_backward_fake(
     x_shape: Any,
     *args: Any,
 ) -> tuple[Tensor, Tensor]:
-    channels_last = args[-1]
+    channels_last = args[-2]
     shape = tuple(x_shape)
     return (
-        dy.new_empty_strided(shape, cpu.dense_strides(shape, channels_last)),
+        dy.new_empty_strided(shape, dense_strides(shape, channels_last)),
         dy.new_empty((shape[1],)),
     )
 
 
-_library.impl("act_pool2d", _act_pool2d_cpu, "CPU")
-_library.impl("act_pool2d_backward", _act_pool2d_backward_cpu, "CPU")
+for _key in ("CPU", "CUDA"):
+    _library.impl("act_pool2d", _act_pool2d, _key)
+    _library.impl("act_pool2d_backward", _act_pool2d_backward, _key)
 torch.library.register_fake("crossmedia_fast::act_pool2d", _act_pool2d_fake, lib=_library)
 torch.library.register_fake(
     "crossmedia_fast::act_pool2d_backward", _act_pool2d_backward_fake, lib=_library
@@ -227,11 +230,12 @@ torch.library.register_fake(
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-    x, bias, *pool_args, channels_last, _ = inputs
+    x, bias, *pool_args, channels_last, backend, _ = inputs
     y, index, preactivation = output
     pool = _pool(*pool_args)
     kind = saved_kind(pool)
-    ctx.pool, ctx.kind, ctx.channels_last, ctx.x_shape = pool, kind, channels_last, x.shape
+    ctx.pool, ctx.kind, ctx.x_shape = pool, kind, x.shape
+    ctx.channels_last, ctx.backend = channels_last, backend
     ctx.set_materialize_grads(False)
     saved = {"output": y, "preactivation": preactivation, "input": x}.get(kind)
     ctx.save_for_backward(
@@ -242,7 +246,7 @@ def _setup_context(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward(ctx: Any, dy: Tensor | None, _: Any, dpreactivation: Tensor | None) -> Any:
-    pool_arguments = (None,) * 10
+    pool_arguments = (None,) * 11
     if ctx.kind != "preactivation":
         dpreactivation = None  # of the empty tensor that stands for none
     if dy is None and dpreactivation is None:
@@ -254,7 +258,7 @@ def _backward(ctx: Any, dy: Tensor | None, _: Any, dpreactivation: Tensor | None
         )
     else:
         dx, dbias = torch.ops.crossmedia_fast.act_pool2d_backward(
-            dy, saved, bias, index, ctx.x_shape, *_as_args(ctx.pool), ctx.channels_last
+            dy, saved, bias, index, ctx.x_shape, *_as_args(ctx.pool), ctx.channels_last, ctx.backend
         )
     return (dx, dbias if ctx.needs_input_grad[1] else None, *pool_arguments)
 
@@ -264,7 +268,8 @@ torch.library.register_autograd(
 )
 
 
-def act_pool2d(x: Tensor, bias: Tensor | None, pool: Pool2d, save: bool) -> Tensor:
+def act_pool2d(x: Tensor, bias: Tensor | None, pool: Pool2d, save: bool, backend: str) -> Tensor:
     """The registered op, called the way the public function does."""
-    channels_last = cpu.is_channels_last(x)
-    return torch.ops.crossmedia_fast.act_pool2d(x, bias, *_as_args(pool), channels_last, save)[0]
+    return torch.ops.crossmedia_fast.act_pool2d(
+        x, bias, *_as_args(pool), is_channels_last(x), backend, save
+    )[0]

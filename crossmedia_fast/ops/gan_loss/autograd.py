@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import cpu
 from .arguments import OPERANDS, Problem
 from .formulas import differentiable_backward, directional
+from .kernels import GanLossLaunch, launch_for
 
 # On a small problem looking up a module's attributes costs as much as the kernel.
 _functorch_active = torch._C._are_functorch_transforms_active
@@ -29,11 +29,11 @@ class GanLoss(torch.autograd.Function):
     """The hot path: one native pass each way, as few Python lines as autograd allows."""
 
     @staticmethod
-    def forward(ctx: Any, launch: cpu.Launch, *operands: Tensor) -> Tensor:
+    def forward(ctx: Any, launch: GanLossLaunch, *operands: Tensor) -> Tensor:
         ctx.save_for_backward(*operands)
         ctx.launch = launch
         wanted = None if launch.unreduced else ctx.needs_input_grad[1:]
-        loss, ctx.gradients = cpu.gan_loss_forward(launch, operands, wanted)
+        loss, ctx.gradients = launch.forward(operands, wanted)
         return loss
 
     @staticmethod
@@ -45,10 +45,8 @@ class GanLoss(torch.autograd.Function):
         # Whoever gets the stored gradients may accumulate into them: they are handed out once.
         ctx.gradients = ()
         try:
-            if gradients and grad.item() == 1.0:
-                return None, *gradients
             wanted = ctx.needs_input_grad[1:]
-            return None, *cpu.gan_loss_backward(ctx.launch, grad, operands, wanted)
+            return None, *ctx.launch.backward(grad, operands, wanted, gradients)
         except RuntimeError:
             # a gradient without memory of its own: torch.autograd.grad(is_grads_batched=True)
             if not torch._C._functorch.is_legacy_batchedtensor(grad):
@@ -70,35 +68,45 @@ class GanLossTransformable(torch.autograd.Function):
     """The same rule for torch.func transforms and forward-mode AD."""
 
     @staticmethod
-    def forward(problem: Problem, dtype: torch.dtype | None, *operands: Tensor) -> Tensor:
-        launch = cpu.launch_for(problem, operands, dtype)
-        return cpu.gan_loss_forward(launch, operands, None)[0]
+    def forward(
+        backend: str, problem: Problem, dtype: torch.dtype | None, *operands: Tensor
+    ) -> Tensor:
+        launch = launch_for(backend, problem, operands, dtype)
+        return launch.forward(operands, None)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        ctx.problem, ctx.dtype, *operands = inputs
+        _, ctx.problem, ctx.dtype, *operands = inputs
         ctx.save_for_backward(*operands)
         ctx.save_for_forward(*operands)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         gradients = differentiable_backward(ctx.problem, ctx.saved_tensors, grad, ctx.dtype)
-        return None, None, *gradients
+        return None, None, None, *gradients
 
     @staticmethod
-    def jvp(ctx: Any, _problem: Any, _dtype: Any, *tangents: Tensor | None) -> Tensor:
+    def jvp(
+        ctx: Any, _backend: Any, _problem: Any, _dtype: Any, *tangents: Tensor | None
+    ) -> Tensor:
         return directional(ctx.problem, ctx.saved_tensors, tangents, ctx.dtype)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: Any, problem: Problem, dtype: torch.dtype | None, *operands: Tensor
+        info: Any,
+        in_dims: Any,
+        backend: str,
+        problem: Problem,
+        dtype: torch.dtype | None,
+        *operands: Tensor,
     ) -> tuple[Tensor, int]:
-        return vmap(info.batch_size, in_dims[2:], problem, dtype, operands)
+        return vmap(info.batch_size, in_dims[3:], backend, problem, dtype, operands)
 
 
 def vmap(
     batch_size: int,
     in_dims: Any,
+    backend: str,
     problem: Problem,
     dtype: torch.dtype | None,
     operands: Any,
@@ -114,6 +122,7 @@ def vmap(
         zip(problem.parameters, problem.scales, strict=True)
     ):
         elements = GanLossTransformable.apply(
+            backend,
             Problem(problem.function, (parameter,), (scale,), "none"),
             dtype,
             *examples[index * step : (index + 1) * step],
@@ -131,19 +140,19 @@ def reduce_examples(elements: Tensor, reduction: str) -> Tensor:  # [B, *] -> [B
     return flat.mean(1) if reduction == "mean" else flat.sum(1)
 
 
-def gan_loss(launch: cpu.Launch, operands: Sequence[Tensor]) -> Tensor:
-    """The loss of plain CPU tensors, differentiable where a gradient is asked for.
+def gan_loss(launch: GanLossLaunch, operands: Sequence[Tensor]) -> Tensor:
+    """The loss of plain tensors, differentiable where a gradient is asked for.
 
     RuntimeError for a tensor that has no memory of its own: another layout than the launch was made
     for, or one left over from a torch.func transform (`unwrapped`).
     """
     if forward_ad._current_level >= 0 or _functorch_active():
-        return GanLossTransformable.apply(launch.problem, launch.dtype, *operands)
+        return GanLossTransformable.apply(launch.backend, launch.problem, launch.dtype, *operands)
     if _is_grad_enabled():
         for x in operands:
             if x.requires_grad:
                 return _apply(launch, *operands)
-    return cpu.gan_loss_forward(launch, operands, None)[0]
+    return launch.forward(operands, None)[0]
 
 
 def unwrapped(operands: list[Tensor]) -> list[Tensor]:

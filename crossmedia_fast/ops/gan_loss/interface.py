@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ...backends import requested
-from . import cpu
 from .arguments import Problem
 from .autograd import gan_loss as gan_loss_eager
 from .autograd import unwrapped
@@ -22,6 +21,7 @@ from .calls import (
     loss_dtype,
     target_call,
 )
+from .kernels import GanLossLaunch, launch_for
 from .plan import make_plan
 from .reference import run as run_reference
 from .registration import gan_loss as gan_loss_registered
@@ -29,10 +29,10 @@ from .registration import gan_loss as gan_loss_registered
 _PLAIN = (Tensor, Parameter)
 _MAX_CACHED = 4096
 
-# Calls on plain CPU tensors that were checked and planned before. What a key leaves out (a layout
+# Calls on plain tensors that were checked and planned before. What a key leaves out (a layout
 # without memory, a tensor that a transform left wrapped) raises RuntimeError when the memory is
 # asked for; such a call starts again with all checks, which then say what is wrong.
-_launches: dict[Any, cpu.Launch] = {}
+_launches: dict[Any, GanLossLaunch] = {}
 
 # On a small problem looking up a module's attributes costs as much as the kernel.
 _any_autocast = torch._C._is_any_autocast_enabled
@@ -41,12 +41,17 @@ _is_compiling = torch.compiler.is_compiling
 
 
 def _is_plain(x: Any) -> bool:
-    """Whether nothing stands between this tensor and its memory: no subclass, no other device."""
-    return type(x) in _PLAIN and x.is_cpu
+    """Whether nothing stands between this tensor and its memory: no subclass, no fake device."""
+    return type(x) in _PLAIN and (x.is_cpu or x.is_cuda)
 
 
-def _autocast() -> bool:
-    return torch.is_autocast_enabled("cpu")
+def _autocast(x: Tensor) -> bool:
+    return torch.is_autocast_enabled(x.device.type)
+
+
+def _place(x: Tensor) -> Any:
+    """What of a tensor's device a key must hold; asking for the CPU's name costs a microsecond."""
+    return x.is_cpu or x.device
 
 
 def _run(problem: Problem, operands: list[Tensor], backend: str | None, key: Any) -> Tensor:
@@ -56,9 +61,9 @@ def _run(problem: Problem, operands: list[Tensor], backend: str | None, key: Any
         return run_reference(problem, operands)
     dtype = loss_dtype(operands)
     if _is_compiling() or _dispatch_modes() or not all(map(_is_plain, operands)):
-        return gan_loss_registered(problem, operands, dtype)
+        return gan_loss_registered(problem, operands, dtype, plan.backend)
     operands = unwrapped(operands)
-    launch = cpu.launch_for(problem, operands, dtype)
+    launch = launch_for(plan.backend, problem, operands, dtype)
     if key is not None:
         if len(_launches) >= _MAX_CACHED:
             _launches.clear()
@@ -99,11 +104,13 @@ def discriminator_loss(
                 fake.shape,
                 real.dtype,
                 fake.dtype,
+                _place(real),
+                _place(fake),
                 requested() if backend is None else backend,
-                _any_autocast() and _autocast(),
+                _any_autocast() and _autocast(real),
             )
             launch = _launches.get(key)
-            if launch is not None and real.is_cpu and fake.is_cpu and not _dispatch_modes():
+            if launch is not None and not _dispatch_modes():
                 # a relativistic pair lies [fake, real]
                 pair = (fake, real) if loss == "relativistic" else (real, fake)
                 return gan_loss_eager(launch, pair)
@@ -142,16 +149,14 @@ def generator_loss(
                 factor,
                 fake.shape,
                 fake.dtype,
-                (real.shape, real.dtype) if paired else None,
+                _place(fake),
+                (real.shape, real.dtype, _place(real)) if paired else None,
                 requested() if backend is None else backend,
-                _any_autocast() and _autocast(),
+                _any_autocast() and _autocast(fake),
             )
             launch = _launches.get(key)
-            if launch is not None and fake.is_cpu and not _dispatch_modes():
-                if not paired:
-                    return gan_loss_eager(launch, (fake,))
-                if real.is_cpu:
-                    return gan_loss_eager(launch, (real, fake))
+            if launch is not None and not _dispatch_modes():
+                return gan_loss_eager(launch, (real, fake) if paired else (fake,))
         except (TypeError, RuntimeError):
             key = None
         if paired and real.dtype != fake.dtype:
@@ -187,11 +192,12 @@ def target_loss(
                 factor,
                 prediction.shape,
                 prediction.dtype,
+                _place(prediction),
                 requested() if backend is None else backend,
-                _any_autocast() and _autocast(),
+                _any_autocast() and _autocast(prediction),
             )
             launch = _launches.get(key)
-            if launch is not None and prediction.is_cpu and not _dispatch_modes():
+            if launch is not None and not _dispatch_modes():
                 return gan_loss_eager(launch, (prediction,))
         except RuntimeError:
             key = None
@@ -370,11 +376,13 @@ def log_loss(
                 target.shape,
                 input.dtype,
                 target.dtype,
+                _place(input),
+                _place(target),
                 requested() if backend is None else backend,
-                _any_autocast() and _autocast(),
+                _any_autocast() and _autocast(input),
             )
             launch = _launches.get(key)
-            if launch is not None and input.is_cpu and target.is_cpu and not _dispatch_modes():
+            if launch is not None and not _dispatch_modes():
                 return gan_loss_eager(launch, (input, target))
         except (TypeError, RuntimeError):
             key = None

@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu
+from ...backends import resolve
 from .arguments import OPERANDS, Problem
 from .autograd import vmap
+from .dense import as_dense
 from .formulas import differentiable_backward
+from .kernels import launch_for
 
-_PROBLEM = "str function, float[] parameters, float[] scales, str reduction, ScalarType? dtype"
+_PROBLEM = (
+    "str function, float[] parameters, float[] scales, str reduction, ScalarType? dtype, "
+    "str backend"
+)
 
 _library = torch.library.Library("crossmedia_fast", "FRAGMENT")
 _library.define(f"gan_loss(Tensor[] operands, {_PROBLEM}) -> Tensor")
@@ -27,13 +32,14 @@ def _problem(function: str, parameters: Any, scales: Any, reduction: str) -> Pro
     return Problem(function, tuple(parameters), tuple(scales), reduction)
 
 
-def _as_args(problem: Problem, dtype: torch.dtype | None) -> tuple[Any, ...]:
+def _as_args(problem: Problem, dtype: torch.dtype | None, backend: str) -> tuple[Any, ...]:
     return (
         problem.function,
         list(problem.parameters),
         list(problem.scales),
         problem.reduction,
         dtype,
+        backend,
     )
 
 
@@ -68,26 +74,26 @@ def _check_operands(problem: Problem, operands: list[Tensor]) -> None:
                 )
 
 
-def _gan_loss_cpu(operands: list[Tensor], *args: Any) -> Tensor:
-    *problem_args, dtype = args
+def _gan_loss(operands: list[Tensor], *args: Any) -> Tensor:
+    *problem_args, dtype, backend = args
     problem = _problem(*problem_args)
     _check_operands(problem, operands)
-    launch = cpu.launch_for(problem, operands, dtype)
-    return cpu.gan_loss_forward(launch, operands, None)[0]
+    resolve(backend, operands[0].device, operands[0].dtype)  # raises where it can't read these
+    return launch_for(backend, problem, operands, dtype).forward(operands, None)[0]
 
 
 def _gan_loss_fake(operands: list[Tensor], *args: Any) -> Tensor:
-    *problem_args, dtype = args
+    *problem_args, dtype, _ = args
     problem = _problem(*problem_args)
     _check_operands(problem, operands)
     first = operands[0]
     if problem.reduction != "none":
         return first.new_empty((), dtype=dtype or first.dtype)
-    return torch.empty_like(cpu.as_dense(operands, len(operands))[0], dtype=dtype or first.dtype)
+    return torch.empty_like(as_dense(operands, len(operands))[0], dtype=dtype or first.dtype)
 
 
-def _gan_loss_backward_cpu(grad: Tensor, operands: list[Tensor], *args: Any) -> list[Tensor]:
-    *problem_args, dtype = args
+def _gan_loss_backward(grad: Tensor, operands: list[Tensor], *args: Any) -> list[Tensor]:
+    *problem_args, dtype, backend = args
     problem = _problem(*problem_args)
     _check_operands(problem, operands)
     shape = operands[0].shape if problem.reduction == "none" else ()
@@ -96,32 +102,34 @@ def _gan_loss_backward_cpu(grad: Tensor, operands: list[Tensor], *args: Any) -> 
             f"grad must have shape {tuple(shape)} and dtype {dtype or operands[0].dtype}, "
             f"got {tuple(grad.shape)} and {grad.dtype}"
         )
-    launch = cpu.launch_for(problem, operands, dtype)
+    resolve(backend, grad.device, operands[0].dtype)
+    launch = launch_for(backend, problem, operands, dtype)
     wanted = _wanted(problem, len(operands))
-    gradients = cpu.gan_loss_backward(launch, grad, operands, wanted)
+    gradients = launch.backward(grad, operands, wanted)
     return [x for x in gradients if x is not None]
 
 
 def _gan_loss_backward_fake(grad: Tensor, operands: list[Tensor], *args: Any) -> list[Tensor]:
-    problem = _problem(*args[:-1])
+    problem = _problem(*args[:-2])
     wanted = _wanted(problem, len(operands))
     alike = len(operands) if problem.reduction == "none" else OPERANDS[problem.function]
-    dense = cpu.as_dense(operands, alike)
+    dense = as_dense(operands, alike)
     if problem.reduction == "none" and any(x.stride() != dense[0].stride() for x in (*dense, grad)):
         dense = [x.contiguous() for x in dense]
     return [torch.empty_like(x) for x, want in zip(dense, wanted, strict=True) if want]
 
 
-for _name, _cpu, _fake in (
-    ("gan_loss", _gan_loss_cpu, _gan_loss_fake),
-    ("gan_loss_backward", _gan_loss_backward_cpu, _gan_loss_backward_fake),
+for _name, _kernel, _fake in (
+    ("gan_loss", _gan_loss, _gan_loss_fake),
+    ("gan_loss_backward", _gan_loss_backward, _gan_loss_backward_fake),
 ):
-    _library.impl(_name, _cpu, "CPU")
+    for _key in ("CPU", "CUDA"):
+        _library.impl(_name, _kernel, _key)
     torch.library.register_fake(f"crossmedia_fast::{_name}", _fake, lib=_library)
 
 
 def _setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-    operands, *problem_args, ctx.dtype = inputs
+    operands, *problem_args, ctx.dtype, ctx.backend = inputs
     ctx.problem = _problem(*problem_args)
     ctx.save_for_backward(*operands)
 
@@ -134,16 +142,16 @@ def _backward(ctx: Any, grad: Tensor) -> Any:
         wanted = _wanted(problem, len(operands))
         given = iter(
             torch.ops.crossmedia_fast.gan_loss_backward(
-                grad, list(operands), *_as_args(problem, ctx.dtype)
+                grad, list(operands), *_as_args(problem, ctx.dtype, ctx.backend)
             )
         )
         gradients = [next(given) if want else None for want in wanted]
-    return gradients, None, None, None, None, None
+    return gradients, None, None, None, None, None, None
 
 
 def _vmap(info: Any, in_dims: Any, operands: list[Tensor], *args: Any) -> tuple[Tensor, int]:
-    *problem_args, dtype = args
-    return vmap(info.batch_size, in_dims[0], _problem(*problem_args), dtype, operands)
+    *problem_args, dtype, backend = args
+    return vmap(info.batch_size, in_dims[0], backend, _problem(*problem_args), dtype, operands)
 
 
 torch.library.register_autograd(
@@ -152,6 +160,8 @@ torch.library.register_autograd(
 torch.library.register_vmap("crossmedia_fast::gan_loss", _vmap, lib=_library)
 
 
-def gan_loss(problem: Problem, operands: list[Tensor], dtype: torch.dtype | None) -> Tensor:
+def gan_loss(
+    problem: Problem, operands: list[Tensor], dtype: torch.dtype | None, backend: str
+) -> Tensor:
     """The registered op, called the way the public functions do."""
-    return torch.ops.crossmedia_fast.gan_loss(operands, *_as_args(problem, dtype))
+    return torch.ops.crossmedia_fast.gan_loss(operands, *_as_args(problem, dtype, backend))

@@ -1,0 +1,124 @@
+"""The CPU backend's algorithms, and which calls each of them takes."""
+
+from __future__ import annotations
+
+import torch
+
+from ... import precision
+from . import cpu_conv, cpu_direct, cpu_half, folding
+from .kernels import Call, NativeConv
+from .memory_format import is_channels_last
+from .plan import CONVOLUTIONS, why_not_by_cost
+
+
+def _half_dtype(call: Call) -> torch.dtype | None:
+    """The half type of the result, where every operand is one or float32 under autocast."""
+    dtype = call.input.dtype if call.autocast is None else call.autocast
+    if dtype not in cpu_half.HALF_DTYPES:
+        return None
+    widened = (*cpu_half.HALF_DTYPES, torch.float32)
+    return dtype if call.input.dtype in widened and call.weight.dtype in widened else None
+
+
+class Choice:
+    """kernels.Choice: "folded", the small direct convolution, and those of the native module."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        self.launch: cpu_conv.ConvLaunch | None = None
+        self.half = _half_dtype(call)
+        y_shape = (*call.z_shape[:2], *call.pool.output_size(*call.z_shape[2:]))
+        dtype = call.input.dtype
+        contiguous = call.input.is_contiguous() and call.weight.is_contiguous()
+        self.why_not = {
+            "folded": folding.why_not(y_shape, call.z_shape, call.conv, call.pool, dtype),
+            "direct": cpu_direct.why_not(
+                call.x_shape,
+                call.w_shape,
+                call.z_shape,
+                call.conv,
+                dtype,
+                contiguous,
+                call.autocast is not None,
+            ),
+            **self._convolutions(),
+        }
+
+    def _convolutions(self) -> dict[str, str]:
+        """Why each of the native module's own convolutions doesn't take the call."""
+        call = self.call
+        if call.autocast is not None and self.half is None:
+            return dict.fromkeys(CONVOLUTIONS, f"takes no autocast of {call.input.dtype}")
+        batched = call.input if call.input.dim() == 4 else call.input.unsqueeze(0)
+        x_channels_last = is_channels_last(batched)
+        # a channels_last weight makes PyTorch's convolution give channels_last too
+        y_channels_last = x_channels_last or is_channels_last(call.weight)
+        try:
+            launch = self._launch(call.x_shape[0], x_channels_last, y_channels_last)
+        except (NotImplementedError, ValueError) as error:
+            return dict.fromkeys(CONVOLUTIONS, str(error))
+        self.launch = launch
+        refusals = {name: launch.refusal(name) for name in CONVOLUTIONS}
+        if call.needs_grad and launch.pool_launch.saved == "input":
+            # one that computes the convolution's output again needs nothing kept
+            for name in CONVOLUTIONS:
+                if name != "depthwise" or launch.refusal(name, backward=True):
+                    refusals[name] = (
+                        "keeps no convolution output for the backward of this activation"
+                    )
+        if not call.forced:
+            no_gain = why_not_by_cost(
+                call.x_shape,
+                call.w_shape,
+                call.z_shape,
+                call.conv.stride,
+                precision.get_conv_precision(),
+                call.needs_grad,
+                not refusals["winograd"],
+            )
+            if self.half is not None:
+                for name in CONVOLUTIONS:
+                    no_gain.setdefault(name, cpu_half.why_not(name, self.half, call))
+            for name, reason in no_gain.items():
+                refusals[name] = refusals[name] or reason
+        return refusals
+
+    def _launch(
+        self, batch: int, x_channels_last: bool, y_channels_last: bool
+    ) -> cpu_conv.ConvLaunch:
+        call = self.call
+        return cpu_conv.ConvLaunch(
+            (batch, *call.x_shape[1:]),
+            call.w_shape,
+            (batch, *call.z_shape[1:]),
+            call.input.dtype if self.half is None else torch.float32,
+            call.conv,
+            call.pool,
+            x_channels_last,
+            y_channels_last,
+        )
+
+    def native(self, algorithm: str) -> NativeConv | None:
+        call = self.call
+        if algorithm == "direct":
+            return cpu_direct.SmallConv2d(
+                call.x_shape, call.w_shape, call.input.dtype, call.conv, call.pool
+            )
+        launch = self.launch
+        if algorithm not in CONVOLUTIONS or launch is None:
+            return None
+        rounds = precision.get_conv_precision() != "highest"
+
+        def fused(batch: int) -> cpu_conv.FusedConv2d:
+            formats = launch.x_channels_last, launch.pool_launch.channels_last
+            part = launch if batch == call.x_shape[0] else self._launch(batch, *formats)
+            return cpu_conv.FusedConv2d(algorithm, part, call.conv, call.pool, rounds)
+
+        if self.half is None:
+            return fused(call.x_shape[0])
+        return cpu_half.HalfConv2d(fused, call.x_shape, launch.pool_launch.y_shape, self.half)
+
+
+def choose(call: Call) -> Choice:
+    """What the CPU backend makes of a call."""
+    return Choice(call)

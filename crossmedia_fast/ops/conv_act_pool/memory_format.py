@@ -1,0 +1,29 @@
+"""The two memory formats of a dense [N, K, H, W] tensor."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def dense_strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    """Strides of a dense [N, K, H, W] tensor in either memory format."""
+    _, channels, height, width = shape
+    if channels_last:
+        return (height * width * channels, 1, width * channels, channels)
+    return (channels * height * width, height * width, width, 1)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the kernels should read `x` [N, K, H, W] as NHWC."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def as_format(x: Tensor, channels_last: bool) -> Tensor:
+    """`x`, dense in that memory format (itself where it is)."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return (
+        x
+        if x.is_contiguous(memory_format=memory_format)
+        else x.contiguous(memory_format=memory_format)
+    )
