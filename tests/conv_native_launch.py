@@ -171,7 +171,7 @@ class Case:
         )
 
     def guarded_backward(self, dy: Tensor) -> Gradients:
-        """As backward: inputs hold NaN behind their ends, what lies beside the results is checked."""
+        """As backward; inputs hold NaN behind their ends, results lie between guards."""
         launch = self.launch
         y, index, preactivation = self.forward(save=True)
         saved = {"output": y, "preactivation": preactivation}.get(launch.pool_launch.saved)
