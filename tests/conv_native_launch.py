@@ -20,6 +20,8 @@ from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
 from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
+from .tolerances import GRADIENTS, assert_within
+
 GUARD = 12345.0
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -168,6 +170,37 @@ class Case:
             self.algorithm, dy, saved, index, self.x, self.w, self.bias, *need
         )
 
+    def guarded_backward(self, dy: Tensor) -> Gradients:
+        """As backward; inputs hold NaN behind their ends, results lie between guards."""
+        launch = self.launch
+        y, index, preactivation = self.forward(save=True)
+        saved = {"output": y, "preactivation": preactivation}.get(launch.pool_launch.saved)
+
+        def guard(like: Tensor, fill: float) -> Tensor:
+            buffer = torch.full((like.numel() + 64,), fill, dtype=like.dtype)
+            return torch.as_strided(buffer, like.shape, like.stride(), 32)
+
+        def pointer(tensor: Tensor | None) -> int:
+            if tensor is None:
+                return 0
+            fill = float("nan") if tensor.is_floating_point() else 255
+            view = guard(tensor, fill).copy_(tensor)
+            inputs.append(view)
+            return view.data_ptr()
+
+        inputs: list[Tensor] = []
+        outputs = [guard(t, GUARD) for t in (self.x, self.w, torch.empty(self.w.shape[0]))]
+        native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
+            self.algorithm, launch.native, pointer(dy), pointer(saved), pointer(index),
+            pointer(self.x), pointer(self.w), pointer(self.bias),
+            *(view.data_ptr() for view in outputs), native.thread_count(),
+        )  # fmt: skip
+        for view in outputs:
+            buffer = torch.as_strided(view, (view.numel() + 64,), (1,), 0)
+            assert (buffer[:32] == GUARD).all()
+            assert (buffer[-32:] == GUARD).all()
+        return outputs[0], outputs[1], outputs[2]
+
     def reference_backward(self, dy: Tensor) -> Gradients:
         """dx, dw and dbias in float64."""
         x, w = self.x.double().requires_grad_(), self.w.double().requires_grad_()
@@ -175,6 +208,19 @@ class Case:
         bias = bias.double().requires_grad_()
         y = act_pool2d(self.convolve(x, w, bias), self.pool)
         return torch.autograd.grad(y, (x, w, bias), dy.double())
+
+
+def random_dy(case: Case) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    dy = torch.randn(case.launch.pool_launch.y_shape, generator=generator)
+    return as_format(dy, case.formats[1])
+
+
+def assert_gradients(case: Case, dy: Tensor, gradients: Gradients) -> None:
+    for ours, theirs in zip(gradients, case.reference_backward(dy), strict=True):
+        assert ours is not None
+        assert theirs is not None
+        assert_within(ours, theirs, GRADIENTS[torch.float32])
 
 
 def assert_same(actual: Tensor | None, expected: Tensor | None) -> None:

@@ -7,21 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 
 from crossmedia_fast import native
 
 from .conv_native_launch import (
-    GUARD,
     After,
     Case,
     Geometry,
-    Gradients,
-    as_format,
+    assert_gradients,
     assert_same,
+    random_dy,
     threads,
 )
-from .tolerances import GRADIENTS, VALUES, assert_within
+from .tolerances import VALUES, assert_within
 
 pytestmark = pytest.mark.skipif(
     native.module is None, reason=f"needs the native module: {native.reason}"
@@ -206,19 +204,6 @@ BACKWARD_AFTER = [
 ]
 
 
-def random_dy(case: Case) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    dy = torch.randn(case.launch.pool_launch.y_shape, generator=generator)
-    return as_format(dy, case.formats[1])
-
-
-def assert_gradients(case: Case, dy: Tensor, gradients: Gradients) -> None:
-    for ours, theirs in zip(gradients, case.reference_backward(dy), strict=True):
-        assert ours is not None
-        assert theirs is not None
-        assert_within(ours, theirs, GRADIENTS[torch.float32])
-
-
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_backward_matches_float64(geometry: Geometry, channels_last: bool) -> None:
@@ -271,31 +256,11 @@ def test_only_the_gradients_that_are_needed(channels_last: bool) -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 def test_backward_touches_nothing_else(channels_last: bool) -> None:
-    """x, dy and y hold NaN behind their ends, dx, dw and dbias are guarded."""
     geometry = depthwise(2, 19, (7, 10), stride=(2, 2))
     case = Case("depthwise", geometry, After("relu"), (channels_last, channels_last))
     dy = random_dy(case)
-    expected = case.backward(dy)
-    y = case.forward()[0]
-    nan = float("nan")
-
-    def guard(tensor: Tensor, fill: float, inside: bool) -> tuple[Tensor, Tensor]:
-        buffer = torch.full((tensor.numel() + 64,), fill)
-        view = torch.as_strided(buffer, tensor.shape, tensor.stride(), 32)
-        view.copy_(tensor) if inside else view.fill_(nan)
-        return view, buffer
-
-    inputs = [guard(t, nan, True)[0] for t in (dy, y, case.x, case.w)]
-    outputs = [guard(t, GUARD, False) for t in expected if t is not None]
-    native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
-        "depthwise", case.launch.native, inputs[0].data_ptr(), inputs[1].data_ptr(), 0,
-        inputs[2].data_ptr(), inputs[3].data_ptr(), 0,
-        *(view.data_ptr() for view, _ in outputs), 1,
-    )  # fmt: skip
-    for (view, buffer), want in zip(outputs, expected, strict=True):
-        assert_same(view, want)
-        assert (buffer[:32] == GUARD).all()
-        assert (buffer[-32:] == GUARD).all()
+    for guarded, expected in zip(case.guarded_backward(dy), case.backward(dy), strict=True):
+        assert_same(guarded, expected)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])

@@ -5,8 +5,10 @@
 #include "cpu/gradient_frame.h"
 #include "cpu/parts.h"
 #include "cpu/pointwise.h"
+#include "cpu/pointwise_chunks.h"
 #include "cpu/pointwise_gradient_tile.h"
 #include "cpu/pointwise_pack.h"
+#include "cpu/pointwise_spread.h"
 #include "cpu/pointwise_tile.h"
 #include "cpu/scratch.h"
 #include "cpu/simd_transpose.h"
@@ -18,41 +20,7 @@ namespace {
 typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;  // stored past the caches
-// A chunk's x and gradient: beside weights in the second cache.
-constexpr int64_t kChunkBytes = INT64_C(3) << 17;
-constexpr int64_t kLeastPixels = 112;  // or the weight gradient's sums would be loaded too often
-constexpr int64_t kMostPixels = 512;
-// A weight gradient that stays in the second cache; larger ones are computed in groups of filters.
-constexpr int64_t kSumBytes = INT64_C(1) << 18;
-constexpr int64_t kUnits = 16;  // slices · groups, about
 constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
-
-// How the pixels of the convolution's output are cut: chunks of rows of an image, or of several
-// images where those are small. Slices of chunks have sums of their own, whatever the threads; so
-// have groups of filters.
-struct Chunks {
-  int64_t images;  // in a chunk
-  int64_t bands;   // of rows, in an image
-  int64_t rows;    // in a band, at most
-  int64_t count;
-  int64_t slices;
-  int64_t groups;
-
-  Chunks(const ConvActPool2dProblem& p, int64_t channels, int64_t filters) {
-    const ActPool2dProblem& pool = p.pool;
-    const int64_t fitting = kChunkBytes / 4 / (channels + filters);
-    const int64_t pixels = fitting < kLeastPixels ? kLeastPixels : least(fitting, kMostPixels);
-    const int64_t area = pool.height * pool.width;
-    images = area > pixels ? 1 : least(pixels / area, pool.batch);
-    const int64_t most = pixels < pool.width ? 1 : least(pixels / pool.width, pool.height);
-    bands = divide_up(pool.height, most);
-    rows = divide_up(pool.height, bands);
-    count = divide_up(pool.batch, images) * bands;
-    const int64_t together = cmf::CMF_ISA::most(kSumBytes / 4 / channels / kTileLanes, 1);
-    groups = divide_up(filters, together * kTileLanes);
-    slices = least(divide_up(kUnits, groups), count);
-  }
-};
 
 class Backward {
  public:
@@ -62,9 +30,10 @@ class Backward {
         channels_(round_up(p.in_channels, kV)),
         filters_(round_up(p.pool.channels, kV)),
         chunks_(p, channels_, filters_),
+        pixels_are_rows_(p.x_channels_last || !fills_columns(chunks_.rows * p.pool.width)),
         strided_(p.stride_height != 1 || p.stride_width != 1) {
     const int64_t run = p.x_channels_last ? p.in_channels : p.width;
-    past_caches_ = !strided_ && run % kV == 0 &&
+    past_caches_ = !strided_ && pixels_are_rows_ == p.x_channels_last && run % kV == 0 &&
                    reinterpret_cast<uintptr_t>(t.dx) % CMF_VECTOR_BYTES == 0 &&
                    p.pool.batch * p.in_channels * p.height * p.width * 4 > kLargeBytes;
   }
@@ -73,7 +42,11 @@ class Backward {
     const int64_t pixels = p_.pool.batch * p_.pool.height * p_.pool.width;
     const int64_t most = 2 * pixels * p_.pool.channels * p_.in_channels / kProductsPerThread;
     if (threads > most) threads = most < 2 ? 1 : static_cast<int>(most);
-    if (t_.dx && !prepare_weights(threads)) return false;
+    if (t_.dx) {
+      if (!weights_.allocate(round_up(p_.in_channels, kTileLanes) * filters_)) return false;
+      pack_turned_weights(p_, static_cast<const float*>(t_.w), pixels_are_rows_, weights_.data,
+                          threads);
+    }
     const int64_t sums = sums_size() * chunks_.slices;
     if (sums && !sums_.allocate(sums)) return false;
     // One pass, or one for the weights' gradient by groups of filters and one for the input's.
@@ -104,42 +77,6 @@ class Backward {
     });
   }
 
-  // The weights as the input gradient's tiles want them: w's rows in panels [C / kTileLanes][K]
-  // [kTileLanes], or its columns as rows tile by tile [K / kLanes][rows][kLanes].
-  bool prepare_weights(int threads) {
-    const int64_t C = p_.in_channels, K = p_.pool.channels;
-    const float* w = static_cast<const float*>(t_.w);
-    if (!weights_.allocate(round_up(C, kTileLanes) * filters_)) return false;
-    if (K * C < 65536) threads = 1;
-    if (p_.x_channels_last) {
-      return in_parallel(divide_up(C, kTileLanes), threads, [&](Range panels) {
-        for (int64_t c = panels.first * kTileLanes; c < panels.last * kTileLanes; c += kV) {
-          const int lanes = C - c < kV ? (C > c ? static_cast<int>(C - c) : 0) : kV;
-          float* target = weights_.data + c / kTileLanes * kTileLanes * K + c % kTileLanes;
-          for (int64_t k = 0; k < K; ++k, target += kTileLanes) {
-            store<float>(target, lanes ? load_lanes<float>(w + k * C + c, lanes) : V{});
-          }
-        }
-        return true;
-      });
-    }
-    const TileRows rows = {C};
-    return in_parallel(rows.tiles(), threads, [&](Range tiles) {
-      for (int64_t i = tiles.first; i < tiles.last; ++i) {
-        const Range tile = rows.tile(static_cast<int>(i));
-        const int64_t count = tile.last - tile.first;
-        float* target = weights_.data + tile.first * filters_;
-        for (int64_t k = 0; k < filters_; ++k) {
-          float* place = target + k / kV * kV * count + k % kV;
-          for (int64_t j = 0; j < count; ++j) {
-            place[j * kV] = k < K ? w[k * C + tile.first + j] : 0.0f;
-          }
-        }
-      }
-      return true;
-    });
-  }
-
   // Of a slice: dw [filters_][channels_], then dbias [filters_].
   int64_t bias_offset() const { return t_.dw ? filters_ * channels_ : 0; }
   int64_t sums_size() const { return bias_offset() + (t_.dbias ? filters_ : 0); }
@@ -162,10 +99,11 @@ class Backward {
       if (!frame_.prepare() || (dw_wanted_ && !x_.allocate(most_ * c_.channels_))) return false;
       if (c_.chunks_.images > 1 && !g_.allocate(most_ * lanes_)) return false;
       if (!dx_wanted_) return true;
-      if (c_.strided_ && !dx_.allocate(most_ * p_.in_channels)) return false;
+      const bool spreads = c_.strided_ || c_.pixels_are_rows_ != p_.x_channels_last;
+      if (spreads && !dx_.allocate(most_ * p_.in_channels + kV)) return false;
       const int64_t area = c_.chunks_.rows * pool_.width;
       columns_ = divide_up(area, kTileLanes);
-      return packed_.allocate(p_.x_channels_last
+      return packed_.allocate(c_.pixels_are_rows_
                                   ? most_ * c_.filters_
                                   : c_.chunks_.images * columns_ * kTileLanes * c_.filters_);
     }
@@ -203,16 +141,14 @@ class Backward {
       for (int64_t k = filters.first; k < filters.last; k += lanes_) {
         const float* g = expand(k, dbias_wanted_ ? sums + c_.bias_offset() + k : nullptr);
         if (dw_wanted_) weight_gradient(g, k, sums);
-        if (dx_wanted_ && p_.x_channels_last) pack_rows(g, k);
-        if (dx_wanted_ && !p_.x_channels_last) pack_columns_of(g, k);
+        if (dx_wanted_ && c_.pixels_are_rows_) pack_rows(g, k);
+        if (dx_wanted_ && !c_.pixels_are_rows_) pack_columns_of(g, k);
       }
       if (!dx_wanted_) return;
-      for (int64_t image = 0; image < images_; ++image) {
-        if (p_.x_channels_last) {
-          if (image == 0 || c_.strided_) input_pixels(image);
-        } else {
-          input_planes(image);
-        }
+      if (c_.pixels_are_rows_) {
+        input_pixels();
+      } else {
+        for (int64_t image = 0; image < images_; ++image) input_planes(image);
       }
     }
 
@@ -300,36 +236,59 @@ class Backward {
       return tile;
     }
 
-    // dx in NHWC: of all images at once, or of one with a stride.
-    void input_pixels(int64_t image) {
-      const int64_t C = p_.in_channels;
-      float* dx = static_cast<float*>(c_.t_.dx) + (n_ + image) * p_.height * p_.width * C;
+    // Where x begins that the next chunk packs: it comes into the second cache meanwhile. Null
+    // where it is not wanted.
+    const float* next_x() const {
+      if (!dw_wanted_ || c_.strided_ || c_.pixels_are_rows_ != p_.x_channels_last) return nullptr;
+      const int64_t area = p_.height * p_.width, C = p_.in_channels;
+      const float* x = static_cast<const float*>(c_.t_.x);
+      if (n_ + images_ == pool_.batch && rows_.last == pool_.height) return nullptr;
+      if (rows_.last == pool_.height) return x + (n_ + images_) * area * C;
+      return x + n_ * area * C + rows_.last * p_.width * (p_.x_channels_last ? C : 1);
+    }
+
+    // dx, pixels being rows: of all images at once.
+    void input_pixels() {
+      const int64_t C = p_.in_channels, size = p_.height * p_.width * C;
+      const bool in_place = !c_.strided_ && p_.x_channels_last;
+      float* dx = static_cast<float*>(c_.t_.dx) + n_ * size;
+      float* y = in_place ? dx + rows_.first * p_.width * C : dx_.data;
       PointwiseTile part = tile();
       part.y_row = C;
       const TileRows rows = {pixels()};
-      for (int64_t c = 0; c < C && (image == 0 || !c_.strided_); c += kTileLanes) {
+      part.ahead = next_x();
+      part.ahead_step = 2 * kV;
+      const int64_t blocks = c_.filters_ / kV;
+      const int64_t calls = divide_up(C, kTileLanes) * rows.tiles() * blocks;
+      part.ahead_count = part.ahead ? static_cast<int>(divide_up(pixels() * C, 2 * kV * calls)) : 0;
+      for (int64_t c = 0; c < C; c += kTileLanes) {
         part.columns = C - c < kTileLanes ? static_cast<int>(C - c) : kTileLanes;
         part.b = c_.weights_.data + c * pool_.channels;
         for (int i = 0; i < rows.tiles(); ++i) {
           const Range range = rows.tile(i);
           part.a = packed_.data + range.first * c_.filters_;
-          part.y = (c_.strided_ ? dx_.data : dx + rows_.first * p_.width * C) + range.first * C + c;
+          part.y = y + range.first * C + c;
           pointwise_kernel_for(static_cast<int>(range.last - range.first),
                                part.columns > kV ? 2 : 1)(part);
+          if (part.ahead) part.ahead += blocks * part.ahead_count * part.ahead_step;
         }
       }
-      if (!c_.strided_) return;
-      const Range wide = rows_of_x();
-      memset(dx + wide.first * p_.width * C, 0,
-             static_cast<size_t>((wide.last - wide.first) * p_.width * C) * sizeof(float));
-      for (int64_t i = 0; i < area_; ++i) {
-        const int64_t h = (rows_.first + i / pool_.width) * p_.stride_height;
-        memcpy(dx + (h * p_.width + i % pool_.width * p_.stride_width) * C,
-               dx_.data + (image * area_ + i) * C, static_cast<size_t>(C) * sizeof(float));
+      for (int64_t image = 0; image < images_ && !in_place; ++image) {
+        const float* source = dx_.data + image * area_ * C;
+        if (!c_.strided_) {
+          pixels_to_planes(source, C, area_, p_.height * p_.width,
+                           dx + image * size + rows_.first * p_.width);
+        } else if (p_.x_channels_last) {
+          spread(source, C, C, dx + image * size);
+        } else {
+          for (int64_t c = 0; c < C; ++c) {
+            spread(source + c, C, 1, dx + image * size + c * p_.height * p_.width);
+          }
+        }
       }
     }
 
-    // dx in NCHW, of one image.
+    // dx, pixels being columns: of one image, NCHW.
     void input_planes(int64_t image) {
       const int64_t plane = p_.height * p_.width;
       float* dx = static_cast<float*>(c_.t_.dx) + (n_ + image) * p_.in_channels * plane;
@@ -337,35 +296,30 @@ class Backward {
       part.y_row = c_.strided_ ? area_ : plane;
       float* y = c_.strided_ ? dx_.data : dx + rows_.first * p_.width;
       const TileRows rows = {p_.in_channels};
+      const float* ahead = next_x();
+      part.ahead_step = plane;
       // a few planes at a time: more are more streams than the hardware follows
       for (int j = 0; j < rows.tiles(); ++j) {
         const Range range = rows.tile(j);
         part.a = c_.weights_.data + range.first * c_.filters_;
+        part.ahead_count =
+            ahead ? static_cast<int>(divide_up(range.last - range.first, c_.filters_ / kV)) : 0;
         for (int64_t i = 0; i < area_; i += kTileLanes) {
           part.columns = area_ - i < kTileLanes ? static_cast<int>(area_ - i) : kTileLanes;
           part.b = columns(image, i / kTileLanes);
           part.y = y + range.first * part.y_row + i;
+          part.ahead = ahead ? ahead + range.first * plane + i : nullptr;
           pointwise_kernel_for(static_cast<int>(range.last - range.first),
                                part.columns > kV ? 2 : 1)(part);
         }
       }
-      if (!c_.strided_) return;
-      const Range wide = rows_of_x();
-      for (int64_t c = 0; c < p_.in_channels; ++c) {
-        float* target = dx + c * plane;
-        memset(target + wide.first * p_.width, 0,
-               static_cast<size_t>((wide.last - wide.first) * p_.width) * sizeof(float));
-        for (int64_t i = 0; i < area_; ++i) {
-          const int64_t h = (rows_.first + i / pool_.width) * p_.stride_height;
-          target[h * p_.width + i % pool_.width * p_.stride_width] = dx_.data[c * area_ + i];
-        }
+      for (int64_t c = 0; c < p_.in_channels && c_.strided_; ++c) {
+        spread(dx_.data + c * area_, 1, 1, dx + c * plane);
       }
     }
 
-    // The rows of x that belong to this chunk: those behind a row of z, too.
-    Range rows_of_x() const {
-      return Range{rows_.first * p_.stride_height,
-                   rows_.last < pool_.height ? rows_.last * p_.stride_height : p_.height};
+    void spread(const float* source, int64_t step, int64_t channels, float* dx) const {
+      spread_pixels(p_, rows_, source, step, channels, dx);
     }
 
     const Backward& c_;
@@ -417,6 +371,7 @@ class Backward {
   const int64_t channels_;  // C and K, rounded up to whole vectors
   const int64_t filters_;
   const Chunks chunks_;
+  const bool pixels_are_rows_;  // where the input gradient is computed; or the input's channels
   const bool strided_;
   bool past_caches_;
   Scratch<float> weights_;

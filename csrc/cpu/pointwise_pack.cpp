@@ -68,8 +68,13 @@ void pack_weight_panel(const ConvActPool2dProblem& p, const float* w, int64_t k_
 
 }  // namespace
 
+bool fills_columns(int64_t pixels) {
+  return round_up(pixels, pixels % kTileLanes > kV ? kTileLanes : kV) * 7 <= pixels * 8;
+}
+
 bool filters_are_rows(const ConvActPool2dProblem& p) {
-  return !p.x_channels_last && !p.pool.channels_last && p.pool.pool == Pool::kNone;
+  return !p.x_channels_last && !p.pool.channels_last && p.pool.pool == Pool::kNone &&
+         fills_columns(p.pool.height * p.pool.width);
 }
 
 int64_t packed_weights_size(const ConvActPool2dProblem& p) {
@@ -93,6 +98,40 @@ void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, 
       for (int64_t k = tile.first; k < tile.last; ++k) {
         pack_row(w + k * C, C, tile.last - tile.first, k - tile.first,
                  packed + tile.first * round_up(C, kV));
+      }
+    }
+    return true;
+  });
+}
+
+void pack_turned_weights(const ConvActPool2dProblem& p, const float* w, bool as_columns,
+                         float* packed, int threads) {
+  const int64_t C = p.in_channels, K = p.pool.channels;
+  const int64_t filters = round_up(K, kV);
+  const TileRows rows = {C};
+  if (K * C < 65536) threads = 1;
+  if (!as_columns) {
+    in_parallel(rows.tiles(), threads, [&](Range tiles) {
+      for (int64_t i = tiles.first; i < tiles.last; ++i) {
+        const Range tile = rows.tile(static_cast<int>(i));
+        const int64_t count = tile.last - tile.first;
+        for (int64_t k = 0; k < filters; ++k) {
+          float* target = packed + tile.first * filters + k / kV * kV * count + k % kV;
+          for (int64_t j = 0; j < count; ++j) {
+            target[j * kV] = k < K ? w[k * C + tile.first + j] : 0.0f;
+          }
+        }
+      }
+      return true;
+    });
+    return;
+  }
+  in_parallel(divide_up(C, kTileLanes), threads, [&](Range panels) {
+    for (int64_t c = panels.first * kTileLanes; c < panels.last * kTileLanes; c += kV) {
+      const int lanes = static_cast<int>(C - c < kV ? most(C - c, 0) : kV);
+      float* target = packed + c / kTileLanes * kTileLanes * K + c % kTileLanes;
+      for (int64_t k = 0; k < K; ++k, target += kTileLanes) {
+        store<float>(target, lanes ? load_lanes<float>(w + k * C + c, lanes) : Vec<float>{});
       }
     }
     return true;

@@ -18,13 +18,22 @@ struct TileRows {
   CMF_HOST_DEVICE Range tile(int i) const { return part_of(count, i, tiles()); }
 };
 
-// Whether the broadcast side are the filters: NCHW in and out, without a pooling.
+// Whether an image's pixels are worth being columns: few of those computed don't exist.
+bool fills_columns(int64_t pixels);
+
+// Whether the broadcast side are the filters: NCHW in and out, without a pooling, and images whose
+// pixels fill columns.
 bool filters_are_rows(const ConvActPool2dProblem& problem);
 
 // The weights [K, C] as the tiles read them: as columns [K / kTileLanes][C][kTileLanes], as rows
 // tile by tile [C / kLanes][rows][kLanes].
 int64_t packed_weights_size(const ConvActPool2dProblem& problem);
 void pack_weights(const ConvActPool2dProblem& problem, const float* w, float* packed, int threads);
+
+// The transposed weights [C, K], for the input gradient: as columns [C /
+// kTileLanes][K][kTileLanes], as rows tile by tile [K / kLanes][rows][kLanes].
+void pack_turned_weights(const ConvActPool2dProblem& problem, const float* w, bool as_columns,
+                         float* packed, int threads);
 
 // Pixels of the convolution's output, numbered from n · H' · W' on for image n: what x has there,
 // as one tile [C / kLanes][pixels][kLanes]; channels that don't exist are 0.

@@ -79,7 +79,13 @@ class ConvLaunch:
         self.weights_key = {
             "winograd": (w_shape, conv.stride),
             "winograd_f6": (w_shape,),
-            "pointwise": (w_shape, x_channels_last, y_channels_last, pool.pool == "none"),
+            "pointwise": (
+                w_shape,
+                z_shape[2:],
+                x_channels_last,
+                y_channels_last,
+                pool.pool == "none",
+            ),
         }
         self.prepared_sizes: dict[str, int] = {}
 
