@@ -30,15 +30,22 @@ WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStor
   const int64_t bytes = large ? kLargeBandBytes : (shares ? kBandBytes / 2 : kBandBytes);
   int64_t tiles = bytes / (tile_floats * int64_t(sizeof(float)));
   tiles = least(most(tiles, kLeastTiles), kMostTiles);
+  const bool single = large && pool.batch * down_ * across_ <= kMostTileBlock;
   int64_t rows = least(most(tiles / across_, 1), most(pool.batch * down_ / threads, 1));
+  if (single) rows = down_;
   // what a cut carries over is kept for every channel: images with high windows stay whole
   if (!pairs && pool.pool_height > kMostCarriedWindow) rows = down_;
   parts_ = divide_up(down_, rows);
   segments_ = pool.batch * parts_;
   const int64_t together = parts_ > 1 ? 1 : most(tiles / (down_ * across_), 1);
   bands_ = divide_up(segments_, together);
-  // whole rounds of the threads, where there are few
-  if (bands_ < 8 * threads) bands_ = least(divide_up(bands_, threads) * threads, segments_);
+  // weights from memory are read once where all tiles are one block: threads share out the output
+  // channels
+  if (single) {
+    bands_ = 1;
+  } else if (bands_ < 8 * threads) {  // whole rounds of the threads, where there are few
+    bands_ = least(divide_up(bands_, threads) * threads, segments_);
+  }
   for (int64_t band = 0; band < bands_; ++band)
     most_segments_ = most(most_segments_, segments(band));
   for (int64_t i = 0; i < parts_; ++i) {

@@ -23,6 +23,9 @@ struct Segment {
   int64_t carry;  // rows of z before tile_first's that the windows need too
 };
 
+constexpr int64_t kTileBlock = 2 * kGemmRows;      // tiles whose products lie in cache together
+constexpr int64_t kMostTileBlock = 3 * kGemmRows;  // where they are all tiles there are
+
 // Consecutive segments that are transformed together.
 class WinogradBands {
  public:

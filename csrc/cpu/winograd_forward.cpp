@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cpu/band_epilogue.h"
+#include "cpu/integers.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_bands.h"
@@ -24,7 +25,6 @@ namespace {
 
 typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
-constexpr int kTileBlock = 2 * kGemmRows;  // tiles whose products lie in cache together
 
 template <class W>
 class Worker {
@@ -54,7 +54,7 @@ class Worker {
     const int64_t planes = bands_.most_carry() > 0 ? k_blocks : 1;
     return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
            v_.allocate(kF * (channels_.data_step(tiles) + kV * (tiles / kTileBlock + 1))) &&
-           m_.allocate(int64_t(kF) * kTileBlock * kWinogradColumns) &&
+           m_.allocate(int64_t(kF) * kMostTileBlock * kWinogradColumns) &&
            scratch_.allocate(planes * plane_size()) && tiles_.allocate(tiles) &&
            (!track_ || codes_.allocate(plane_size()));
   }
@@ -122,7 +122,7 @@ class Worker {
         }
       }
     }
-    tile_blocks_ = (tile_count_ + kTileBlock - 1) / kTileBlock;
+    tile_blocks_ = divide_up(tile_count_, bands_.count() > 1 ? kTileBlock : kMostTileBlock);
   }
 
   void plan_prefetch(int64_t next, int64_t k_blocks) {

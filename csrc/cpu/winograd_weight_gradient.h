@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/conv_act_pool2d_kernels.h"
+#include "cpu/integers.h"
 #include "cpu/simd_transpose.h"
 #include "cpu/winograd_gradient.h"
 #include "cpu/winograd_gradient_tile.h"
@@ -68,6 +69,41 @@ void multiply_weight_blocks(const GradientPlan& plan, const TransformedTiles& ti
   }
 }
 
+// The taps of one phase, `scratch` [ceil(channels · rows · columns / kLanes)][filter][kLanes], to
+// their places among those of all phases: a filter at a time, whose lines lie side by side.
+template <int kTaps>
+void scatter_phase(const ConvActPool2dProblem& p, const PhaseVector& channels, int64_t rows,
+                   int64_t columns, int filters, const float* scratch, float* target) {
+  constexpr int kV = kLanes<float>;
+  const int64_t area = p.kernel_height * p.kernel_width;
+  const int64_t step = p.stride_height * p.kernel_width;
+  const int64_t blocks = divide_up(channels.lanes * rows * columns, kV);
+  float taps[kTaps * kTaps * kV];  // of one filter
+  target += channels.phase_height * p.kernel_width + channels.phase_width;
+  for (int j = 0; j < filters; ++j, target += p.in_channels * area) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      store<float>(taps + b * kV, load<float>(scratch + (b * kV + j) * kV));
+    }
+    const float* next = target + p.in_channels * area;
+    for (int c = 0; c < channels.lanes; ++c) {
+      if (j + 1 < filters) __builtin_prefetch(next + c * area, 1);
+      float* place = target + c * area;
+      if (rows == kTaps && columns == kTaps) {
+        CMF_UNROLL
+        for (int i = 0; i < kTaps * kTaps; ++i) {
+          place[i / kTaps * step + i % kTaps * p.stride_width] = taps[c * kTaps * kTaps + i];
+        }
+        continue;
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t s = 0; s < columns; ++s) {
+          place[r * step + s * p.stride_width] = taps[(c * rows + r) * columns + s];
+        }
+      }
+    }
+  }
+}
+
 // G^T U G of one block -> dw [K, C, R, S]. `sums`: of frequency 0, `step` apart. `scratch`
 // [kLanes channels][taps][kLanes]. False where anything is not finite.
 template <class W>
@@ -78,6 +114,10 @@ bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan
   const PhaseVector& channels = plan.vector(vector);
   const int64_t area = p.kernel_height * p.kernel_width;
   const bool dense = p.stride_height == 1 && p.stride_width == 1;
+  // the taps of this phase
+  const int64_t rows = divide_up(p.kernel_height - channels.phase_height, p.stride_height);
+  const int64_t columns = divide_up(p.kernel_width - channels.phase_width, p.stride_width);
+  const int64_t taps_of_phase = rows > 0 && columns > 0 ? rows * columns : 0;
   bool finite = true;
   for (int64_t block = k; block < k + kGradientVectors && block < plan.k_blocks(); ++block) {
     const int64_t filter = block * kV;
@@ -91,33 +131,31 @@ bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan
       gather_weight_tile<W>(sums + c * kSumColumns + (block - k) * kV, step, channels.short_height,
                             channels.short_width, taps);
       for (int r = 0; r < W::kTaps; ++r) {
-        const int64_t row = r * p.stride_height + channels.phase_height;
         for (int s = 0; s < W::kTaps; ++s) {
-          const int64_t column = s * p.stride_width + channels.phase_width;
-          if (row >= p.kernel_height || column >= p.kernel_width) continue;
-          const V tap = taps[r][s];
-          bad += tap - tap;
-          const int64_t place = c * area + row * p.kernel_width + column;
-          if (dense) {
-            store<float>(scratch + place * kV, tap);
-          } else {
-            for (int i = 0; i < filters; ++i) target[i * filter_step + place] = tap[i];
-          }
+          if (r >= rows || s >= columns) continue;
+          bad += taps[r][s] - taps[r][s];
+          store<float>(scratch + (c * taps_of_phase + r * columns + s) * kV, taps[r][s]);
         }
       }
     }
     if (any_nan(bad)) finite = false;
-    if (!dense) continue;
-    const int64_t count = channels.lanes * area;
+    const int64_t count = channels.lanes * taps_of_phase;
     for (int64_t i = 0; i < count; i += kV) {
       const int lanes = count - i < kV ? static_cast<int>(count - i) : kV;
-      V rows[kV];
-      for (int j = 0; j < kV; ++j) rows[j] = j < lanes ? load<float>(scratch + (i + j) * kV) : V{};
-      transpose_block<float>(rows);
+      V values[kV];
+      for (int j = 0; j < kV; ++j) {
+        values[j] = j < lanes ? load<float>(scratch + (i + j) * kV) : V{};
+      }
+      transpose_block<float>(values);
       for (int j = 0; j < filters; ++j) {
-        store_lanes<float>(target + j * filter_step + i, rows[j], lanes);
+        if (dense) {
+          store_lanes<float>(target + j * filter_step + i, values[j], lanes);
+        } else {
+          store<float>(scratch + (i + j) * kV, values[j]);
+        }
       }
     }
+    if (!dense) scatter_phase<W::kTaps>(p, channels, rows, columns, filters, scratch, target);
   }
   return finite;
 }
