@@ -82,13 +82,9 @@ class Inception(nn.Module):
         super().__init__()
         one, reduce3, three, reduce5, five, projection = sizes
         self.branch1 = ConvNorm(channels, one, 1)
-        self.branch3 = nn.Sequential(
-            ConvNorm(channels, reduce3, 1), ConvNorm(reduce3, three, 3)
-        )
+        self.branch3 = nn.Sequential(ConvNorm(channels, reduce3, 1), ConvNorm(reduce3, three, 3))
         self.branch5 = nn.Sequential(ConvNorm(channels, reduce5, 1), ConvNorm(reduce5, five, 5))
-        self.branch_pool = nn.Sequential(
-            nn.MaxPool2d(3, 1, 1), ConvNorm(channels, projection, 1)
-        )
+        self.branch_pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), ConvNorm(channels, projection, 1))
         self.filters = one + three + five + projection
 
     def forward(self, x: Tensor) -> Tensor:

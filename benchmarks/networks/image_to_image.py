@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -32,7 +33,7 @@ class UNet(nn.Module):
         )
         self.pool = nn.MaxPool2d(2)
         sizes.reverse()
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in pairs)
         self.merge = nn.ModuleList(_double(2 * b, b) for _, b in pairs)
         self.head = nn.Conv2d(sizes[-1], classes, 1)
@@ -130,9 +131,7 @@ class ProGANDiscriminator(nn.Module):
         super().__init__()
         sizes = [scaled(n, width) for n in (128, 256, 512, 512, 512, 512)]
         self.from_rgb = EqualisedConv2d(3, sizes[0], 1)
-        self.blocks = nn.Sequential(
-            *(ProGANBlock(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-        )
+        self.blocks = nn.Sequential(*(ProGANBlock(a, b) for a, b in itertools.pairwise(sizes)))
         self.conv1 = EqualisedConv2d(sizes[-1] + 1, sizes[-1], 3, 1)
         self.conv2 = EqualisedConv2d(sizes[-1], sizes[-1], 4)
         self.score = EqualisedConv2d(sizes[-1], 1, 1)
