@@ -56,3 +56,4 @@ clean:  ## Remove the environment and every build.
 -include csrc/native.mk
 -include benchmarks/bench.mk
 -include docs/docs.mk
+-include packaging/wheel.mk
