@@ -27,6 +27,15 @@ GRADIENTS = {
     torch.float32: 1e-5,
 }
 
+# A bias gradient adds dy · act'(z) over every image and window, terms of either sign: what each
+# loses does not shrink with what is left of their sum. Where act' follows from the pre-activation
+# (GELU, SiLU), a term inherits z's error times |act''| <= 1. Relative to the sum of the terms'
+# magnitudes.
+BIAS_GRADIENTS = {
+    torch.float64: 1e-13,
+    torch.float32: 3e-6,
+}
+
 # In the half types an element's rounding may move a maximum to its neighbour, and a whole gradient
 # with it; no fixed bound holds. Our error may be at most twice that of PyTorch in the same dtype.
 HALF_GRADIENT_FACTOR = 2.0
@@ -54,13 +63,19 @@ WINOGRAD_F6 = 2.5e-5  # F(6×6, 3×3), for those who opt in: measured 1e-5 to 1.
 WINOGRAD_GRADIENTS = {2: 3e-6, 3: 6e-6, 4: 7e-6, 5: 2e-5}
 
 
-def assert_within(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Equal shapes, NaN and infinities; elsewhere |difference| <= tolerance · max |expected|."""
+def assert_within(
+    actual: Tensor, expected: Tensor, tolerance: float, scale: float | None = None
+) -> None:
+    """Equal shapes, NaN and infinities; elsewhere |difference| <= tolerance · scale.
+
+    The scale is the largest |expected| unless given.
+    """
     assert actual.shape == expected.shape
     expected = expected.to(torch.float64)
     actual = actual.to(torch.float64)
-    finite = expected[expected.isfinite()]
-    scale = finite.abs().max().item() if finite.numel() else 1.0
+    if scale is None:
+        finite = expected[expected.isfinite()]
+        scale = finite.abs().max().item() if finite.numel() else 1.0
     torch.testing.assert_close(
         actual, expected, rtol=0, atol=tolerance * max(scale, 1e-3), equal_nan=True
     )
