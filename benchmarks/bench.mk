@@ -1,6 +1,6 @@
 # The benchmark verbs; included by the Makefile. BENCH_PYTHON may name another environment's Python.
 BENCH_PYTHON ?= $(PYTHON)
-BENCH_SUITES := inference training losses overhead
+BENCH_SUITES := inference training losses overhead models
 BENCH_ARGS ?=
 
 .PHONY: bench bench-full

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m benchmarks.compare``."""
     parser.add_argument(
         "--suite",
-        choices=("inference", "training", "losses", "overhead"),
+        choices=("inference", "training", "losses", "overhead", "models"),
         default="inference",
         help="what to measure (default: inference)",
     )
