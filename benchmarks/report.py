@@ -118,6 +118,12 @@ def print_table(document: Document) -> None:
             f"against {name}: geometric mean {row['geometric_mean']:.2f} over {row['cases']} cases"
             f", worst {worst['ratio']:.2f} ({worst['case']})"
         )
+    if document["suite"] == "models":
+        for case in document["cases"]:
+            row = case["results"]["fused"]
+            if row["status"] == "measured":
+                error = max(row["errors"].values())
+                console.print(f"{case['id']}: {row['note']}, largest error {error:.1e}")
     for name, peer in document["peers"].items():
         if "reason" in peer:
             console.print(f"{name}: {peer['reason']}")
