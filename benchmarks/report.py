@@ -1,12 +1,11 @@
-"""Ratios, the table and the plot of a results document."""
+"""Ratios and the table of a results document."""
 
 from __future__ import annotations
 
 import math
-import pathlib
 from typing import Any
 
-from .peers import PEERS
+from .peers import is_ours
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -24,7 +23,7 @@ def best(case: Row, ours: bool) -> tuple[str, float] | None:
     times = [
         (name, time)
         for name in case["results"]
-        if PEERS[name].ours == ours and (time := seconds(case, name)) is not None
+        if is_ours(name) == ours and (time := seconds(case, name)) is not None
     ]
     return min(times, key=lambda pair: pair[1], default=None)
 
@@ -43,7 +42,7 @@ def geometric_mean(values: list[float]) -> float | None:
 def summarise(document: Document) -> Row:
     """Geometric means and worst shapes, over all cases that both sides ran."""
     summary: Row = {"against": {}}
-    names: list[str | None] = [None, *(n for n in document["peers"] if not PEERS[n].ours)]
+    names: list[str | None] = [None, *(n for n in document["peers"] if not is_ours(n))]
     for name in names:
         ratios = {
             case["id"]: ratio
@@ -129,37 +128,3 @@ def print_table(document: Document) -> None:
                 absences.setdefault(text, []).append(case["id"])
     for text, ids in absences.items():
         console.print(f"{text} ({', '.join(ids)})")
-
-
-def plot(document: Document, path: pathlib.Path) -> None:
-    """Bars: how many times faster than each peer, a group a case. Above the line at 1 we win."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = [n for n in document["summary"]["against"] if n != "best"]
-    cases = document["cases"]
-    figure, axes = plt.subplots(figsize=(max(8.0, 0.75 * len(cases)), 5.5), layout="constrained")
-    width = 0.85 / max(1, len(names))
-    for i, name in enumerate(names):
-        ratios = [speed_up(case, name) or 1.0 for case in cases]
-        positions = [k + (i - (len(names) - 1) / 2) * width for k in range(len(cases))]
-        heights = [ratio - 1 for ratio in ratios]
-        axes.bar(positions, heights, width, bottom=1, label=PEERS[name].label)
-    # from "as fast" upwards and downwards alike: twice as fast is as far as half as fast
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.axhline(1.0, color="black", linewidth=1)
-    axes.set_xticks(range(len(cases)), [case["id"] for case in cases], rotation=40, ha="right")
-    axes.set_ylabel("times faster than the peer")
-    machine = document["machine"]
-    axes.set_title(
-        f"{document['suite']}: {machine['cpu']}, {document['settings']['threads']} threads, "
-        f"commit {document['commit']}",
-        fontsize=9,
-    )
-    axes.legend(fontsize=8, ncols=2)
-    axes.grid(axis="y", alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
