@@ -69,47 +69,76 @@ def _time(value: float) -> str:
     return f"{value * 1e3:.2f} ms"
 
 
+def _peer_cells(case: Row, names: list[str]) -> list[str]:
+    """A cell a peer: its time, the fastest in bold, or why there is none."""
+    fastest = best(case, ours=False)
+    cells = []
+    for name in names:
+        time = seconds(case, name)
+        text = case["results"].get(name, {"status": "-"})["status"] if time is None else _time(time)
+        cells.append(f"[bold]{text}[/bold]" if fastest and fastest[0] == name else text)
+    return cells
+
+
+def _ratio(case: Row) -> str:
+    ratio = speed_up(case)
+    if ratio is None:
+        return "-"
+    return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}[/]"
+
+
+def _memory(case: Row) -> str:
+    return f"÷{case['memory_ratio']:.1f}" if case.get("memory_ratio") else "-"
+
+
+def _wide_row(case: Row, names: list[str]) -> list[str]:
+    mine = best(case, ours=True)
+    rates = ["-", "-", "-"]
+    if mine:
+        rates = [
+            f"{100 * case['results'][mine[0]]['share_of_limit']:.0f}% {case['bound']}",
+            f"{case['operations'] / mine[1] / 1e9:.0f}" if case["operations"] else "-",
+            f"{case['bytes'] / mine[1] / 1e9:.1f}",
+        ]
+    name = f"{case['id']}\n[dim]{case['description']}[/dim]"
+    return [name, *_peer_cells(case, names), _ratio(case), *rates, _memory(case)]
+
+
+def _narrow_row(case: Row, suite: str) -> list[str]:
+    """Ours and the fastest peer alone; the JSON has them all."""
+    mine, fastest = best(case, ours=True), best(case, ours=False)
+    return [
+        case["id"].removesuffix(f":{suite}"),
+        _time(mine[1]) if mine else "-",
+        _time(fastest[1]) if fastest else "-",
+        fastest[0].replace("channels_last", "cl") if fastest else "",
+        _ratio(case),
+        f"{100 * case['results'][mine[0]]['share_of_limit']:.0f}%" if mine else "-",
+    ]
+
+
 def print_table(document: Document) -> None:
-    """The time of each peer, our share of the limit, and the ratio to the best peer."""
+    """The times, our share of the limit, and the ratio to the best peer."""
     from rich.console import Console
     from rich.table import Table
 
-    # Wide enough for every peer, also where the output is no terminal.
-    console = Console(width=None if Console().is_terminal else 220)
     names = [n for n, peer in document["peers"].items() if "reason" not in peer]
+    needed = 80 + 12 * len(names)  # a column a peer
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(220, needed))
+    wide = console.width >= needed
     table = Table(title=f"{document['suite']}, {document['settings']['threads']} threads; medians")
     table.add_column("case")
-    for name in names:
-        table.add_column(name.replace("channels_last", "cl"), justify="right")
-    for column in ("best / fused", "% of limit", "GFLOP/s", "GB/s", "memory"):
+    if wide:
+        columns = [name.replace("channels_last", "cl") for name in names]
+        columns += ["best / fused", "% of limit", "GFLOP/s", "GB/s", "memory"]
+    else:
+        columns = ["fused", "best peer", "", "ratio", "limit"]
+    for column in columns:
         table.add_column(column, justify="right")
     for case in document["cases"]:
-        cells = []
-        fastest = best(case, ours=False)
-        for name in names:
-            row = case["results"].get(name, {"status": "-"})
-            time = seconds(case, name)
-            text = row["status"] if time is None else _time(time)
-            if fastest and fastest[0] == name:
-                text = f"[bold]{text}[/bold]"
-            cells.append(text)
-        ratio, mine = speed_up(case), best(case, ours=True)
-        colour = "green" if ratio is not None and ratio >= 1 else "red"
-        rates = ["-", "-", "-"]
-        if mine:
-            share = case["results"][mine[0]]["share_of_limit"]
-            rates = [
-                f"{100 * share:.0f}% {case['bound']}",
-                f"{case['operations'] / mine[1] / 1e9:.0f}" if case["operations"] else "-",
-                f"{case['bytes'] / mine[1] / 1e9:.1f}",
-            ]
-        table.add_row(
-            f"{case['id']}\n[dim]{case['description']}[/dim]",
-            *cells,
-            f"[{colour}]{ratio:.2f}[/{colour}]" if ratio else "-",
-            *rates,
-            f"÷{case['memory_ratio']:.1f}" if case.get("memory_ratio") else "-",
-        )
+        table.add_row(*(_wide_row(case, names) if wide else _narrow_row(case, document["suite"])))
     console.print(table)
     for name, row in document["summary"]["against"].items():
         worst = row["worst"]

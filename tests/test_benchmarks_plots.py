@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,6 +108,32 @@ def test_losses_have_no_roofline(document: dict[str, Any], tmp_path: pathlib.Pat
     out = tmp_path / "losses.json"
     assert plots.write(document, out) == [out.with_suffix(".png")]
     assert [path.name for path in tmp_path.iterdir()] == ["losses.png"]
+
+
+@pytest.mark.parametrize("columns", [80, 300])
+def test_the_table_fits_the_terminal(
+    columns: int,
+    document: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for row in document["cases"]:
+        row.update(bound="arithmetic", description="", memory_ratio=4.8)
+        for result in row["results"].values():
+            result["share_of_limit"] = 0.5
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as in a terminal
+    monkeypatch.setenv("COLUMNS", str(columns))
+    report.print_table(document)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= columns
+    (row,) = [line for line in lines if "a:inference" in line and "│" in line]
+    cells = row.replace("│", " ").split()
+    assert cells[:3] == ["a:inference", "100.0", "µs"] or columns > 80
+    # the peer has a column of its own, or its name
+    assert ("eager" in cells) == (columns == 80)
+    assert "2.00" in cells
+    assert "50%" in cells
+    assert ("÷4.8" in cells) == (columns > 80)
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
