@@ -33,6 +33,11 @@ class Prepared:
     peak_bytes: Callable[[], int | None] | None = None  # by which memory grows during a call
 
 
+def is_ours(name: str) -> bool:
+    """Whether a peer's name is that of a variant of crossmedia_fast."""
+    return name.startswith("fused")
+
+
 @dataclasses.dataclass(frozen=True)
 class Peer:
     name: str
@@ -43,7 +48,7 @@ class Peer:
 
     @property
     def ours(self) -> bool:
-        return self.name.startswith("fused")
+        return is_ours(self.name)
 
     def missing(self) -> str:
         """Why the peer can't run here; "" where it can."""
