@@ -27,6 +27,7 @@ class _Entry:
 
 
 _entries: dict[int, _Entry] = {}  # by id of the weight
+_unchanging: dict[int, Any] = {}  # id -> reference, of those that nobody can write to
 _workspace = threading.local()  # weights that change at every step are transformed in here
 
 
@@ -34,6 +35,12 @@ def _hash(w: Tensor) -> int:
     return native.module.hash_bytes(  # type: ignore[union-attr]
         w.data_ptr(), w.numel() * w.element_size(), native.thread_count()
     )
+
+
+def never_changes(w: Tensor) -> None:
+    """Say that nobody but this package holds `w`, and that it is not written to."""
+    number = id(w)
+    _unchanging[number] = weakref.ref(w, lambda _: _unchanging.pop(number, None))
 
 
 def kept(
@@ -46,7 +53,8 @@ def kept(
     """`transform(target)`'s result for `w`, dense: from the last call where `w` is the same."""
     number = id(w)
     entry = _entries.get(number)
-    hash = _hash(w)
+    known = _unchanging.get(number)
+    hash = 0 if known is not None and known() is w else _hash(w)
     if entry is not None and entry.weight() is w and entry.key == key and entry.hash == hash:
         return entry.prepared
     prepared = torch.empty(shape, dtype=dtype or w.dtype)
