@@ -17,13 +17,14 @@ from ... import native
 
 
 class _Entry:
-    __slots__ = ("hash", "key", "prepared", "weight")
+    __slots__ = ("contiguous", "hash", "key", "prepared", "weight")
 
     def __init__(self, weight: Any, key: Any, hash: int, prepared: Tensor) -> None:
         self.weight = weight
         self.key = key
         self.hash = hash
         self.prepared = prepared
+        self.contiguous: Tensor | None = None
 
 
 _entries: dict[int, _Entry] = {}  # by id of the weight
@@ -62,6 +63,18 @@ def kept(
     reference = weakref.ref(w, lambda _: _entries.pop(number, None))
     _entries[number] = _Entry(reference, key, hash, prepared)
     return prepared
+
+
+def contiguous(w: Tensor, prepared: Tensor | None) -> Tensor:
+    """`w` in contiguous format: from the last call where `prepared` is what is kept for it."""
+    if w.is_contiguous():
+        return w
+    entry = _entries.get(id(w))
+    if entry is None or entry.prepared is not prepared:
+        return w.contiguous()
+    if entry.contiguous is None:
+        entry.contiguous = w.contiguous()
+    return entry.contiguous
 
 
 def passing(w: Tensor, count: int, transform: Any) -> Tensor:
