@@ -47,10 +47,17 @@ void launch(const char* name, void (*kernel)(Parameters...), const Grid& grid,
       throw_launch_error(name, grid, cudaGetErrorString(error));
     }
   }
-  kernel<<<grid.blocks, grid.threads, grid.dynamic_shared_bytes, grid.stream> > >(
-      static_cast<Parameters>(arguments)...);
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw_launch_error(name, grid, cudaGetErrorString(error));
+  // not in the form with three brackets, which clang-format does not know in a header
+  const auto run = [&](Parameters... parameters) {
+    void* addresses[] = {&parameters...};
+    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid.blocks, grid.threads,
+                            addresses, grid.dynamic_shared_bytes, grid.stream);
+  };
+  const cudaError_t error = run(arguments...);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    throw_launch_error(name, grid, cudaGetErrorString(error));
+  }
 #endif
 }
 
