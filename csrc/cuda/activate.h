@@ -8,9 +8,9 @@
 namespace cmf {
 namespace CMF_ISA {
 
-#define CMF_MONOTONE_ACTIVATIONS(CASE)                                                  \
-  CASE(kIdentity) CASE(kRelu) CASE(kLeakyRelu) CASE(kRelu6) CASE(kElu) CASE(kTanh) \
-      CASE(kSigmoid) CASE(kSoftplus)
+#define CMF_MONOTONE_ACTIVATIONS(CASE) \
+  CASE(kIdentity)                      \
+  CASE(kRelu) CASE(kLeakyRelu) CASE(kRelu6) CASE(kElu) CASE(kTanh) CASE(kSigmoid) CASE(kSoftplus)
 #define CMF_OTHER_ACTIVATIONS(CASE) CASE(kSilu) CASE(kGelu) CASE(kGeluTanh) CASE(kHardswish)
 
 __device__ __forceinline__ float activate(Activation activation, float z, float param) {

@@ -75,8 +75,8 @@ __device__ __forceinline__ void multiply_columns(float (&c)[kSlabs][kColumnTiles
         for (int i = 0; i < kSlabs; ++i) {
           CMF_UNROLL(4)
           for (int part = 0; part < 4; ++part) {
-            left[i][part] = __float_as_uint(pixel_element<M>(
-                a, pixel + part / 2 * 4, row + 16 * i + part % 2 * 8 + lane / 4));
+            left[i][part] = __float_as_uint(
+                pixel_element<M>(a, pixel + part / 2 * 4, row + 16 * i + part % 2 * 8 + lane / 4));
           }
           round_all_to_tf32(left[i]);
         }
@@ -142,8 +142,8 @@ class PixelOperands {
       const bool inside = column + e < p.columns;
       down_[e] = inside ? tap / p.taps_w * p.step_h + p.shift_h : kOutside;
       right_[e] = tap % p.taps_w * p.step_w + p.shift_w;
-      offset_[e] = inside ? down_[e] * p.stride_h + right_[e] * p.stride_w + channel * p.stride_c
-                          : 0;
+      offset_[e] =
+          inside ? down_[e] * p.stride_h + right_[e] * p.stride_w + channel * p.stride_c : 0;
     }
   }
 

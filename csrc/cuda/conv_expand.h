@@ -14,8 +14,9 @@ __device__ __forceinline__ uint32_t stored_bits(float a) { return __float_as_uin
 // 16 bytes of elements, the first one lowest.
 template <class T>
 __device__ __forceinline__ uint4 packed(const T (&e)[8]) {
-  return make_uint4(stored_bits(e[0]) | stored_bits(e[1]) << 16, stored_bits(e[2]) | stored_bits(e[3]) << 16,
-                    stored_bits(e[4]) | stored_bits(e[5]) << 16, stored_bits(e[6]) | stored_bits(e[7]) << 16);
+  return make_uint4(
+      stored_bits(e[0]) | stored_bits(e[1]) << 16, stored_bits(e[2]) | stored_bits(e[3]) << 16,
+      stored_bits(e[4]) | stored_bits(e[5]) << 16, stored_bits(e[6]) | stored_bits(e[7]) << 16);
 }
 __device__ __forceinline__ uint4 packed(const float (&e)[4]) {
   return make_uint4(stored_bits(e[0]), stored_bits(e[1]), stored_bits(e[2]), stored_bits(e[3]));
@@ -67,10 +68,9 @@ class PooledChunk {
                       ? __vcmpeq4(index_[i], static_cast<uint32_t>(position) * 0x01010101u)
                       : (index_[i] >> position & 0x01010101u) * 0xffu;
     }
-    return make_uint4(part<0>(gradient_.x, passes, expand, slope),
-                      part<1>(gradient_.y, passes, expand, slope),
-                      part<2>(gradient_.z, passes, expand, slope),
-                      part<3>(gradient_.w, passes, expand, slope));
+    return make_uint4(
+        part<0>(gradient_.x, passes, expand, slope), part<1>(gradient_.y, passes, expand, slope),
+        part<2>(gradient_.z, passes, expand, slope), part<3>(gradient_.w, passes, expand, slope));
   }
 
  private:

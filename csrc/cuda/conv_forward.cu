@@ -8,16 +8,17 @@ namespace {
 constexpr char kName[] = "conv_forward";
 
 template <Multiply M>
-void launch_forward(const RowsProblem& p, cudaStream_t stream) {
+void launch_forward(const RowsProblem& p, bool large, cudaStream_t stream) {
   if (!p.chunks) return launch_tiles<M, GatheredOperands<M, 64>, 64>(kName, p, stream);
-  if (!fills_device(p)) return launch_tiles<M, ChunkedOperands<M, 64, false>, 64>(kName, p, stream);
+  if (!large) return launch_tiles<M, ChunkedOperands<M, 64, false>, 64>(kName, p, stream);
   launch_tiles<M, ChunkedOperands<M, 128, false>, 128>(kName, p, stream);
 }
 
 }  // namespace
 
 void conv_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& t, bool tf32,
-                  cudaStream_t stream) {
+                  int tile_rows, void* stream_) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_);
   const ActPool2dProblem& pool = problem.pool;
   const int64_t channels = problem.in_channels;
   const bool chunks = conv_reads_chunks(problem), last = problem.x_channels_last;
@@ -68,15 +69,16 @@ void conv_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors&
   p.factor = 1;
   if (p.windows == 0) return;
 
+  const bool large = large_tiles(p, tile_rows);
   switch (conv_multiply(problem, tf32)) {
     case Multiply::kBFloat16:
-      return launch_forward<Multiply::kBFloat16>(p, stream);
+      return launch_forward<Multiply::kBFloat16>(p, large, stream);
     case Multiply::kHalf:
-      return launch_forward<Multiply::kHalf>(p, stream);
+      return launch_forward<Multiply::kHalf>(p, large, stream);
     case Multiply::kTf32:
-      return launch_forward<Multiply::kTf32>(p, stream);
+      return launch_forward<Multiply::kTf32>(p, large, stream);
     case Multiply::kFloat32:
-      return launch_forward<Multiply::kFloat32>(p, stream);
+      return launch_forward<Multiply::kFloat32>(p, large, stream);
   }
 }
 

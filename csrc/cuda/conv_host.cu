@@ -1,9 +1,8 @@
 // What the convolution's kernels take.
-#include "cuda/conv_host.h"
-
 #include <algorithm>
 
 #include "common/activation.h"
+#include "cuda/conv_host.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -57,8 +56,8 @@ const char* conv_refusal(const ConvActPool2dProblem& problem, bool backward) {
       !tile_fits(phase, filters * pool.out_height * pool.out_width)) {
     return "takes images of which a tile sees less than 2^31 elements";
   }
-  const int64_t reach = problem.dilation_height * problem.kernel_height + problem.height +
-                        2 * problem.pad_height;
+  const int64_t reach =
+      problem.dilation_height * problem.kernel_height + problem.height + 2 * problem.pad_height;
   const int64_t reach_w =
       problem.dilation_width * problem.kernel_width + problem.width + 2 * problem.pad_width;
   if (reach > kMostElements / 4 || reach_w > kMostElements / 4) {

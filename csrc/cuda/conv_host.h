@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/conv.h"
+#include "cuda/conv_problem.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -17,6 +18,8 @@ inline Divisor make_divisor(int64_t d) {
   divisor.multiplier = static_cast<uint32_t>(((uint64_t{1} << (31 + bits)) + d - 1) / d);
   return divisor;
 }
+
+Multiply conv_multiply(const ConvActPool2dProblem& problem, bool tf32);
 
 inline bool pooled(const ConvActPool2dProblem& p) { return p.pool.pool != Pool::kNone; }
 inline int vector_elements(const ConvActPool2dProblem& p) { return 16 / p.pool.itemsize; }

@@ -14,8 +14,8 @@ namespace {
 constexpr char kName[] = "conv_input_gradient";
 
 template <Multiply M>
-void launch_phase(const RowsProblem& p, cudaStream_t stream) {
-  if (!fills_device(p)) return launch_tiles<M, ChunkedOperands<M, 64, true>, 64>(kName, p, stream);
+void launch_phase(const RowsProblem& p, bool large, cudaStream_t stream) {
+  if (!large) return launch_tiles<M, ChunkedOperands<M, 64, true>, 64>(kName, p, stream);
   launch_tiles<M, ChunkedOperands<M, 128, true>, 128>(kName, p, stream);
 }
 
@@ -41,8 +41,9 @@ struct PhaseTaps {
 }  // namespace
 
 void conv_input_gradient(const ConvActPool2dProblem& problem, const void* gradient,
-                         const void* index, const void* weights, void* dx, bool tf32,
-                         cudaStream_t stream) {
+                         const void* index, const void* weights, void* dx, bool tf32, int tile_rows,
+                         void* stream_) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_);
   const ActPool2dProblem& pool = problem.pool;
   const int64_t filters = conv_filters_row(problem), channels = problem.in_channels;
   const int64_t kernel_width = problem.kernel_width;
@@ -94,18 +95,19 @@ void conv_input_gradient(const ConvActPool2dProblem& problem, const void* gradie
       p.row = make_divisor(w.pixels);
       p.y = static_cast<char*>(dx) + (phase_h * stride_h + phase_w * stride_w) * pool.itemsize;
       if (p.windows == 0) continue;
+      const bool large = large_tiles(p, tile_rows);
       switch (conv_multiply(problem, tf32)) {
         case Multiply::kBFloat16:
-          launch_phase<Multiply::kBFloat16>(p, stream);
+          launch_phase<Multiply::kBFloat16>(p, large, stream);
           break;
         case Multiply::kHalf:
-          launch_phase<Multiply::kHalf>(p, stream);
+          launch_phase<Multiply::kHalf>(p, large, stream);
           break;
         case Multiply::kTf32:
-          launch_phase<Multiply::kTf32>(p, stream);
+          launch_phase<Multiply::kTf32>(p, large, stream);
           break;
         case Multiply::kFloat32:
-          launch_phase<Multiply::kFloat32>(p, stream);
+          launch_phase<Multiply::kFloat32>(p, large, stream);
           break;
       }
     }

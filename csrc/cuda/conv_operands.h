@@ -102,8 +102,7 @@ class ChunkedOperands {
         gradient_[i].load(base_, index_, at, valid, p_.expand);
         position_[i] = (h & 1) * 2 + (w & 1);
       } else {
-        const int at =
-            valid ? rows_.image[i] + h * p_.stride_h + w * p_.stride_w + in_tap : 0;
+        const int at = valid ? rows_.image[i] + h * p_.stride_h + w * p_.stride_w + in_tap : 0;
         copy_async<kChunkBytes>(stage + target_ + i * kFetchedRows * kStageBytes, base_ + at,
                                 valid);
       }

@@ -50,7 +50,7 @@ __device__ __forceinline__ float over_window(const PooledGradientProblem& p, flo
 }
 
 template <class T>
-__global__ void __launch_bounds__(kTile * kLines)
+__global__ void __launch_bounds__(kTile* kLines)
     differentiate(const __grid_constant__ PooledGradientProblem p) {
   CMF_SHARED(float[kTile][kTile + 1], tile);
   const int lane = threadIdx.x % kTile, line = threadIdx.x / kTile;
@@ -66,15 +66,14 @@ __global__ void __launch_bounds__(kTile * kLines)
       float value = 0;
       if (window < end && filter < p.filters) {
         const uint32_t n = divide(window, p.plane);
-        const int64_t at = n * p.image + (window - n * p.plane.divisor) * p.pixel +
-                           filter * p.column;
+        const int64_t at =
+            n * p.image + (window - n * p.plane.divisor) * p.pixel + filter * p.column;
         value = to_compute<float>(static_cast<const T*>(p.dy)[at]);
         if (p.kind != Saved::kNothing) {
           const Activation activation = static_cast<Activation>(p.activation);
           const float saved = to_compute<float>(static_cast<const T*>(p.saved)[at]);
-          value = p.kind == Saved::kOutput
-                      ? backward_from_output(activation, value, saved, p.param)
-                      : backward_from_input(activation, value, saved, p.param);
+          value = p.kind == Saved::kOutput ? backward_from_output(activation, value, saved, p.param)
+                                           : backward_from_input(activation, value, saved, p.param);
         }
       }
       tile[window - start][filter - first_filter] = value;
@@ -125,7 +124,8 @@ int64_t conv_bias_rows(const ConvActPool2dProblem& problem) {
 
 void conv_pooled_gradient(const ConvActPool2dProblem& problem, const void* dy, const void* saved,
                           const void* index, void* gradient, float* partial, void* dbias,
-                          cudaStream_t stream) {
+                          void* stream_) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_);
   const ActPool2dProblem& pool = problem.pool;
   PooledGradientProblem p = {};
   p.dy = dy;

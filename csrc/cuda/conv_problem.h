@@ -33,10 +33,10 @@ enum class Window : int32_t {
 
 // What stands between a pooled gradient and the convolution's output's.
 enum class Expand : int32_t {
-  kNothing,   // no pooling
+  kNothing,     // no pooling
   kEverywhere,  // 2×2: each of the window gets it
-  kChosen,    // 2×2: the index says which one
-  kMasked,    // 2×2: a bit each; where it is 0 the gradient is multiplied by `slope`
+  kChosen,      // 2×2: the index says which one
+  kMasked,      // 2×2: a bit each; where it is 0 the gradient is multiplied by `slope`
 };
 
 // rows · columns = source · weights: a forward convolution, or one phase of its input gradient.

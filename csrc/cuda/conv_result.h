@@ -118,7 +118,7 @@ class Result {
     for (int i = 0; i < kSlabs; ++i) {
       CMF_UNROLL(kColumnTiles)
       for (int j = 0; j < kColumnTiles; ++j) {
-        const float(&c)[4] = sums[i][j];
+        const float (&c)[4] = sums[i][j];
         const float above = __shfl_xor_sync(0xffffffffu, odd ? c[0] : c[1], 4);
         const float below = __shfl_xor_sync(0xffffffffu, odd ? c[2] : c[3], 4);
         Maximum best = {odd ? above : c[0], 0};

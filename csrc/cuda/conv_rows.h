@@ -72,7 +72,8 @@ void launch_tiles(const char* name, const RowsProblem& p, cudaStream_t stream) {
 }
 
 // Whether tiles of 128 rows keep every multiprocessor of a large device busy: two blocks for each.
-inline bool fills_device(const RowsProblem& p) {
+inline bool large_tiles(const RowsProblem& p, int tile_rows) {
+  if (tile_rows != 0) return tile_rows == 128;
   const int64_t rows = p.windows * (p.window == Window::kNone ? 1 : 4);
   return rows / 128 * ((p.columns + kTileColumns - 1) / kTileColumns) >= 2 * 132;
 }

@@ -1,5 +1,4 @@
 #include "cuda/conv_sums.h"
-
 #include "cuda/device_math.h"
 #include "cuda/launch.h"
 

@@ -1,4 +1,5 @@
-// A block's tile of an implicit matrix product: 4 warps, 2 × 2, multiply what lies in shared memory.
+// A block's tile of an implicit matrix product: 4 warps, 2 × 2, multiply what lies in shared
+// memory.
 //
 // Operands lie by rows: a row of the tile (or a column) has 64 bytes a stage, four chunks of 16, in
 // an order that lets 8 rows of one chunk be read without two of them meeting in a bank. A warp's
@@ -16,7 +17,7 @@ constexpr int kTileColumns = 64;
 constexpr int kStageBytes = 64;  // of a row
 constexpr int kChunkBytes = 16;
 constexpr int kChunks = kStageBytes / kChunkBytes;
-constexpr int kColumnTiles = 4;       // of 8 columns, a warp
+constexpr int kColumnTiles = 4;          // of 8 columns, a warp
 constexpr int kOutside = INT32_MIN / 2;  // the row or column of what no tap reaches
 
 template <Multiply M>

@@ -51,7 +51,8 @@ int64_t conv_weight_splits(const ConvActPool2dProblem& problem) {
 
 void conv_weight_gradient(const ConvActPool2dProblem& problem, const void* gradient,
                           const void* index, const void* x, float* partial, void* dw,
-                          const int64_t (&dw_strides)[3], bool tf32, cudaStream_t stream) {
+                          const int64_t (&dw_strides)[3], bool tf32, void* stream_) {
+  const cudaStream_t stream = static_cast<cudaStream_t>(stream_);
   const ActPool2dProblem& pool = problem.pool;
   const int64_t channels = problem.in_channels;
   const int64_t taps = problem.kernel_height * problem.kernel_width;

@@ -19,8 +19,8 @@
 namespace cmf {
 namespace CMF_ISA {
 
-// Four matrices of 8 rows of 16 bytes; lane 8 i + r names row r of matrix i. Lane l gets of each the
-// bytes 4 (l % 4) .. + 3 of row l / 4.
+// Four matrices of 8 rows of 16 bytes; lane 8 i + r names row r of matrix i. Lane l gets of each
+// the bytes 4 (l % 4) .. + 3 of row l / 4.
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -29,7 +29,8 @@ __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], const void* row)
                : "memory");
 }
 
-// The same of 16-bit elements, transposed: lane l gets elements l / 4 of rows 2 (l % 4) and the next.
+// The same of 16-bit elements, transposed: lane l gets elements l / 4 of rows 2 (l % 4) and the
+// next.
 __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
   const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -38,13 +39,13 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
                : "memory");
 }
 
-#define CMF_MMA(name, types)                                                             \
-  __device__ __forceinline__ void name(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,  \
-                                       uint32_t b1) {                                    \
-    asm volatile("mma.sync.aligned." types                                               \
-                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"      \
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                        \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));        \
+#define CMF_MMA(name, types)                                                               \
+  __device__ __forceinline__ void name(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, \
+                                       uint32_t b1) {                                      \
+    asm volatile("mma.sync.aligned." types                                                 \
+                 " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"        \
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                          \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));          \
   }
 CMF_MMA(mma_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 CMF_MMA(mma_half, "m16n8k16.row.col.f32.f16.f16.f32")
