@@ -31,6 +31,11 @@ class Prepared:
     kept_bytes: Callable[[], int] | None = None  # kept for backward beyond inputs and parameters
 
 
+def is_ours(name: str) -> bool:
+    """Whether a peer's name is that of a variant of crossmedia_fast."""
+    return name.startswith("fused")
+
+
 @dataclasses.dataclass(frozen=True)
 class Peer:
     name: str
@@ -41,7 +46,7 @@ class Peer:
 
     @property
     def ours(self) -> bool:
-        return self.name.startswith("fused")
+        return is_ours(self.name)
 
     def missing(self) -> str:
         """Why the peer can't run here; "" where it can."""
