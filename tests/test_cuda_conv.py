@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import crossmedia_fast as cmf
 from crossmedia_fast.ops.conv_act_pool.activation import ACTIVATIONS, activate
 from crossmedia_fast.ops.conv_act_pool.arguments import conv_output_size
 from crossmedia_fast.ops.conv_act_pool.memory_format import is_channels_last
@@ -136,7 +137,6 @@ def test_half_types(name: str, dtype: torch.dtype) -> None:
 def test_tf32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     case = CASES[name]
-    # small integers are exact in tf32 as well: the same maxima, and so comparable gradients
     (y, *gradients), dy = run(case)
     want, *wanted = expected(case, dy)
     tolerances.assert_within(y, want, tolerances.TF32)
@@ -163,8 +163,9 @@ def test_small_integers_are_exact(
         inputs = [t.double().requires_grad_() for t in (x, w, bias) if t is not None]
         want = case.reference(*inputs)
         assert torch.equal(y, want.to(dtype))
-        for gradient, wanted in zip(actual, torch.autograd.grad(want, inputs, dy.double())):  # noqa: B905
-            assert torch.equal(gradient, wanted.to(dtype))
+        wanted = torch.autograd.grad(want, inputs, dy.double())
+        for gradient, exact in zip(actual, wanted, strict=True):
+            assert torch.equal(gradient, exact.to(dtype))
 
 
 @pytest.mark.parametrize("name", ["chunks", "none", "avg", "many_filters", "7x7_stride_2"])
@@ -318,3 +319,10 @@ def test_what_is_too_large(shape: tuple[int, ...], filters: int, message: str) -
     with pytest.raises(NotImplementedError) as error:
         fused(case, x, w)
     assert message in str(error.value)
+
+
+def test_the_plan_does_not_take_it_by_itself() -> None:
+    x, w, bias = CASES["chunks"].tensors()
+    text = str(cmf.explain(x, w, bias, padding=1, backend="cuda"))
+    assert "algorithm epilogue:" in text
+    assert "not algorithm implicit_gemm: not yet measured on a GPU" in text
