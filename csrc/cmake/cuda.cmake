@@ -16,10 +16,14 @@ endif()
 option(CROSSMEDIA_FAST_CUDA_SHIM "Build the CUDA kernels for the emulator, for tests" ${cmf_shim_default})
 
 set(CMF_CUDA_SOURCES
+  csrc/cuda/act_pool2d_backward.cu
+  csrc/cuda/act_pool2d_forward.cu
   csrc/cuda/launch.cu
+  csrc/cuda/tiling.cu
 )
 set(CMF_CUDA_BINDINGS
   csrc/bindings/bind_cuda.cpp
+  csrc/bindings/bind_cuda_act_pool2d.cpp
 )
 
 # -- the device --------------------------------------------------------------------------------------

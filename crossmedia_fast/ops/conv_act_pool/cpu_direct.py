@@ -13,7 +13,7 @@ from torch import Tensor
 from ... import native
 from . import cpu
 from .arguments import Conv2d, Pool2d
-from .cpu import DTYPE_NAMES
+from .native_problem import DTYPE_NAMES
 from .kernels import launch_for
 from .memory_format import dense_strides
 
