@@ -9,7 +9,7 @@ from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
 
 # What the plan would need to know: how fast it is beside cuDNN and the epilogue, shape by shape.
-_NOT_MEASURED = "not yet measured on a GPU: runs where it is asked for by name alone"
+_NOT_MEASURED = "not yet measured on a GPU: only the tests name it"
 
 
 class Choice:
