@@ -20,7 +20,8 @@ PLACE = ROOT / "build" / "wheel-test"
 # the extras "test", "demo" and "info" but for Triton: older versions of PyTorch pin one too old
 TOOLS = (
     "pytest>=8", "pytest-benchmark>=5", "hypothesis>=6.100", "expecttest>=0.2",
-    "threadpoolctl>=3.5", "rich>=13", "matplotlib>=3.8", "mlxtend>=0.23", "numpy>=1.26", "pillow>=10",
+    "threadpoolctl>=3.5", "rich>=13", "matplotlib>=3.8", "mlxtend>=0.23", "numpy>=1.26",
+    "pillow>=10",
 )  # fmt: skip
 LEFT_BEHIND = ("test_docs*", "test_triton*", "test_benchmarks*", "*_compile.py", "__pycache__")
 
