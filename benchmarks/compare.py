@@ -23,7 +23,7 @@ from .driver import PeerProcess, measure_case, processes
 from .peers import Peer, is_ours
 from .peers import select as select_peers
 from .progress import Progress
-from .shapes import SUITES, Case
+from .shapes import SUITES, Case, ModelShape
 from .shapes import select as select_cases
 
 
@@ -73,7 +73,9 @@ def case_row(case: Case, rows: dict[str, Any], limits: limits_module.Limits) -> 
     for row in rows.values():
         if row["status"] == "measured":
             row["share_of_limit"] = limit / row["seconds"]["median"]
-    kept = {name: row.get("kept_bytes") for name, row in rows.items()}
+    # of a layer what backward keeps, of a network by how much memory grows in a step
+    measure = "peak_bytes" if isinstance(case.shape, ModelShape) else "kept_bytes"
+    kept = {name: row.get(measure) for name, row in rows.items()}
     ours = [kept[name] for name in ("fused", "fused_channels_last") if kept.get(name) is not None]
     # A layout may keep a converted copy, so each side is taken at its best.
     eager = [kept[name] for name in ("eager", "eager_channels_last") if kept.get(name) is not None]

@@ -146,6 +146,10 @@ def print_table(document: Document) -> None:
             f"against {name}: geometric mean {row['geometric_mean']:.2f} over {row['cases']} cases"
             f", worst {worst['ratio']:.2f} ({worst['case']})"
         )
+    for case in document["cases"] if document["suite"] == "models" else ():
+        row = case["results"].get("fused", {})
+        if row.get("note"):  # how many layers are fused
+            console.print(f"{case['id']}: {row['note']}; error {max(row['errors'].values()):.1e}")
     for name, peer in document["peers"].items():
         if "reason" in peer:
             console.print(f"{name}: {peer['reason']}")

@@ -20,6 +20,7 @@ SHAPES = {
     "training": "lenet.conv2",
     "losses": "discriminator_minimax.64",
     "overhead": "overhead.conv",
+    "models": "lenet5",
 }
 
 
