@@ -67,6 +67,7 @@ void conv_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors&
   p.activation = pool.activation;
   p.param = static_cast<float>(pool.activation_param);
   p.factor = 1;
+  p.y_runs = writes_runs(p, vector);
   if (p.windows == 0) return;
 
   const bool large = large_tiles(p, tile_rows);

@@ -94,6 +94,7 @@ void conv_input_gradient(const ConvActPool2dProblem& problem, const void* gradie
       p.plane = make_divisor(h.pixels * w.pixels);
       p.row = make_divisor(w.pixels);
       p.y = static_cast<char*>(dx) + (phase_h * stride_h + phase_w * stride_w) * pool.itemsize;
+      p.y_runs = writes_runs(p, vector_elements(problem));
       if (p.windows == 0) continue;
       const bool large = large_tiles(p, tile_rows);
       switch (conv_multiply(problem, tf32)) {

@@ -90,6 +90,8 @@ struct RowsProblem {
   float param;
   float factor;  // of the sums
   bool y_channels_last;
+  bool y_runs;  // and written 16 bytes at a time: the filters are whole runs, and nothing is pooled
+                // out of shared memory
 };
 
 // dw: filters · columns = gradient · x, summed over the windows (and the pixels in each).

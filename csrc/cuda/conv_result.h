@@ -3,7 +3,7 @@
 
 #include "cuda/activate.h"
 #include "cuda/conv_place.h"
-#include "cuda/device_math.h"
+#include "cuda/vector_io.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -71,6 +71,16 @@ class Result {
       keep_all(sums, warp_row, warp_column);
     }
     __syncthreads();
+    if (p_.y_runs) {
+      CMF_UNROLL(1)
+      for (int e = thread; e < windows_ * kRuns; e += kTileThreads) {
+        const int window = e / kRuns, column = e % kRuns * kRun;
+        if (shared_.places[window] >= 0 && first_column_ + column < p_.columns) {
+          finish_run(window, column);
+        }
+      }
+      return;
+    }
     CMF_UNROLL(1)
     for (int e = thread; e < windows_ * kTileColumns; e += kTileThreads) {
       const int window = p_.y_channels_last ? e / kTileColumns : e % windows_;
@@ -83,6 +93,8 @@ class Result {
 
  private:
   typedef Operand<M> T;
+  static constexpr int kRun = kVector<M>;  // elements of a result of 16 bytes
+  static constexpr int kRuns = kTileColumns / kRun;
 
   __device__ __forceinline__ int64_t place(int window) const {
     if (tile_.first + window >= p_.windows) return -1;
@@ -144,6 +156,36 @@ class Result {
           first[(16 * i + e / 2 * 8) * pitch_ + 8 * j + e % 2] = sums[i][j][e];
         }
       }
+    }
+  }
+
+  // 16 bytes of the result, where nothing but the activation is left to do.
+  __device__ __forceinline__ void finish_run(int window, int column) {
+    const Activation activation = static_cast<Activation>(p_.activation);
+    float* sums = shared_.sums + window * pitch_ + column;
+    const int at = first_column_ + column;
+    const int64_t offset = shared_.places[window] + at;
+    float z[kRun];
+    Run<float, kRun>::load(sums, z);
+    if (p_.preactivation) store_run(static_cast<T*>(p_.preactivation) + offset, z);
+    if (activation == Activation::kRelu) {
+      CMF_UNROLL(kRun)
+      for (int i = 0; i < kRun; ++i) z[i] = activate<Activation::kRelu>(z[i], p_.param);
+    } else if (activation == Activation::kLeakyRelu) {
+      CMF_UNROLL(kRun)
+      for (int i = 0; i < kRun; ++i) z[i] = activate<Activation::kLeakyRelu>(z[i], p_.param);
+    } else if (activation != Activation::kIdentity) {
+      // in memory, so that the loop over all that an activation may be need not be unrolled
+      CMF_UNROLL(1)
+      for (int i = 0; i < kRun; ++i) sums[i] = activate(activation, sums[i], p_.param);
+      Run<float, kRun>::load(sums, z);
+    }
+    store_run(static_cast<T*>(p_.y) + offset, z);
+    if (p_.kept) {
+      uint8_t positions[kRun];
+      Run<uint8_t, kRun>::load(shared_.positions + window * kTileColumns + column, positions);
+      Run<uint8_t, kRun>::store(p_.kept + int64_t{tile_.first + window} * p_.kept_row + at,
+                                positions);
     }
   }
 

@@ -71,6 +71,14 @@ void launch_tiles(const char* name, const RowsProblem& p, cudaStream_t stream) {
   launch(name, multiply_tile<M, Operands, kTileRows>, grid, p);
 }
 
+// Whether the result can be written 16 bytes at a time.
+inline bool writes_runs(const RowsProblem& p, int vector) {
+  const uintptr_t addresses =
+      reinterpret_cast<uintptr_t>(p.y) | reinterpret_cast<uintptr_t>(p.preactivation);
+  return p.y_channels_last && p.columns % vector == 0 && addresses % 16 == 0 &&
+         (p.window == Window::kNone || p.window == Window::kMaximum);
+}
+
 // Whether tiles of 128 rows keep every multiprocessor of a large device busy: two blocks for each.
 inline bool large_tiles(const RowsProblem& p, int tile_rows) {
   if (tile_rows != 0) return tile_rows == 128;

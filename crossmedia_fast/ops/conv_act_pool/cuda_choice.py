@@ -22,6 +22,8 @@ class Choice:
 
     def _why_not(self) -> str:
         call = self.call
+        if call.pool.activation == "identity" and call.pool.pool == "none":
+            return "nothing follows the convolution"
         if call.autocast is not None and torch.float64 in (call.input.dtype, call.weight.dtype):
             return "takes no autocast of float64"
         batched = call.input if call.input.dim() == 4 else call.input.unsqueeze(0)
