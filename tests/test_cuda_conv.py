@@ -326,3 +326,32 @@ def test_the_plan_does_not_take_it_by_itself() -> None:
     text = str(cmf.explain(x, w, bias, padding=1, backend="cuda"))
     assert "algorithm epilogue:" in text
     assert "not algorithm implicit_gemm: not yet measured on a GPU" in text
+
+
+def test_offsets_beyond_32_bits() -> None:
+    """The last image lies 2^31 elements behind the first.
+
+    In memory that is never touched but where a large stride looks, and so costs nothing.
+    """
+    stride = 512
+    case = LAST._replace(
+        batch=4, height=9000, width=9000, kernel=(1, 1), padding=0, stride=stride, pool="none",
+        dtype=torch.float16,
+    )  # fmt: skip
+    x = torch.empty((5, 9000, 9000, 8), dtype=case.dtype, device=DEVICE).permute(0, 3, 1, 2)
+    assert 4 * x.stride(0) > 2**31
+    looked_at = x[:, :, ::stride, ::stride]
+    generator = torch.Generator().manual_seed(0)
+    looked_at.copy_(torch.randn(looked_at.shape, generator=generator, dtype=torch.float64))
+    _, w, bias = case._replace(height=4, width=4).tensors()
+    kernels = fused(case, x, w)
+    y, saved, index = kernels.forward(x, w, bias, save=True)
+    _, dw, _ = kernels.backward(y, saved, index, x, w, bias, (False, True, False))
+
+    near = looked_at.contiguous(memory_format=torch.channels_last)
+    case = case._replace(height=near.shape[2], width=near.shape[3], stride=1)
+    kernels = fused(case, near, w)
+    assert torch.equal(kernels.forward(near, w, bias, save=False)[0], y)
+    assert torch.equal(
+        kernels.backward(y, saved, index, near, w, bias, (False, True, False))[1], dw
+    )
