@@ -12,7 +12,7 @@ $(VENV)/wheel.stamp: $(VENV)/tools.stamp
 wheel: $(VENV)/wheel.stamp  ## Build a manylinux wheel without CUDA kernels into dist/.
 	rm -rf build/wheel
 	CROSSMEDIA_FAST_CUDA=0 PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PIP) wheel --quiet --no-deps \
-	  --no-build-isolation -C build-dir=build/wheel-{wheel_tag} -w build/wheel .
+	  --no-build-isolation --config-settings build-dir=build/wheel-{wheel_tag} -w build/wheel .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) -m auditwheel repair --exclude libgomp.so.1 \
 	  -w dist build/wheel/*.whl
 
