@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+import sys
+import warnings
+from typing import Any
 
-import crossmedia_fast as cmf
-from crossmedia_fast import native
+modules: dict[str, Any] = sys.modules
+modules["numpy"] = None  # PyTorch would import it where it is, and its wheels need SSE4.2
+warnings.filterwarnings("ignore", "Failed to initialize NumPy")
+
+import torch  # noqa: E402
+
+import crossmedia_fast as cmf  # noqa: E402
+from crossmedia_fast import native  # noqa: E402
 
 # [N, C, H, W], K, groups, and the arguments of a call that each algorithm of its own takes
 CASES = {
