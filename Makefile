@@ -24,8 +24,13 @@ $(VENV)/installed.stamp: $(VENV)/tools.stamp CMakeLists.txt $(NATIVE_SOURCES)
 	  --no-build-isolation --editable '.[test,demo,info,bench]'
 	touch $@
 
+# What an extra of the installed package asks for; installing '.[style]' would build the module again.
+extra = $$($(PYTHON) -c 'from importlib.metadata import requires; \
+  rows = [row.split(";") for row in requires("crossmedia_fast")]; \
+  print(*(name.strip() for name, *rest in rows if rest and rest[0].split()[-1][1:-1] == "$(1)"))')
+
 $(VENV)/style.stamp: $(VENV)/installed.stamp
-	$(PIP) install --quiet -c constraints.txt 'ruff==0.17.*' 'mypy==2.4.*' 'clang-format==23.1.5'
+	$(PIP) install --quiet -c constraints.txt $(call extra,style)
 	touch $@
 
 demo: $(VENV)/installed.stamp  ## Train the CNN and the GANs on real digits; fused beside reference. ARGS="--gan mlp" adds flags.
@@ -50,3 +55,5 @@ clean:  ## Remove the environment and every build.
 
 -include csrc/native.mk
 -include benchmarks/bench.mk
+-include docs/docs.mk
+-include packaging/wheel.mk

@@ -2,7 +2,8 @@
 
     python -m benchmarks.compare --suite inference --shapes quick --peers all --threads 2
 
-Prints a table; writes JSON and a plot beside it. benchmarks/README.md says how it is measured.
+Prints a table a suite; writes JSON and plots beside it. benchmarks/README.md says how it is
+measured.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import sys
 from typing import Any
 
 from . import limits as limits_module
-from . import report, results_file, work
+from . import plots, report, results_file, work
 from .driver import PeerProcess, measure_case, processes
+from .peers import Peer, is_ours
 from .peers import select as select_peers
-from .shapes import SUITES, Case
+from .progress import Progress
+from .shapes import SUITES, Case, ModelShape
 from .shapes import select as select_cases
 
 
@@ -30,7 +33,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--suite", choices=SUITES, required=True)
+    parser.add_argument("--suite", required=True, help=f"all, or of {', '.join(SUITES)} some")
     parser.add_argument(
         "--shapes", default="quick", help="quick, all, or names or their beginnings with commas"
     )
@@ -39,20 +42,27 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7, help="turns of every peer, per case")
     parser.add_argument("--seconds", type=float, default=0.06, help="time of one turn")
     parser.add_argument(
-        "--out", type=pathlib.Path, help="default: benchmarks/results/<machine>/<suite>.json"
+        "--out",
+        type=pathlib.Path,
+        help="a folder, or for one suite a .json file (default: benchmarks/results/<machine>/)",
     )
     parser.add_argument("--no-plot", action="store_true")
     options = parser.parse_args(argv)
     if options.threads < 1 or options.rounds < 1 or options.seconds <= 0:
         parser.error("--threads, --rounds and --seconds: expected positive numbers")
+    options.suites = list(SUITES) if options.suite == "all" else options.suite.split(",")
     try:
-        options.cases = select_cases(options.suite, options.shapes)
-        options.selected = select_peers(options.suite, options.peers)
+        for suite in options.suites:
+            if suite not in SUITES:
+                raise ValueError(f"suite: expected all or of {', '.join(SUITES)}, got {suite!r}")
+            select_cases(suite, options.shapes)
+            select_peers(suite, options.peers)
     except ValueError as error:
         parser.error(str(error))
     if options.out is None:
-        folder = pathlib.Path(__file__).parent / "results" / results_file.machine_name()
-        options.out = folder / f"{options.suite}.json"
+        options.out = pathlib.Path(__file__).parent / "results" / results_file.machine_name()
+    elif options.out.suffix == ".json" and len(options.suites) > 1:
+        parser.error("--out: several suites need a folder")
     return options
 
 
@@ -63,7 +73,9 @@ def case_row(case: Case, rows: dict[str, Any], limits: limits_module.Limits) -> 
     for row in rows.values():
         if row["status"] == "measured":
             row["share_of_limit"] = limit / row["seconds"]["median"]
-    kept = {name: row.get("kept_bytes") for name, row in rows.items()}
+    # of a layer what backward keeps, of a network by how much memory grows in a step
+    measure = "peak_bytes" if isinstance(case.shape, ModelShape) else "kept_bytes"
+    kept = {name: row.get(measure) for name, row in rows.items()}
     ours = [kept[name] for name in ("fused", "fused_channels_last") if kept.get(name) is not None]
     # A layout may keep a converted copy, so each side is taken at its best.
     eager = [kept[name] for name in ("eager", "eager_channels_last") if kept.get(name) is not None]
@@ -80,10 +92,10 @@ def case_row(case: Case, rows: dict[str, Any], limits: limits_module.Limits) -> 
     }
 
 
-def _peer_rows(options: argparse.Namespace, workers: list[PeerProcess]) -> dict[str, Any]:
+def _peer_rows(selected: list[Peer], workers: list[PeerProcess]) -> dict[str, Any]:
     started = {worker.peer.name: worker for worker in workers}
     rows: dict[str, Any] = {}
-    for peer in options.selected:
+    for peer in selected:
         row: dict[str, Any] = {"label": peer.label}
         worker = started.get(peer.name)
         if worker is None:
@@ -96,31 +108,29 @@ def _peer_rows(options: argparse.Namespace, workers: list[PeerProcess]) -> dict[
     return rows
 
 
-def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
-    """Measures; returns the document."""
-
-    def progress(text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
+def run(suite: str, options: argparse.Namespace, command: str) -> dict[str, Any]:
+    """Measures a suite; returns the document."""
     machine = results_file.machine()
-    progress("limits of the machine")
-    limits = limits_module.measure_apart(options.threads, min(0.5, 5 * options.seconds))
-    cases = []
-    with processes([p for p in options.selected if not p.missing()], options.threads) as workers:
-        peers = _peer_rows(options, workers)
-        able = [worker for worker in workers if not worker.error]
-        for case in options.cases:
-            rows = measure_case(case, able, options.rounds, options.seconds, progress)
-            cases.append(case_row(case, rows, limits))
-    progress("")
+    cases, selected = select_cases(suite, options.shapes), select_peers(suite, options.peers)
+    present = [peer for peer in selected if not peer.missing()]
+    rows = []
+    with Progress(suite, 1 + len(cases) * (len(present) + options.rounds)) as progress:
+        progress.step("limits of the machine")
+        limits = limits_module.measure_apart(options.threads, min(0.5, 5 * options.seconds))
+        with processes(present, options.threads) as workers:
+            peers = _peer_rows(selected, workers)
+            able = [worker for worker in workers if not worker.error]
+            for case in cases:
+                results = measure_case(case, able, options.rounds, options.seconds, progress.step)
+                rows.append(case_row(case, results, limits))
     document = {
         "format": results_file.FORMAT,
-        "suite": options.suite,
+        "suite": suite,
         "command": command,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": results_file.commit(),
         "machine": machine,
+        "versions": results_file.versions(),
         "settings": {
             "threads": options.threads,
             "rounds": options.rounds,
@@ -128,7 +138,7 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
         },
         "limits": limits.to_json(),
         "peers": peers,
-        "cases": cases,
+        "cases": rows,
         "summary": {},
     }
     document["summary"] = report.summarise(document)
@@ -138,22 +148,28 @@ def run(options: argparse.Namespace, command: str) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     options = _arguments(argv)
     words = sys.argv[1:] if argv is None else argv
-    document = run(options, shlex.join(["python", "-m", "benchmarks.compare", *words]))
-    wrong = results_file.check(document)
-    if wrong:
-        raise RuntimeError("the results are malformed: " + "; ".join(wrong))
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
-    report.print_table(document)
-    print(f"written: {options.out}")
-    if not options.no_plot:
-        picture = options.out.with_suffix(".png")
-        report.plot(document, picture)
-        print(f"written: {picture}")
-    # A peer that fails is reported; that ours fails or is wrong is an error.
-    ours = [row for case in document["cases"] for n, row in case["results"].items()
-            if n.startswith("fused") and row["status"] == "failed"]  # fmt: skip
-    return 1 if ours else 0
+    command = shlex.join(["python", "-m", "benchmarks.compare", *words])
+    failed = False
+    for suite in options.suites:
+        document = run(suite, options, command)
+        wrong = results_file.check(document)
+        if wrong:
+            raise RuntimeError("the results are malformed: " + "; ".join(wrong))
+        out = options.out if options.out.suffix == ".json" else options.out / f"{suite}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1) + "\n")
+        report.print_table(document)
+        pictures = [] if options.no_plot else plots.write(document, out)
+        for path in (out, *pictures):
+            print(f"written: {path}")
+        # A peer that fails is reported; that ours fails or is wrong is an error.
+        failed |= any(
+            row["status"] == "failed"
+            for case in document["cases"]
+            for name, row in case["results"].items()
+            if is_ours(name)
+        )
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

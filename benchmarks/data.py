@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 
-from .shapes import TRAINING, Case, ConvShape
+from .shapes import TRAINING, Case, ConvShape, ModelShape
 
 Arrays = dict[str, np.ndarray]
 
@@ -18,6 +18,10 @@ VALUE_LIMIT = 5e-5
 # values nearly tie; then one gradient goes to another pixel: in about 1e-5 of the windows. As
 # norms, |error| / |expected| is then about sqrt(2 · 1e-5) = 4e-3.
 GRADIENT_LIMIT = 1e-2
+# A whole network: rounding goes through up to a hundred layers, each of which hands it on; bfloat16
+# would be off by a hundredth and more. And in each layer of it values nearly tie.
+NETWORK_VALUE_LIMIT = 1e-3
+NETWORK_GRADIENT_LIMIT = 5e-2
 # Each such move changes R · S · C elements of the input's gradient (in 5×5 over 64 channels
 # 1600): a hundredth of them, seen. The others are held to VALUE_LIMIT.
 MOVED_SHARE = 0.1
@@ -32,6 +36,13 @@ def make_arrays(case: Case) -> Arrays:
     random = np.random.default_rng(zlib.crc32(case.id.encode()))
     normal = functools.partial(random.standard_normal, dtype=np.float32)
     shape = case.shape
+    if isinstance(shape, ModelShape):
+        from . import models
+
+        arrays = {"input": normal(models.input_shape(case))}
+        if case.mode == TRAINING:
+            arrays["grad_output"] = normal(models.output_shape(case))
+        return arrays
     if not isinstance(shape, ConvShape):
         arrays = {name: 2 * normal(shape.count) for name in ("real", "fake")[: shape.tensors]}
         if shape.loss == "log_loss":
@@ -55,7 +66,11 @@ def expected(case: Case, arrays: Arrays) -> Arrays:
     """The outputs (and gradients, in training) in float64, by the package's references."""
     import torch
 
+    from . import models
     from .peers.torch_peer import reference_function
+
+    if isinstance(case.shape, ModelShape):
+        return models.expected(case, arrays)
 
     operands = {name: torch.from_numpy(a).double() for name, a in arrays.items()}
     leaves = {name: operands[name] for name in gradient_names(case)}
@@ -81,7 +96,8 @@ def gradient_names(case: Case) -> tuple[str, ...]:
 
 
 def compare(got: Arrays, want: Arrays) -> dict[str, float]:
-    """The error of each result over its largest value; raises Mismatch beyond the limits."""
+    """The error of each result over its largest value (of a network's gradients, as norms); raises
+    Mismatch beyond the limits."""
     errors = {}
     for name, expected_array in want.items():
         array = got.get(name)
@@ -94,7 +110,12 @@ def compare(got: Arrays, want: Arrays) -> dict[str, float]:
         errors[name] = float(difference.max()) / scale
         if not np.isfinite(difference).all():
             raise Mismatch(f"{name}: not finite where the reference is")
-        if name in ("grad_input", "grad_weight", "grad_bias"):
+        if name == "network_output":
+            measure, limit = errors[name], NETWORK_VALUE_LIMIT
+        elif name == "network_gradients":
+            measure = float(np.linalg.norm(difference) / (np.linalg.norm(expected_array) or 1.0))
+            errors[name], limit = measure, NETWORK_GRADIENT_LIMIT
+        elif name in ("grad_input", "grad_weight", "grad_bias"):
             measure = float(np.linalg.norm(difference) / (np.linalg.norm(expected_array) or 1.0))
             limit = GRADIENT_LIMIT
             if name == "grad_input":

@@ -133,6 +133,7 @@ def measure_case(
                     "errors": answer["errors"],
                     "note": answer["note"],
                     "kept_bytes": answer["kept_bytes"],
+                    "peak_bytes": answer["peak_bytes"],
                 }
                 running.append((worker, []))
             else:

@@ -1,12 +1,11 @@
-"""Ratios, the table and the plot of a results document."""
+"""Ratios and the table of a results document."""
 
 from __future__ import annotations
 
 import math
-import pathlib
 from typing import Any
 
-from .peers import PEERS
+from .peers import is_ours
 
 Document = dict[str, Any]
 Row = dict[str, Any]
@@ -24,7 +23,7 @@ def best(case: Row, ours: bool) -> tuple[str, float] | None:
     times = [
         (name, time)
         for name in case["results"]
-        if PEERS[name].ours == ours and (time := seconds(case, name)) is not None
+        if is_ours(name) == ours and (time := seconds(case, name)) is not None
     ]
     return min(times, key=lambda pair: pair[1], default=None)
 
@@ -43,7 +42,7 @@ def geometric_mean(values: list[float]) -> float | None:
 def summarise(document: Document) -> Row:
     """Geometric means and worst shapes, over all cases that both sides ran."""
     summary: Row = {"against": {}}
-    names: list[str | None] = [None, *(n for n in document["peers"] if not PEERS[n].ours)]
+    names: list[str | None] = [None, *(n for n in document["peers"] if not is_ours(n))]
     for name in names:
         ratios = {
             case["id"]: ratio
@@ -70,47 +69,76 @@ def _time(value: float) -> str:
     return f"{value * 1e3:.2f} ms"
 
 
+def _peer_cells(case: Row, names: list[str]) -> list[str]:
+    """A cell a peer: its time, the fastest in bold, or why there is none."""
+    fastest = best(case, ours=False)
+    cells = []
+    for name in names:
+        time = seconds(case, name)
+        text = case["results"].get(name, {"status": "-"})["status"] if time is None else _time(time)
+        cells.append(f"[bold]{text}[/bold]" if fastest and fastest[0] == name else text)
+    return cells
+
+
+def _ratio(case: Row) -> str:
+    ratio = speed_up(case)
+    if ratio is None:
+        return "-"
+    return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}[/]"
+
+
+def _memory(case: Row) -> str:
+    return f"÷{case['memory_ratio']:.1f}" if case.get("memory_ratio") else "-"
+
+
+def _wide_row(case: Row, names: list[str]) -> list[str]:
+    mine = best(case, ours=True)
+    rates = ["-", "-", "-"]
+    if mine:
+        rates = [
+            f"{100 * case['results'][mine[0]]['share_of_limit']:.0f}% {case['bound']}",
+            f"{case['operations'] / mine[1] / 1e9:.0f}" if case["operations"] else "-",
+            f"{case['bytes'] / mine[1] / 1e9:.1f}",
+        ]
+    name = f"{case['id']}\n[dim]{case['description']}[/dim]"
+    return [name, *_peer_cells(case, names), _ratio(case), *rates, _memory(case)]
+
+
+def _narrow_row(case: Row, suite: str) -> list[str]:
+    """Ours and the fastest peer alone; the JSON has them all."""
+    mine, fastest = best(case, ours=True), best(case, ours=False)
+    return [
+        case["id"].removesuffix(f":{suite}"),
+        _time(mine[1]) if mine else "-",
+        _time(fastest[1]) if fastest else "-",
+        fastest[0].replace("channels_last", "cl") if fastest else "",
+        _ratio(case),
+        f"{100 * case['results'][mine[0]]['share_of_limit']:.0f}%" if mine else "-",
+    ]
+
+
 def print_table(document: Document) -> None:
-    """The time of each peer, our share of the limit, and the ratio to the best peer."""
+    """The times, our share of the limit, and the ratio to the best peer."""
     from rich.console import Console
     from rich.table import Table
 
-    # Wide enough for every peer, also where the output is no terminal.
-    console = Console(width=None if Console().is_terminal else 220)
     names = [n for n, peer in document["peers"].items() if "reason" not in peer]
+    needed = 80 + 12 * len(names)  # a column a peer
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=max(220, needed))
+    wide = console.width >= needed
     table = Table(title=f"{document['suite']}, {document['settings']['threads']} threads; medians")
     table.add_column("case")
-    for name in names:
-        table.add_column(name.replace("channels_last", "cl"), justify="right")
-    for column in ("best / fused", "% of limit", "GFLOP/s", "GB/s", "memory"):
+    if wide:
+        columns = [name.replace("channels_last", "cl") for name in names]
+        columns += ["best / fused", "% of limit", "GFLOP/s", "GB/s", "memory"]
+    else:
+        columns = ["fused", "best peer", "", "ratio", "limit"]
+    for column in columns:
         table.add_column(column, justify="right")
     for case in document["cases"]:
-        cells = []
-        fastest = best(case, ours=False)
-        for name in names:
-            row = case["results"].get(name, {"status": "-"})
-            time = seconds(case, name)
-            text = row["status"] if time is None else _time(time)
-            if fastest and fastest[0] == name:
-                text = f"[bold]{text}[/bold]"
-            cells.append(text)
-        ratio, mine = speed_up(case), best(case, ours=True)
-        colour = "green" if ratio is not None and ratio >= 1 else "red"
-        rates = ["-", "-", "-"]
-        if mine:
-            share = case["results"][mine[0]]["share_of_limit"]
-            rates = [
-                f"{100 * share:.0f}% {case['bound']}",
-                f"{case['operations'] / mine[1] / 1e9:.0f}" if case["operations"] else "-",
-                f"{case['bytes'] / mine[1] / 1e9:.1f}",
-            ]
-        table.add_row(
-            f"{case['id']}\n[dim]{case['description']}[/dim]",
-            *cells,
-            f"[{colour}]{ratio:.2f}[/{colour}]" if ratio else "-",
-            *rates,
-            f"÷{case['memory_ratio']:.1f}" if case.get("memory_ratio") else "-",
-        )
+        table.add_row(*(_wide_row(case, names) if wide else _narrow_row(case, document["suite"])))
     console.print(table)
     for name, row in document["summary"]["against"].items():
         worst = row["worst"]
@@ -118,6 +146,10 @@ def print_table(document: Document) -> None:
             f"against {name}: geometric mean {row['geometric_mean']:.2f} over {row['cases']} cases"
             f", worst {worst['ratio']:.2f} ({worst['case']})"
         )
+    for case in document["cases"] if document["suite"] == "models" else ():
+        row = case["results"].get("fused", {})
+        if row.get("note"):  # how many layers are fused
+            console.print(f"{case['id']}: {row['note']}; error {max(row['errors'].values()):.1e}")
     for name, peer in document["peers"].items():
         if "reason" in peer:
             console.print(f"{name}: {peer['reason']}")
@@ -129,37 +161,3 @@ def print_table(document: Document) -> None:
                 absences.setdefault(text, []).append(case["id"])
     for text, ids in absences.items():
         console.print(f"{text} ({', '.join(ids)})")
-
-
-def plot(document: Document, path: pathlib.Path) -> None:
-    """Bars: how many times faster than each peer, a group a case. Above the line at 1 we win."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    names = [n for n in document["summary"]["against"] if n != "best"]
-    cases = document["cases"]
-    figure, axes = plt.subplots(figsize=(max(8.0, 0.75 * len(cases)), 5.5), layout="constrained")
-    width = 0.85 / max(1, len(names))
-    for i, name in enumerate(names):
-        ratios = [speed_up(case, name) or 1.0 for case in cases]
-        positions = [k + (i - (len(names) - 1) / 2) * width for k in range(len(cases))]
-        heights = [ratio - 1 for ratio in ratios]
-        axes.bar(positions, heights, width, bottom=1, label=PEERS[name].label)
-    # from "as fast" upwards and downwards alike: twice as fast is as far as half as fast
-    axes.set_yscale("log", base=2)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.axhline(1.0, color="black", linewidth=1)
-    axes.set_xticks(range(len(cases)), [case["id"] for case in cases], rotation=40, ha="right")
-    axes.set_ylabel("times faster than the peer")
-    machine = document["machine"]
-    axes.set_title(
-        f"{document['suite']}: {machine['cpu']}, {document['settings']['threads']} threads, "
-        f"commit {document['commit']}",
-        fontsize=9,
-    )
-    axes.legend(fontsize=8, ncols=2)
-    axes.grid(axis="y", alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -10,7 +10,7 @@ from typing import Any
 
 from .driver import ROOT
 
-FORMAT = 1
+FORMAT = 2  # 1 had no versions
 _STATUSES = ("measured", "unsupported", "failed")
 
 
@@ -32,6 +32,24 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "load_before": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of what was measured; a peer's own is in its row."""
+    import numpy
+    import torch
+
+    import crossmedia_fast
+    from crossmedia_fast import native
+
+    module = native.module
+    built = f"{module.compiler}, {module.isa()}" if module is not None else native.reason
+    return {
+        "crossmedia_fast": crossmedia_fast.__version__,
+        "native module": built,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
     }
 
 
@@ -66,7 +84,9 @@ def check(document: Any) -> list[str]:
 
     if not expect(isinstance(document, dict), "document: expected an object"):
         return wrong
-    expect(document.get("format") == FORMAT, f"format: expected {FORMAT}")
+    expect(document.get("format") in (1, FORMAT), f"format: expected {FORMAT}")
+    if document.get("format") != 1:
+        expect(isinstance(document.get("versions"), dict), "versions: expected dict")
     for key, kind in (
         ("suite", str), ("command", str), ("date", str), ("commit", str), ("machine", dict),
         ("settings", dict), ("limits", dict), ("peers", dict), ("cases", list), ("summary", dict),

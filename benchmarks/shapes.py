@@ -1,4 +1,4 @@
-"""The named problems that every suite measures: layers of real networks, and losses.
+"""The named problems that every suite measures: layers of real networks, whole ones, and losses.
 
 A name stands for the same numbers everywhere: in the suites, in the comparisons and in the results.
 """
@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 INFERENCE, TRAINING = "inference", "training"
-SUITES = ("inference", "training", "losses", "overhead")
+SUITES = ("inference", "training", "losses", "overhead", "models")
 LOSSES = ("discriminator_minimax", "generator_non_saturating", "discriminator_hinge", "log_loss")
 LOSS_COUNTS = (64, 14_400, 4_000_000)  # a batch; a PatchGAN batch 16x30x30; a large image's map
 
@@ -78,10 +78,22 @@ class LossShape:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelShape:
+    """A whole network of benchmarks.networks, on images of its paper's channels."""
+
+    name: str
+    inference_batch: int
+    inference_size: int  # H = W
+    training_batch: int
+    training_size: int
+    width: float = 1.0  # of its channels
+
+
+@dataclasses.dataclass(frozen=True)
 class Case:
     """What is measured: a shape in inference or in training (forward and backward)."""
 
-    shape: ConvShape | LossShape
+    shape: ConvShape | LossShape | ModelShape
     mode: str
 
     @property
@@ -103,17 +115,28 @@ class Case:
     def description(self) -> str:
         if isinstance(self.shape, LossShape):
             return f"{self.shape.tensors}x{self.shape.count:,} logits"
+        if isinstance(self.shape, ModelShape):
+            width = "" if self.shape.width == 1 else f", {self.shape.width:g} of its channels"
+            return f"{self.batch} of {self.size}x{self.size}{width}"
         return self.shape.describe(self.batch)
 
+    @property
+    def size(self) -> int:
+        """H = W of a network's images."""
+        assert isinstance(self.shape, ModelShape)
+        train = self.mode == TRAINING
+        return self.shape.training_size if train else self.shape.inference_size
+
     def to_json(self) -> dict[str, Any]:
-        kind = "loss" if isinstance(self.shape, LossShape) else "conv"
+        kind = next(name for name, cls in _KINDS.items() if isinstance(self.shape, cls))
         return {"kind": kind, "mode": self.mode, "shape": dataclasses.asdict(self.shape)}
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Case:
-        shape = (LossShape if data["kind"] == "loss" else ConvShape)(**data["shape"])
-        return Case(shape, data["mode"])
+        return Case(_KINDS[data["kind"]](**data["shape"]), data["mode"])
 
+
+_KINDS: dict[str, Any] = {"conv": ConvShape, "loss": LossShape, "model": ModelShape}
 
 _LEAKY: dict[str, Any] = {"activation": "leaky_relu", "activation_param": 0.2}
 _SAME3: dict[str, Any] = {"kernel": 3, "padding": 1}
@@ -166,6 +189,23 @@ CONV_SHAPES = (
     ConvShape("progan.d16", 16, 16, 256, 16, 512, pool="avg", **_SAME3, **_LEAKY),
 )  # fmt: skip
 
+# Whole networks: name, batch and size in inference, batch and size in training.
+MODEL_SHAPES = (
+    ModelShape("lenet5", 64, 28, 64, 28),
+    ModelShape("alexnet", 4, 224, 4, 224),
+    ModelShape("vgg11_bn", 1, 224, 2, 128),
+    ModelShape("vgg16", 1, 224, 1, 128),
+    ModelShape("squeezenet1_1", 4, 224, 4, 128),
+    ModelShape("googlenet", 2, 224, 4, 112),
+    ModelShape("resnet18", 2, 224, 4, 112),
+    ModelShape("densenet121", 1, 224, 4, 64),
+    ModelShape("unet", 1, 128, 1, 64),
+    ModelShape("dcgan_generator", 16, 1, 16, 1),
+    ModelShape("dcgan_discriminator", 32, 64, 32, 64),
+    ModelShape("progan_discriminator", 2, 128, 2, 128, width=0.5),
+    ModelShape("patchgan", 1, 256, 1, 256),
+)
+
 # All overhead: a call's arithmetic takes a few microseconds.
 OVERHEAD_CONV = ConvShape("overhead.conv", 1, 1, 1, 28, 8, first=True, **_SAME3)
 
@@ -175,6 +215,7 @@ QUICK = {
     "training": ("mnist.conv1", "vgg11.conv2", "dcgan.d2"),
     "losses": tuple(f"discriminator_minimax.{n}" for n in LOSS_COUNTS),
     "overhead": ("overhead.conv", "discriminator_minimax.64"),
+    "models": ("lenet5", "squeezenet1_1", "resnet18", "dcgan_discriminator"),
 }
 
 
@@ -192,6 +233,8 @@ def suite(name: str) -> tuple[Case, ...]:
         losses = [LossShape(f"{loss}.64", loss, 64) for loss in LOSSES]
         shapes: list[ConvShape | LossShape] = [OVERHEAD_CONV, *losses]
         return tuple(Case(shape, mode) for shape in shapes for mode in (INFERENCE, TRAINING))
+    if name == "models":
+        return tuple(Case(shape, mode) for shape in MODEL_SHAPES for mode in (INFERENCE, TRAINING))
     raise ValueError(f"suite: expected one of {', '.join(SUITES)}, got {name!r}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from .limits import Limits
-from .shapes import TRAINING, Case, ConvShape
+from .shapes import TRAINING, Case, ConvShape, ModelShape
 
 FLOAT = 4  # bytes
 
@@ -32,6 +32,10 @@ class Work:
 
 def count(case: Case) -> Work:
     shape = case.shape
+    if isinstance(shape, ModelShape):
+        from . import models
+
+        return models.count(case)
     if not isinstance(shape, ConvShape):
         # I/O: read each logit; in training write its gradient. Operations: not counted, no
         # multiply-add defines a softplus.

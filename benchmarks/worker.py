@@ -1,7 +1,8 @@
 """One peer in one process. Reads a JSON request a line, answers with a JSON object a line.
 
 {"do": "prepare", "case": {...}, "arrays": PATH, "expected": PATH}
-    -> {"ok": true, "errors": {name: relative error}, "note": "...", "kept_bytes": n or null}
+    -> {"ok": true, "errors": {name: relative error}, "note": "...", "kept_bytes": n or null,
+        "peak_bytes": n or null}
 {"do": "time", "seconds": s}   -> {"ok": true, "seconds": median of this turn's samples}
 {"do": "stop"}
 anything that fails -> {"ok": false, "status": "unsupported" or "failed", "reason": ...}
@@ -57,8 +58,9 @@ class Worker:
         errors = compare(prepared.outputs(), load(expected))  # right first, then fast
         self.block = timing.block_size(prepared.call)
         kept = None if prepared.kept_bytes is None else prepared.kept_bytes()
+        peak = None if prepared.peak_bytes is None else prepared.peak_bytes()
         self.prepared = prepared
-        return {"errors": errors, "note": prepared.note, "kept_bytes": kept}
+        return {"errors": errors, "note": prepared.note, "kept_bytes": kept, "peak_bytes": peak}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         if request["do"] == "prepare":

@@ -117,10 +117,9 @@ def use_backend(name: str | None) -> Iterator[None]:
     """Run every op of the block on backend `name`; None = choose.
 
     Like ``torch.backends.cudnn.flags`` it holds for the whole process while the block runs. A
-    backend
-    that can't run raises with the reason where an op is called: nothing falls back silently. An
-    op's own ``backend=`` argument comes before the block, the block before the environment variable
-    ``CROSSMEDIA_FAST_BACKEND``.
+    backend that can't run raises with the reason where an op is called: nothing falls back
+    silently. An op's own ``backend=`` argument comes before the block, the block before the
+    environment variable ``CROSSMEDIA_FAST_BACKEND``.
     """
     global _requested
     before = _requested

@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m benchmarks.compare``."""
     parser.add_argument(
         "--suite",
-        choices=("inference", "training", "losses", "overhead"),
-        default="inference",
-        help="what to measure (default: inference)",
+        default="all",
+        help="what to measure: all (default), or of inference, training, losses, ... some, with "
+        "commas",
     )
     parser.add_argument(
         "--shapes", default="quick", help="quick (default), all, or names with commas"
@@ -28,13 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=float, default=0.06, help="time of a turn (default: 0.06)"
     )
-    parser.add_argument("--out", help="JSON (default: benchmarks/results/<machine>/<suite>.json)")
-    parser.add_argument("--no-plot", action="store_true", help="write no picture beside the JSON")
+    parser.add_argument("--out", help="folder (default: benchmarks/results/<machine>)")
+    parser.add_argument("--no-plot", action="store_true", help="write no pictures beside the JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs ``python -m benchmarks.compare``; returns its exit status.
 
+    A table on the terminal; a JSON file and plots for each suite.
     The suite is not part of an installed package: it lives in ``benchmarks/`` of the source tree,
     with the results it is compared with.
     """

@@ -9,6 +9,8 @@ native:  ## Build the native module into the source tree, for development.
 	  -Dpybind11_DIR=$$($(NATIVE_PYTHON) -m pybind11 --cmakedir) > /dev/null
 	cmake --build build/native
 	cp --remove-destination build/native/_native*.so crossmedia_fast/  # a running process keeps the old file
+	for shim in build/native/csrc/cuda/shim/_cuda_shim*.so; do \
+	  test ! -e $$shim || cp --remove-destination $$shim crossmedia_fast/; done
 
 # The native tests need neither Python nor PyTorch.
 NATIVE_TESTS := cmake -S . -G Ninja -DCROSSMEDIA_FAST_PYTHON=OFF -DCROSSMEDIA_FAST_TESTS=ON

@@ -6,6 +6,7 @@ import json
 import pathlib
 
 import pytest
+import torch
 
 from benchmarks import compare, results_file
 from benchmarks.driver import PeerProcess
@@ -19,6 +20,7 @@ SHAPES = {
     "training": "lenet.conv2",
     "losses": "discriminator_minimax.64",
     "overhead": "overhead.conv",
+    "models": "lenet5",
 }
 
 
@@ -35,12 +37,33 @@ def test_suite_writes_a_checked_document(suite: str, tmp_path: pathlib.Path) -> 
         assert case["results"]["fused"]["status"] == "measured"
         assert case["results"]["eager"]["status"] == "measured"
     assert document["summary"]["against"]["best"]["cases"] == len(document["cases"])
+    assert document["versions"]["torch"] == torch.__version__
     assert out.with_suffix(".png").stat().st_size > 1000
+    assert out.with_name("results-roofline.png").exists() == (suite != "losses")
+
+
+def test_several_suites_go_into_a_folder(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--suite", "losses,overhead", "--shapes", "log_loss.64", "--peers", "eager"]
+    arguments += ["--threads", "1", "--rounds", "1", "--seconds", "0.001", "--no-plot"]
+    assert compare.main([*arguments, "--out", str(tmp_path)]) == 0
+    for suite in ("losses", "overhead"):
+        assert json.loads((tmp_path / f"{suite}.json").read_text())["suite"] == suite
+    # no terminal: a line a case, not one a step
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count("losses: log_loss.64") == 1
+    with pytest.raises(SystemExit):
+        compare.main([*arguments, "--out", str(tmp_path / "one.json")])
+    with pytest.raises(SystemExit):
+        compare.main(["--suite", "losses,nosuch"])
+    assert "nosuch" in capsys.readouterr().err
 
 
 def test_the_check_notices_what_is_missing(tmp_path: pathlib.Path) -> None:
     assert results_file.check([]) != []
     assert results_file.check({"format": 1}) != []
+    assert "versions: expected dict" in results_file.check({"format": results_file.FORMAT})
     bad_row = {"status": "measured", "seconds": {"p20": 2.0, "median": 1.0, "p80": 3.0}}
     case = {"id": "c", "operations": 1, "bytes": 1, "limit_seconds": 1, "results": {"x": bad_row}}
     document = {

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from ..data import Arrays
 from ..shapes import SUITES
 
-_CONV = ("inference", "training", "overhead")
+_CONV = ("inference", "training", "overhead", "models")
+_RUNTIMES = ("inference", "models")
 
 
 class Unsupported(Exception):
@@ -29,6 +30,12 @@ class Prepared:
     outputs: Callable[[], Arrays]  # what it computed, contiguous [N, K, P, Q]; not timed
     note: str = ""  # which algorithm, where the peer says so
     kept_bytes: Callable[[], int] | None = None  # kept for backward beyond inputs and parameters
+    peak_bytes: Callable[[], int | None] | None = None  # by which memory grows during a call
+
+
+def is_ours(name: str) -> bool:
+    """Whether a peer's name is that of a variant of crossmedia_fast."""
+    return name.startswith("fused")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Peer:
 
     @property
     def ours(self) -> bool:
-        return self.name.startswith("fused")
+        return is_ours(self.name)
 
     def missing(self) -> str:
         """Why the peer can't run here; "" where it can."""
@@ -64,14 +71,15 @@ PEERS = {
         _torch("compile", "torch.compile", SUITES),
         _torch("compile_channels_last", "torch.compile, channels_last", _CONV),
         _torch("compile_softplus", "torch.compile, softplus form", ("losses", "overhead")),
-        _torch("compile_freezing", "torch.compile, frozen weights", ("inference", "overhead")),
-        Peer(
-            "onnxruntime", "ONNX Runtime", "onnxruntime_peer", ("onnxruntime", "onnx"),
-            ("inference",),
+        _torch(
+            "compile_freezing", "torch.compile, frozen weights", ("inference", "overhead", "models")
         ),
-        Peer("openvino", "OpenVINO", "openvino_peer", ("openvino", "onnx"), ("inference",)),
+        Peer(
+            "onnxruntime", "ONNX Runtime", "onnxruntime_peer", ("onnxruntime", "onnx"), _RUNTIMES
+        ),
+        Peer("openvino", "OpenVINO", "openvino_peer", ("openvino", "onnx"), _RUNTIMES),
         Peer("ncnn", "ncnn", "ncnn_peer", ("ncnn",), ("inference",)),
-        Peer("mnn", "MNN", "mnn_peer", ("MNN", "onnx"), ("inference",)),
+        Peer("mnn", "MNN", "mnn_peer", ("MNN", "onnx"), _RUNTIMES),
     )
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ import MNN
 import numpy as np
 
 from ..data import Arrays
-from ..shapes import Case, ConvShape
+from ..shapes import Case, LossShape, ModelShape
 from . import Prepared, Unsupported
 from .onnx_model import onnx_model
 
@@ -36,7 +36,7 @@ def _convert(case: Case, arrays: Arrays, folder: str) -> str:
 
 def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
     shape = case.shape
-    if not isinstance(shape, ConvShape):
+    if isinstance(shape, LossShape):
         raise Unsupported("losses are not inference")
     with tempfile.TemporaryDirectory() as folder:
         interpreter = MNN.Interpreter(_convert(case, arrays, folder))
@@ -46,7 +46,13 @@ def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
     layout = MNN.Tensor_DimensionType_Caffe
     source = MNN.Tensor(arrays["input"].shape, MNN.Halide_Type_Float, arrays["input"], layout)
     interpreter.getSessionInput(session).copyFrom(source)
-    pooled = (case.batch, shape.filters, shape.pooled_size, shape.pooled_size)
+    if isinstance(shape, ModelShape):
+        from ..models import output_shape
+
+        name, pooled = "network_output", output_shape(case)
+    else:
+        name = "output"
+        pooled = (case.batch, shape.filters, shape.pooled_size, shape.pooled_size)
 
     def call() -> None:
         interpreter.runSession(session)
@@ -55,6 +61,6 @@ def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
         call()
         target = MNN.Tensor(pooled, MNN.Halide_Type_Float, np.zeros(pooled, np.float32), layout)
         interpreter.getSessionOutput(session).copyToHostTensor(target)
-        return {"output": np.array(target.getNumpyData(), np.float32).reshape(pooled)}
+        return {name: np.array(target.getNumpyData(), np.float32).reshape(pooled)}
 
     return Prepared(call, outputs)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ..data import Arrays
-from ..shapes import Case, ConvShape
+from ..shapes import TRAINING, Case, ConvShape, ModelShape
 from . import Unsupported
 
 OPSET, IR_VERSION = 17, 8  # old enough for every runtime of the last years
 
 
+def output_name(case: Case) -> str:
+    """What the output is called among the results."""
+    return "network_output" if isinstance(case.shape, ModelShape) else "output"
+
+
 def onnx_model(case: Case, arrays: Arrays) -> bytes:
     """Conv, activation, pooling; weights as initialisers; input "input", output "output"."""
     shape = case.shape
+    if isinstance(shape, ModelShape):
+        return _network(case)
     if not isinstance(shape, ConvShape):
         raise Unsupported("losses are not inference")
     conv = {
@@ -60,3 +73,16 @@ def onnx_model(case: Case, arrays: Arrays) -> bytes:
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     return model.SerializeToString()
+
+
+def _network(case: Case) -> bytes:
+    """A whole network, exported by PyTorch: in a process of its own, whose threads end with it."""
+    if case.mode == TRAINING:
+        raise Unsupported("runs inference alone")
+    with tempfile.TemporaryDirectory() as folder:
+        target = pathlib.Path(folder, "network.onnx")
+        command = [sys.executable, "-m", "benchmarks.peers.export_network"]
+        subprocess.run(
+            [*command, json.dumps(case.to_json()), str(target)], check=True, stdout=sys.stderr
+        )
+        return target.read_bytes()

@@ -8,7 +8,7 @@ import onnxruntime as ort
 from ..data import Arrays
 from ..shapes import Case
 from . import Prepared
-from .onnx_model import onnx_model
+from .onnx_model import onnx_model, output_name
 
 
 def version() -> str:
@@ -34,6 +34,6 @@ def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
 
     def outputs() -> Arrays:
         call()
-        return {"output": output_value.numpy()}
+        return {output_name(case): output_value.numpy()}
 
     return Prepared(call, outputs)

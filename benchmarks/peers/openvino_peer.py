@@ -8,7 +8,7 @@ import openvino as ov
 from ..data import Arrays
 from ..shapes import Case
 from . import Prepared
-from .onnx_model import onnx_model
+from .onnx_model import onnx_model, output_name
 
 
 def version() -> str:
@@ -32,6 +32,6 @@ def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
 
     def outputs() -> Arrays:
         call()
-        return {"output": np.array(request.get_output_tensor().data)}
+        return {output_name(case): np.array(request.get_output_tensor().data)}
 
     return Prepared(call, outputs)

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..data import Arrays, gradient_names
-from ..shapes import TRAINING, Case, ConvShape, LossShape
-from . import Prepared, Unsupported
+from ..shapes import TRAINING, Case, ConvShape, LossShape, ModelShape
+from . import Prepared, Unsupported, torch_models
 
 Operands = dict[str, Tensor]
 Function = Callable[[Operands], Tensor]
@@ -193,6 +193,10 @@ def _note(case: Case, variant: str, operands: Operands) -> str:
 
 
 def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
+    if isinstance(case.shape, ModelShape):
+        if variant == "compile_freezing" and case.mode == TRAINING:
+            raise Unsupported("freezing is for inference with weights")
+        return torch_models.build(case, arrays, threads, variant)
     torch.set_num_threads(threads)
     channels_last = variant.endswith("channels_last")
     if channels_last and not isinstance(case.shape, ConvShape):

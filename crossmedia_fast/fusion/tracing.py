@@ -126,14 +126,20 @@ class _Tracer(Tracer):
 def _watched(verdicts: dict[type, Verdict]) -> Iterator[None]:
     """Looks through the functions that run; those outside PyTorch must be known to a verdict."""
     found: list[str] = []
+    seen: set[CodeType] = set()
+    suspects: dict[Any, str] = {}
+    for verdict in verdicts.values():
+        suspects.update(verdict.suspects)
 
     def watch(frame: Any, event: str, argument: Any) -> None:
-        if event == "call":
+        if event == "c_call":
+            if id(argument) in suspects:
+                found.append(suspects[id(argument)])
+        elif event == "call" and frame.f_code not in seen:
+            seen.add(frame.f_code)
             found.extend(_why_not_code(frame.f_code, verdicts))
-        elif event == "c_call":
-            for verdict in verdicts.values():
-                if id(argument) in verdict.suspects:
-                    found.append(verdict.suspects[id(argument)])
+            for verdict in verdicts.values():  # of a function that was just looked through
+                suspects.update(verdict.suspects)
 
     before = sys.getprofile()
     collecting = gc.isenabled()

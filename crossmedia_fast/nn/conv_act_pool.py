@@ -19,16 +19,17 @@ class ConvActPool2d(torch.nn.Conv2d):
     :func:`crossmedia_fast.conv_act_pool2d`.
 
     Equivalent to: ``nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel_size, ...), act,
-    pool)``.
-    It *is* an ``nn.Conv2d``: the same parameters, the same initialisation, the same ``state_dict``
-    keys, so that checkpoints of the unfused layer load and ``isinstance(m, nn.Conv2d)`` code works.
+    pool)``. It *is* an ``nn.Conv2d``: the same parameters, the same initialisation, the same
+    ``state_dict`` keys, so that checkpoints of the unfused layer load and ``isinstance(m,
+    nn.Conv2d)`` code works.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-        padding_mode,
-            device, dtype: as :class:`torch.nn.Conv2d`.
-        activation, activation_param, pool, pool_size, pool_stride, pool_padding, ceil_mode,
-            count_include_pad, backend: as :func:`crossmedia_fast.conv_act_pool2d`.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as
+            :class:`torch.nn.Conv2d`.
+        padding_mode, device, dtype: likewise.
+        activation, activation_param, pool, pool_size, pool_stride, pool_padding: as
+            :func:`crossmedia_fast.conv_act_pool2d`.
+        ceil_mode, count_include_pad, backend: likewise.
 
     Shape:
         [N, in_channels, H, W] or [in_channels, H, W] -> [N, out_channels, P, Q] or

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "bindings/checked_pointer.h"
 #include "cpu/kernel_table.h"
 
 namespace cmf {
@@ -14,9 +15,6 @@ constexpr int kMostThreads = 4096;
 
 // Throws where `threads` is out of range.
 void check_threads(int threads);
-
-// An address as a pointer. `needed` says whether 0 (absent) is an error.
-void* checked_pointer(const char* name, uintptr_t address, int alignment, bool needed);
 
 void bind_act_pool2d(pybind11::module_& module);
 void bind_conv_act_pool2d(pybind11::module_& module);

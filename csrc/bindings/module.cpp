@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/bind.h"
+#include "bindings/bind_cuda.h"
 #include "cpu/isa.h"
 
 namespace py = pybind11;
@@ -22,17 +23,6 @@ void check_threads(int threads) {
     throw py::value_error("threads must be between 1 and " + std::to_string(kMostThreads) +
                           ", got " + std::to_string(threads));
   }
-}
-
-void* checked_pointer(const char* name, uintptr_t address, int alignment, bool needed) {
-  if (address == 0 && needed) {
-    throw py::value_error(std::string(name) + " must be an address for this problem, got 0");
-  }
-  if (address % static_cast<uintptr_t>(alignment) != 0) {
-    throw py::value_error(std::string(name) + " must be aligned to " + std::to_string(alignment) +
-                          " bytes");
-  }
-  return reinterpret_cast<void*>(address);
 }
 
 }  // namespace cmf
@@ -68,6 +58,14 @@ PYBIND11_MODULE(_native, module) {
   module.attr("openmp") = true;
 #else
   module.attr("openmp") = false;
+#endif
+
+#if defined(CMF_CUDA_BUILT)
+  module.attr("why_no_cuda") = "";
+  py::module_ cuda = module.def_submodule("cuda", "The CUDA kernels.");
+  cmf::bind_cuda(cuda);
+#else
+  module.attr("why_no_cuda") = CMF_CUDA_REASON;
 #endif
 
   cmf::bind_act_pool2d(module);

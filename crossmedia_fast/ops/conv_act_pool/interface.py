@@ -146,9 +146,8 @@ def conv_act_pool2d(
 
     Equivalent to: ``pool(act(F.conv2d(input, weight, bias, stride, padding, dilation, groups)))``
     for values, gradients of every order, NaN and infinity, ties (the first maximum in row order
-    wins,
-    as in ``F.max_pool2d``), empty batches and errors. :func:`conv_act_pool2d_reference` is that
-    line.
+    wins, as in ``F.max_pool2d``), empty batches and errors. :func:`conv_act_pool2d_reference` is
+    that line.
 
     Args:
         input: [N, C, H, W] or [C, H, W], any strides; float32, float64, float16 or bfloat16.
@@ -170,8 +169,7 @@ def conv_act_pool2d(
 
     Raises:
         TypeError, ValueError: an argument is wrong; the message names it, what was expected and
-        what
-            came.
+            what came.
         NotImplementedError: the named backend can't run, or a tensor is sparse or nested.
 
     For backward it keeps the input and weight, and of the rest at most the pooled output and one

@@ -1,0 +1,45 @@
+// The CUDA kernels on the emulator, for tests: the same functions as _native.cuda, on CPU tensors.
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "bindings/bind_cuda.h"
+#include "bindings/checked_pointer.h"
+#include "cuda/shim/block.h"
+#include "cuda/shim/examples.h"
+
+namespace py = pybind11;
+
+namespace cmf {
+namespace {
+
+void set_order(const std::string& order, uint64_t seed) {
+  shim::Settings settings;
+  settings.seed = seed;
+  if (order == "forward") {
+    settings.order = shim::Order::kForward;
+  } else if (order == "reverse") {
+    settings.order = shim::Order::kReverse;
+  } else if (order == "random") {
+    settings.order = shim::Order::kRandom;
+  } else {
+    throw py::value_error("order must be forward, reverse or random, got '" + order + "'");
+  }
+  shim::settings() = settings;
+}
+
+void run_example(const std::string& name, uintptr_t values, int count) {
+  shim::run_example(name.c_str(), static_cast<float*>(checked_pointer("values", values, 4, true)),
+                    count);
+}
+
+}  // namespace
+}  // namespace cmf
+
+PYBIND11_MODULE(_cuda_shim, module) {
+  module.doc() = "crossmedia_fast's CUDA kernels on an emulator; for its tests alone.";
+  module.def("set_order", &cmf::set_order, py::arg("order"), py::arg("seed") = 0,
+             "In which order threads and blocks run: forward, reverse or random.");
+  module.def("run_example", &cmf::run_example);
+  cmf::bind_cuda(module);
+}

@@ -1,0 +1,85 @@
+# The CUDA kernels: on the device by nvcc (cmf_cuda, linked into _native), and on the emulator by the
+# host's compiler (_cuda_shim, for tests). Both have the same sources.
+set(CROSSMEDIA_FAST_CUDA "auto" CACHE STRING "Build the CUDA kernels: 0, 1, or auto (where nvcc is found)")
+if(DEFINED ENV{CROSSMEDIA_FAST_CUDA} AND NOT "$ENV{CROSSMEDIA_FAST_CUDA}" STREQUAL "")
+  set(CROSSMEDIA_FAST_CUDA "$ENV{CROSSMEDIA_FAST_CUDA}")
+endif()
+if(NOT CROSSMEDIA_FAST_CUDA MATCHES "^(0|1|auto)$")
+  message(FATAL_ERROR "CROSSMEDIA_FAST_CUDA must be 0, 1 or auto, got '${CROSSMEDIA_FAST_CUDA}'")
+endif()
+
+# An editable installation is somebody's who runs the tests; a wheel is not.
+set(cmf_shim_default ON)
+if(DEFINED SKBUILD AND NOT "${SKBUILD_STATE}" STREQUAL "editable")
+  set(cmf_shim_default OFF)
+endif()
+option(CROSSMEDIA_FAST_CUDA_SHIM "Build the CUDA kernels for the emulator, for tests" ${cmf_shim_default})
+
+set(CMF_CUDA_SOURCES
+  csrc/cuda/launch.cu
+)
+set(CMF_CUDA_BINDINGS
+  csrc/bindings/bind_cuda.cpp
+)
+
+# -- the device --------------------------------------------------------------------------------------
+set(CMF_CUDA_REASON "built without CUDA (CROSSMEDIA_FAST_CUDA=0)")
+set(CMF_CUDA_BUILT OFF)
+if(NOT CROSSMEDIA_FAST_CUDA STREQUAL "0")
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND EXISTS /usr/local/cuda/bin/nvcc)
+    set(ENV{CUDACXX} /usr/local/cuda/bin/nvcc)
+  endif()
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80-real)  # what the check below compiles for
+    set(cmf_choose_architectures ON)
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(CMF_CUDA_BUILT ON)
+  elseif(CROSSMEDIA_FAST_CUDA STREQUAL "1")
+    message(FATAL_ERROR "CROSSMEDIA_FAST_CUDA=1, but no nvcc that works was found: set CUDACXX to it, "
+                        "or CROSSMEDIA_FAST_CUDA=0")
+  else()
+    set(CMF_CUDA_REASON "built where no nvcc was found (CROSSMEDIA_FAST_CUDA=1 says more)")
+  endif()
+endif()
+
+if(CMF_CUDA_BUILT)
+  if(cmf_choose_architectures)
+    # machine code for these, and for whatever comes after them what the driver compiles
+    set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
+    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100)
+    endif()
+  endif()
+  add_library(cmf_cuda OBJECT ${CMF_CUDA_SOURCES})
+  target_include_directories(cmf_cuda PRIVATE csrc)
+  target_compile_definitions(cmf_cuda PRIVATE CMF_ISA=cuda CMF_CUDA)
+  set_target_properties(cmf_cuda PROPERTIES
+    CUDA_STANDARD 17 CUDA_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON)
+  # Never --use_fast_math: it would flush subnormals and round divisions.
+  target_compile_options(cmf_cuda PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;--expt-relaxed-constexpr>")
+endif()
+
+# Adds the kernels to the Python module.
+function(cmf_link_cuda module)
+  if(NOT CMF_CUDA_BUILT)
+    target_compile_definitions(${module} PRIVATE CMF_CUDA_REASON="${CMF_CUDA_REASON}")
+    return()
+  endif()
+  target_sources(${module} PRIVATE $<TARGET_OBJECTS:cmf_cuda> ${CMF_CUDA_BINDINGS})
+  set_source_files_properties(${CMF_CUDA_BINDINGS} PROPERTIES COMPILE_DEFINITIONS "CMF_ISA=cuda;CMF_CUDA")
+  target_compile_definitions(${module} PRIVATE CMF_CUDA_BUILT)
+  # static: the module loads where there is neither a driver nor a toolkit
+  target_link_libraries(${module} PRIVATE CUDA::cudart_static)
+  set_target_properties(${module} PROPERTIES LINKER_LANGUAGE CXX)
+endfunction()
+
+# -- the emulator -------------------------------------------------------------------------------------
+if(CROSSMEDIA_FAST_CUDA_SHIM AND CROSSMEDIA_FAST_PYTHON)
+  add_subdirectory(csrc/cuda/shim)
+endif()
