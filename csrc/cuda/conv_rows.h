@@ -76,7 +76,7 @@ inline bool writes_runs(const RowsProblem& p, int vector) {
   const uintptr_t addresses =
       reinterpret_cast<uintptr_t>(p.y) | reinterpret_cast<uintptr_t>(p.preactivation);
   return p.y_channels_last && p.columns % vector == 0 && addresses % 16 == 0 &&
-         (p.window == Window::kNone || p.window == Window::kMaximum);
+         p.window != Window::kMaximumOf && p.window != Window::kAverageOf;
 }
 
 // Whether tiles of 128 rows keep every multiprocessor of a large device busy: two blocks for each.
