@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from crossmedia_fast import native
-from crossmedia_fast.ops.conv_act_pool.activation import activate
+
+from .older_torch import activate
 
 DTYPES = {
     "float32": torch.float32,

@@ -22,10 +22,14 @@ def test_every_public_name_has_an_entry() -> None:
 
 
 def test_every_environment_variable_is_described() -> None:
-    sources = [*ROOT.glob("crossmedia_fast/**/*.py"), *ROOT.glob("csrc/**/*.cpp")]
-    pattern = re.compile(r"(?:environ\.get|getenv)\(\s*\"(CROSSMEDIA_FAST_\w+)\"")
+    sources = [
+        path
+        for pattern in ("crossmedia_fast/**/*.py", "csrc/**/*.cpp", "csrc/**/*.cmake")
+        for path in ROOT.glob(pattern)
+    ]
+    pattern = re.compile(r"(?:environ\.get\(|getenv\(|ENV\{)\s*\"?(CROSSMEDIA_FAST_\w+)")
     read = {name for source in sources for name in pattern.findall(source.read_text())}
-    assert {"CROSSMEDIA_FAST_BACKEND", "CROSSMEDIA_FAST_ISA"} <= read
+    assert {f"CROSSMEDIA_FAST_{name}" for name in ("BACKEND", "ISA", "CUDA")} <= read
     described = set(
         re.findall(r"^\| `(CROSSMEDIA_FAST_\w+)`", (DOCS / "backends.md").read_text(), re.M)
     )

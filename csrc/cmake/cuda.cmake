@@ -16,10 +16,23 @@ endif()
 option(CROSSMEDIA_FAST_CUDA_SHIM "Build the CUDA kernels for the emulator, for tests" ${cmf_shim_default})
 
 set(CMF_CUDA_SOURCES
+  csrc/cuda/act_pool2d_backward.cu
+  csrc/cuda/act_pool2d_forward.cu
+  csrc/cuda/conv_forward.cu
+  csrc/cuda/conv_host.cu
+  csrc/cuda/conv_input_gradient.cu
+  csrc/cuda/conv_pooled_gradient.cu
+  csrc/cuda/conv_sums.cu
+  csrc/cuda/conv_weight_gradient.cu
+  csrc/cuda/gan_loss.cu
   csrc/cuda/launch.cu
+  csrc/cuda/tiling.cu
 )
 set(CMF_CUDA_BINDINGS
   csrc/bindings/bind_cuda.cpp
+  csrc/bindings/bind_cuda_act_pool2d.cpp
+  csrc/bindings/bind_cuda_conv.cpp
+  csrc/bindings/bind_cuda_gan_loss.cpp
 )
 
 # -- the device --------------------------------------------------------------------------------------
@@ -31,7 +44,6 @@ if(NOT CROSSMEDIA_FAST_CUDA STREQUAL "0")
   endif()
   if(NOT CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 80-real)  # what the check below compiles for
-    set(cmf_choose_architectures ON)
   endif()
   include(CheckLanguage)
   check_language(CUDA)
@@ -48,21 +60,24 @@ if(NOT CROSSMEDIA_FAST_CUDA STREQUAL "0")
 endif()
 
 if(CMF_CUDA_BUILT)
-  if(cmf_choose_architectures)
-    # machine code for these, and for whatever comes after them what the driver compiles
-    set(CMAKE_CUDA_ARCHITECTURES 80-real 90)
-    if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 100)
-    endif()
-  endif()
   add_library(cmf_cuda OBJECT ${CMF_CUDA_SOURCES})
   target_include_directories(cmf_cuda PRIVATE csrc)
   target_compile_definitions(cmf_cuda PRIVATE CMF_ISA=cuda CMF_CUDA)
+  # Intermediate code once, machine code for each of these GPUs from it: half the time to build. The
+  # driver compiles the intermediate code for whatever comes after them.
+  set(cmf_gpu_code compute_80,sm_80)
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 11.8)
+    string(APPEND cmf_gpu_code ",sm_90")
+  endif()
+  if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 12.8)
+    string(APPEND cmf_gpu_code ",sm_100")
+  endif()
   set_target_properties(cmf_cuda PROPERTIES
+    CUDA_ARCHITECTURES OFF
     CUDA_STANDARD 17 CUDA_VISIBILITY_PRESET hidden POSITION_INDEPENDENT_CODE ON)
   # Never --use_fast_math: it would flush subnormals and round divisions.
   target_compile_options(cmf_cuda PRIVATE
-    "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra;--expt-relaxed-constexpr>")
+    "$<$<COMPILE_LANGUAGE:CUDA>:-gencode=arch=compute_80,code=[${cmf_gpu_code}];-Xcompiler=-Wall,-Wextra;--expt-relaxed-constexpr>")
 endif()
 
 # Adds the kernels to the Python module.

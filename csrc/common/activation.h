@@ -12,8 +12,11 @@
 #pragma once
 
 #include "common/dtype.h"
-#if !defined(__CUDACC__)
-// Vectors have no namespace to be looked up in: their functions must be declared before their use.
+// Neither vectors nor scalars have a namespace to be looked up in: their functions must be declared
+// before their use.
+#if defined(CMF_CUDA)
+#include "cuda/device_math.h"
+#else
 #include "cpu/simd.h"
 #include "cpu/vector_math.h"
 #endif

@@ -16,8 +16,11 @@
 
 #include "common/dtype.h"
 #include "common/gan_loss_problem.h"
-#if !defined(__CUDACC__)
-// Vectors have no namespace to be looked up in: their functions must be declared before their use.
+// Neither vectors nor scalars have a namespace to be looked up in: their functions must be declared
+// before their use.
+#if defined(CMF_CUDA)
+#include "cuda/device_math.h"
+#else
 #include "cpu/simd.h"
 #include "cpu/vector_math.h"
 #endif
@@ -55,17 +58,28 @@ struct LogisticFunction : PlainFunction<kCount> {
   static constexpr bool kAddsLogarithm = kLogarithmIsAdded;
 };
 
+// ~mask of vectors; of a bool ~ would be true whatever it is.
+template <class M>
+CMF_HOST_DEVICE M negated(M mask) {
+  return ~mask;
+}
+CMF_HOST_DEVICE bool negated(bool mask) { return !mask; }
+
 template <class V>
 CMF_HOST_DEVICE V absolute(V x) {
   return select(x < V{}, -x, x);
 }
 
 // exp(-|x|), and log(1 + e) for what that can be: 0 <= e <= 1.
-#if defined(__CUDACC__)
-CMF_HOST_DEVICE float exp_minus_magnitude(float x) { return expf(-fabsf(x)); }
-CMF_HOST_DEVICE double exp_minus_magnitude(double x) { return exp(-fabs(x)); }
-CMF_HOST_DEVICE float log_one_plus(float e) { return log1pf(e); }
-CMF_HOST_DEVICE double log_one_plus(double e) { return log1p(e); }
+#if defined(CMF_CUDA)
+template <class C>
+CMF_HOST_DEVICE C exp_minus_magnitude(C x) {
+  return exp(-absolute(x));
+}
+template <class C>
+CMF_HOST_DEVICE C log_one_plus(C e) {
+  return log1p(e);
+}
 #else
 CMF_HOST_DEVICE Vec<float> exp_minus_magnitude(Vec<float> x) {
   return exp_of_negative(bit_cast<Vec<float> >(bit_cast<Mask<float> >(x) | INT32_MIN));
@@ -171,7 +185,7 @@ CMF_HOST_DEVICE GanLossResult<V> log_loss_probabilities(V p, V target, V grad) {
   const V least = V{} + 1e-12f;
   result.dx = grad * (p - target) / select(variance < least, least, variance);
   result.dy = grad * (log_q - log_p);
-  result.bad = ~((p >= V{}) & (p <= V{} + 1));
+  result.bad = negated(MaskOf<V>((p >= V{}) & (p <= V{} + 1)));
   return result;
 }
 
@@ -188,7 +202,7 @@ struct LogLossProbabilitiesTarget : FunctionOfProbability<kWeighted ? 3 : 2> {
   static CMF_HOST_DEVICE GanLossResult<V> evaluate(V p, V target, V weight, V, V, V grad) {
     GanLossResult<V> result = log_loss_probabilities(p, target, kWeighted ? grad * weight : grad);
     if (kWeighted) result.value *= weight;
-    result.bad |= ~((target >= V{}) & (target <= V{} + 1));
+    result.bad |= negated(MaskOf<V>((target >= V{}) & (target <= V{} + 1)));
     return result;
   }
 };

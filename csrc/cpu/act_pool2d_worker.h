@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "common/activation.h"
+#include "common/mask_rule.h"
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
 #include "cpu/pool_average.h"
@@ -12,15 +13,6 @@
 
 namespace cmf {
 namespace CMF_ISA {
-
-template <class C>
-MaskRule<C> mask_rule(const ActPool2dProblem& p) {
-  const Activation activation = static_cast<Activation>(p.activation);
-  // torch's threshold_backward and hardtanh_backward let the gradient of a NaN pass, leaky_relu's
-  // not
-  return MaskRule<C>{activation == Activation::kRelu6 ? C(6) : static_cast<C>(__builtin_nan("")),
-                     activation != Activation::kLeakyRelu};
-}
 
 constexpr int64_t kBatch = 512;  // elements of the pooled rows that are activated in one run
 
@@ -41,7 +33,7 @@ class ForwardWorker {
         ring_rows_(problem.pool_height < problem.height ? problem.pool_height : problem.height),
         activate_first_(!(problem.pool == Pool::kMax && problem.monotone) &&
                         static_cast<Activation>(problem.activation) != Activation::kIdentity),
-        rule_(mask_rule<C>(problem)) {}
+        rule_(mask_rule<C>(static_cast<Activation>(problem.activation))) {}
 
   ~ForwardWorker() {
     free(memory_);

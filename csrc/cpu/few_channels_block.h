@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/activation.h"
-#include "cpu/pool_reduce.h"
+#include "common/pool_reduce.h"
 #include "cpu/simd.h"
 
 namespace cmf {

@@ -1,8 +1,8 @@
 // One output row of a pooling, in either memory format, from rows of any storage type.
 #pragma once
 
+#include "common/pool_reduce.h"
 #include "common/pool_window.h"
-#include "cpu/pool_reduce.h"
 #include "cpu/simd.h"
 #include "cpu/simd_prefetch.h"
 

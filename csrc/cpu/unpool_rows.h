@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#include "common/pool_expand.h"
 #include "common/pool_window.h"
 #include "cpu/simd.h"
 
@@ -18,39 +19,6 @@ struct PooledRow {
   const C* g;         // [Q] or [Q, K]: its gradient
   const char* codes;  // its positions or mask bits, or null
   int64_t position;   // in the window, of the input row's first element: r * pool_width
-};
-
-// Rules: what the element at `position` takes of its window's gradient. V is a vector or a scalar.
-
-struct MaxRule {
-  static constexpr bool kCodes = true;
-  static constexpr bool kOne = true;  // one element of a window takes it
-  template <class V, class M>
-  CMF_HOST_DEVICE V take(V g, M code, int position) const {
-    return code == position ? g : V{};
-  }
-};
-
-struct AverageRule {
-  static constexpr bool kCodes = false;
-  static constexpr bool kOne = false;
-  template <class V, class M>
-  CMF_HOST_DEVICE V take(V g, M, int) const {
-    return g;
-  }
-};
-
-// Average of a piecewise linear activation: in full where the element's bit is set; where it is
-// not, times the slope (leaky) or not at all.
-template <class C, bool kLeaky>
-struct MaskedRule {
-  static constexpr bool kCodes = true;
-  static constexpr bool kOne = false;
-  C slope;
-  template <class V, class M>
-  CMF_HOST_DEVICE V take(V g, M code, int position) const {
-    return (code & (M() + (1 << position))) != 0 ? g : (kLeaky ? g * slope : V{});
-  }
 };
 
 CMF_HOST_DEVICE int64_t code_at(const char* codes, int itemsize, int64_t i) {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "common/activation.h"
-#include "cpu/pool_reduce.h"
+#include "common/pool_reduce.h"
 #include "cpu/winograd_bands.h"
 #include "cpu/winograd_direct.h"
 #include "cpu/winograd_tile.h"

@@ -14,14 +14,7 @@ from torch import Tensor
 from ... import native
 from .arguments import Pool2d
 from .memory_format import as_format, dense_strides
-
-DTYPE_NAMES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-}
-_INDEX_DTYPES = {1: torch.uint8, 4: torch.int32}
+from .native_problem import INDEX_DTYPES, native_problem
 
 
 class Launch:
@@ -44,38 +37,16 @@ class Launch:
     ) -> None:
         if native.module is None:
             raise NotImplementedError(f"backend 'cpu' can't run here: {native.reason}")
-        batch, channels, height, width = x_shape
-        out_height, out_width = pool.output_size(height, width)
-        self.native: Any = native.module.ActPool2dProblem(
-            batch=batch,
-            channels=channels,
-            height=height,
-            width=width,
-            out_height=out_height,
-            out_width=out_width,
-            pool_height=pool.size[0],
-            pool_width=pool.size[1],
-            pool_stride_height=pool.stride[0],
-            pool_stride_width=pool.stride[1],
-            pool_pad_height=pool.padding[0],
-            pool_pad_width=pool.padding[1],
-            count_include_pad=pool.count_include_pad,
-            pool=pool.pool,
-            activation=pool.activation,
-            activation_param=pool.activation_param,
-            dtype=DTYPE_NAMES[dtype],
-            channels_last=channels_last,
-        )
+        self.native: Any = native_problem(x_shape, dtype, channels_last, pool)
         self.dtype = dtype
         self.channels_last = channels_last
-        self.x_shape = (batch, channels, height, width)
-        self.y_shape = (batch, channels, out_height, out_width)
+        self.x_shape = x_shape
+        self.y_shape = (*x_shape[:2], *pool.output_size(*x_shape[2:]))
         self.x_strides = dense_strides(self.x_shape, channels_last)
         self.y_strides = dense_strides(self.y_shape, channels_last)
         # what backward needs beside dy: "output" "preactivation" "input" "mask" "nothing"
         self.saved: str = self.native.saved
-        itemsize = self.native.index_itemsize
-        self.index_dtype = _INDEX_DTYPES[itemsize] if itemsize else None
+        self.index_dtype = INDEX_DTYPES[self.native.index_itemsize]
 
     def forward(
         self,

@@ -13,9 +13,9 @@ from torch import Tensor
 from ... import native
 from . import cpu
 from .arguments import Conv2d, Pool2d
-from .cpu import DTYPE_NAMES
 from .kernels import launch_for
 from .memory_format import dense_strides
+from .native_problem import DTYPE_NAMES
 
 # Multiply-adds up to which one thread of this kernel beats the library: a few microseconds.
 MOST_MULTIPLY_ADDS = 200_000

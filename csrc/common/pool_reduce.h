@@ -1,8 +1,11 @@
 // What a pooling window does with its elements: a running maximum with its position, or a running
-// sum. V is Vec<C> with Mask<C>, or the scalar C with int64_t.
+// sum. V is Vec<C> with Mask<C>, or the scalar C with an integer.
 #pragma once
 
+#include "common/dtype.h"
+#if !defined(CMF_CUDA)
 #include "cpu/simd.h"
+#endif
 
 namespace cmf {
 namespace CMF_ISA {
@@ -31,6 +34,7 @@ struct MaxReducer {
   V bound = V();
   M code = M();
 
+  MaxReducer() = default;
   CMF_HOST_DEVICE explicit MaxReducer(const MaskRule<C>&) {}
   static CMF_HOST_DEVICE V bound_of(V v) {
     const V infinity = V() + static_cast<C>(__builtin_inf());
@@ -57,6 +61,7 @@ struct SumReducer {
   M code = M();
   MaskRule<C> rule;
 
+  SumReducer() = default;
   CMF_HOST_DEVICE explicit SumReducer(const MaskRule<C>& mask_rule) : rule(mask_rule) {}
   CMF_HOST_DEVICE void begin(V v, int position) {
     value = v;
