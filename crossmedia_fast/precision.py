@@ -6,6 +6,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+import torch
+
 PRECISIONS = ("highest", "high", "medium")
 
 
@@ -46,3 +48,13 @@ def conv_precision(precision: str) -> Iterator[None]:
         yield
     finally:
         set_conv_precision(before)
+
+
+def conv_allows_tf32() -> bool:
+    """Whether PyTorch's own convolutions may multiply float32 as tf32 on a GPU.
+
+    By either of its switches: ``torch.backends.cudnn.allow_tf32`` raises where the newer
+    ``torch.backends.cudnn.conv.fp32_precision`` was set to something that it can't express.
+    """
+    setting = getattr(getattr(torch.backends.cudnn, "conv", None), "fp32_precision", None)
+    return torch.backends.cudnn.allow_tf32 if setting is None else setting == "tf32"

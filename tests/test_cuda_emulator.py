@@ -20,7 +20,13 @@ pytest.importorskip(
     "crossmedia_fast._cuda_shim", reason="built without the emulator (CROSSMEDIA_FAST_CUDA_SHIM)"
 )
 TESTS = Path(__file__).parent
-FILES = ("test_cuda_epilogue.py", "test_cuda_gan_loss.py", "test_cuda_public.py")
+FILES = (
+    "test_cuda_conv.py",
+    "test_cuda_conv_public.py",
+    "test_cuda_epilogue.py",
+    "test_cuda_gan_loss.py",
+    "test_cuda_public.py",
+)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the same tests run on the GPU here")

@@ -75,3 +75,14 @@ def test_float32_products_follow_pytorchs_switch(monkeypatch: pytest.MonkeyPatch
         assert triton_tiles.precision(torch.float16) == "ieee"
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert triton_tiles.precision(torch.float32) == "ieee"
+
+
+def test_float32_products_follow_pytorchs_newer_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    before = torch.backends.cudnn.conv.fp32_precision
+    try:
+        for setting, precision in (("ieee", "ieee"), ("tf32", "tf32")):
+            torch.backends.cudnn.conv.fp32_precision = setting
+            assert triton_tiles.precision(torch.float32) == precision
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before

@@ -21,6 +21,10 @@ VALUES = {
     torch.bfloat16: 3.2e-2,  # 4 units of 2^-7
 }
 
+# float32 multiplied as tf32: each operand is rounded to 2^-11, so a product is off by at most
+# 2^-10, and a sum of many signs by about as much as one of them. Seen: 4e-4.
+TF32 = 2e-3
+
 # Gradients of weights add over the whole batch and both planes: some hundred terms.
 GRADIENTS = {
     torch.float64: 1e-12,

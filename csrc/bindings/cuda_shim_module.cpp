@@ -33,6 +33,18 @@ void run_example(const std::string& name, uintptr_t values, int count) {
                     count);
 }
 
+void run_mma(const std::string& name, uintptr_t a, uintptr_t b, uintptr_t c) {
+  shim::run_mma(name.c_str(), static_cast<const uint32_t*>(checked_pointer("a", a, 4, true)),
+                static_cast<const uint32_t*>(checked_pointer("b", b, 4, true)),
+                static_cast<float*>(checked_pointer("c", c, 4, true)));
+}
+
+void run_load_matrices(bool transposed, uintptr_t rows, uintptr_t registers) {
+  shim::run_load_matrices(transposed,
+                          static_cast<const uint32_t*>(checked_pointer("rows", rows, 4, true)),
+                          static_cast<uint32_t*>(checked_pointer("registers", registers, 4, true)));
+}
+
 }  // namespace
 }  // namespace cmf
 
@@ -41,5 +53,7 @@ PYBIND11_MODULE(_cuda_shim, module) {
   module.def("set_order", &cmf::set_order, py::arg("order"), py::arg("seed") = 0,
              "In which order threads and blocks run: forward, reverse or random.");
   module.def("run_example", &cmf::run_example);
+  module.def("run_mma", &cmf::run_mma);
+  module.def("run_load_matrices", &cmf::run_load_matrices);
   cmf::bind_cuda(module);
 }

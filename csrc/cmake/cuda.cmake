@@ -18,6 +18,12 @@ option(CROSSMEDIA_FAST_CUDA_SHIM "Build the CUDA kernels for the emulator, for t
 set(CMF_CUDA_SOURCES
   csrc/cuda/act_pool2d_backward.cu
   csrc/cuda/act_pool2d_forward.cu
+  csrc/cuda/conv_forward.cu
+  csrc/cuda/conv_host.cu
+  csrc/cuda/conv_input_gradient.cu
+  csrc/cuda/conv_pooled_gradient.cu
+  csrc/cuda/conv_sums.cu
+  csrc/cuda/conv_weight_gradient.cu
   csrc/cuda/gan_loss.cu
   csrc/cuda/launch.cu
   csrc/cuda/tiling.cu
@@ -25,6 +31,7 @@ set(CMF_CUDA_SOURCES
 set(CMF_CUDA_BINDINGS
   csrc/bindings/bind_cuda.cpp
   csrc/bindings/bind_cuda_act_pool2d.cpp
+  csrc/bindings/bind_cuda_conv.cpp
   csrc/bindings/bind_cuda_gan_loss.cpp
 )
 

@@ -28,9 +28,12 @@ struct GemmBlocks {
 constexpr int kSummedBlocks = 128 / kLanes<float>;
 
 // m [rows][kVectors · kLanes] = sum over blocks and channels of A [block][row][lane] times
-// B [block][lane][kVectors · kLanes]. `a_step`: floats from one block of A to the next.
+// B [block][lane][kVectors · kLanes]. `a_step`: floats from one block of A to the next. `soon`: floats
+// that are read next, as many as A's blocks have channels times kLanes: they come into the
+// second-level cache meanwhile.
 template <int kRows, int kVectors>
-void gemm_tile(const float* a, int64_t a_step, const float* b, const GemmBlocks& blocks, float* m) {
+void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon,
+               const GemmBlocks& blocks, float* m) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   constexpr int kColumns = kVectors * kV;
@@ -49,8 +52,10 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const GemmBlocks&
       const int32_t lanes = blocks.lanes[block];
       // A comes from afar in short pieces: two blocks ahead, a row at a time
       const float* ahead = a_block + 2 * a_step;
+      const float* soon_block = soon + static_cast<int64_t>(block) * (kV * kV);
       for (int32_t c = 0; c < lanes; ++c) {
         __builtin_prefetch(ahead + c * kV);
+        __builtin_prefetch(soon_block + c * kV, 0, 2);
         V columns[kVectors];
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) {
@@ -75,8 +80,8 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const GemmBlocks&
   }
 }
 
-typedef void (*GemmTile)(const float* a, int64_t a_step, const float* b, const GemmBlocks& blocks,
-                         float* m);
+typedef void (*GemmTile)(const float* a, int64_t a_step, const float* b, const float* soon,
+                         const GemmBlocks& blocks, float* m);
 
 // The kernel for 1 <= rows <= kGemmRows and 1 or 2 vectors.
 GemmTile gemm_tile_for(int rows, int vectors);

@@ -195,8 +195,11 @@ class Worker {
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t row = size * part / parts;
         const int rows = static_cast<int>(size * (part + 1) / parts - row);
+        // the next frequency's weights, a vector of columns a part
+        const float* soon = u + (f + 1) * channels_.weight_step(columns) +
+                            (part < vectors ? part : 0) * channels_.count() * kV * kV;
         gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV,
-                                     u + f * channels_.weight_step(columns), blocks,
+                                     u + f * channels_.weight_step(columns), soon, blocks,
                                      m_.data + (f * size + row) * columns);
       }
       prefetch_.step();

@@ -15,7 +15,7 @@ CONVOLUTIONS = ("few_channels", "depthwise", "pointwise", "winograd_f6", "winogr
 # What each backend has, in the order in which it is tried.
 ALGORITHMS = {
     "cpu": ("folded", "direct", *CONVOLUTIONS, "convolution", "epilogue"),
-    "cuda": ("convolution", "epilogue"),
+    "cuda": ("implicit_gemm", "convolution", "epilogue"),
     "triton": ("implicit_gemm", "convolution", "epilogue"),
     "reference": ("reference",),
 }

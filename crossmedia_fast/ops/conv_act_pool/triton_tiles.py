@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ... import triton_support
+from ...precision import conv_allows_tf32
 from ...triton_tuning import Config
 
 # rows, columns, reduced elements a step, warps, stages. Two dimensions of the matrix product at
@@ -57,7 +58,7 @@ def configs(kernel: str, dtype: torch.dtype) -> tuple[Config, ...]:
 
 def precision(dtype: torch.dtype) -> str:
     """How float32 is multiplied: by PyTorch's own switch for convolutions, where that exists."""
-    if dtype == torch.float32 and torch.backends.cudnn.allow_tf32 and torch.version.hip is None:
+    if dtype == torch.float32 and conv_allows_tf32() and torch.version.hip is None:
         return "tf32"
     return "ieee"
 
