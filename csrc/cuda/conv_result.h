@@ -42,7 +42,8 @@ struct ResultTile {
   int64_t places[kTileRows];  // of a window's first column in y; -1: there is none
 };
 
-template <Multiply M, int kTileRows>
+// kFollowed: something may follow the products, and not their factor alone.
+template <Multiply M, int kTileRows, bool kFollowed>
 class Result {
  public:
   static constexpr int kSlabs = kTileRows / 32;  // of a warp
@@ -62,7 +63,7 @@ class Result {
     const int thread = threadIdx.x;
     if (thread < windows_) shared_.places[thread] = place(thread);
     add_bias(sums, warp_column);
-    if (p_.window == Window::kMaximum || p_.window == Window::kAverage) {
+    if (kFollowed && (p_.window == Window::kMaximum || p_.window == Window::kAverage)) {
       keep_windows(sums, warp_row, warp_column);
     } else {
       keep_all(sums, warp_row, warp_column);
@@ -106,7 +107,8 @@ class Result {
       CMF_UNROLL(2)
       for (int e = 0; e < 2; ++e) {
         const int column = first_column_ + warp_column + 8 * j + threadIdx.x % 4 * 2 + e;
-        const float b = bias && column < p_.columns ? to_compute<float>(bias[column]) : 0.0f;
+        const float b =
+            kFollowed && bias && column < p_.columns ? to_compute<float>(bias[column]) : 0.0f;
         CMF_UNROLL(kSlabs)
         for (int i = 0; i < kSlabs; ++i) {
           sums[i][j][e] = fmaf(sums[i][j][e], p_.factor, b);
@@ -180,6 +182,10 @@ class Result {
     const int64_t offset = shared_.places[window] + at;
     float z[kRun];
     Run<float, kRun>::load(sums, z);
+    if (!kFollowed) {
+      store_run(static_cast<T*>(p_.y) + offset, z);
+      return;
+    }
     if (p_.preactivation) store_run(static_cast<T*>(p_.preactivation) + offset, z);
     if (activation == Activation::kRelu) {
       CMF_UNROLL(kRun)
@@ -202,39 +208,32 @@ class Result {
     }
   }
 
-  // One element of the result, out of shared memory.
+  // One element of the result, out of shared memory; where it is still to be pooled, of a window.
   __device__ __forceinline__ void finish(int window, int column) const {
     const Activation activation = static_cast<Activation>(p_.activation);
     const bool average = p_.window == Window::kAverageOf;
     const bool pooled = average || p_.window == Window::kMaximumOf;
     const int first = pooled ? window / 4 * 16 + window % 4 * 2 : window;
-    float z = shared_.sums[first * pitch_ + column];
-    float y = activate(activation, z, p_.param);
-    int kept = 0;
-    if (!pooled && p_.window != Window::kNone) {
-      kept = shared_.positions[window * kTileColumns + column];
-    }
-    if (pooled) {
-      Maximum best = {y, 0};
-      float total = y;
-      CMF_UNROLL(1)
-      for (int position = 1; position < 4; ++position) {
-        const int row = first + position % 2 + position / 2 * 8;
-        const float other = shared_.sums[row * pitch_ + column];
-        const float value = activate(activation, other, p_.param);
-        const int before = best.position;
-        best.meet(value, position);
-        if (best.position != before) z = other;
-        total += value;
+    float z = 0, total = 0;
+    Maximum best = {0, 0};
+    CMF_UNROLL(1)
+    for (int position = 0; position < (pooled ? 4 : 1); ++position) {
+      const int row = first + position % 2 + position / 2 * 8;
+      const float other = shared_.sums[row * pitch_ + column];
+      const float value = kFollowed ? activate(activation, other, p_.param) : other;
+      total += value;
+      if (position == 0 || value > best.value || value != value) {
+        best = Maximum{value, position};
+        z = other;
       }
-      y = average ? total / 4 : best.value;
-      kept = average ? 0 : best.position;
     }
     const int at = first_column_ + column;
     const int64_t offset = shared_.places[window] + at * p_.y_column;
-    static_cast<T*>(p_.y)[offset] = from_compute<T>(y);
+    static_cast<T*>(p_.y)[offset] = from_compute<T>(average ? total / 4 : best.value);
+    if (!kFollowed) return;
     if (p_.preactivation) static_cast<T*>(p_.preactivation)[offset] = from_compute<T>(z);
     if (p_.kept) {
+      const int kept = pooled ? best.position : shared_.positions[window * kTileColumns + column];
       p_.kept[int64_t{tile_.first + window} * p_.kept_row + at] = static_cast<uint8_t>(kept);
     }
   }

@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileRows == 128 ? 3 : 4)
   __syncthreads();
 
   // 3. What follows.
-  Result<M, kTileRows>(p, shared, tile, first_column).write(sums, warp_row, warp_column);
+  Result<M, kTileRows, Operands::kFollowed>(p, shared, tile, first_column)
+      .write(sums, warp_row, warp_column);
 }
 
 template <Multiply M, class Operands, int kTileRows>
