@@ -146,10 +146,18 @@ def test_tf32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         tolerances.assert_within(gradient, expected_gradient, tolerances.TF32)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "tf32"),
+    [
+        (torch.float32, False),
+        (torch.float32, True),
+        (torch.float16, False),
+        (torch.bfloat16, False),
+    ],
+    ids=str,
+)
 def test_small_integers_are_exact(
-    tf32: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, tf32: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In every type of product: values, gradients, and the place of every maximum."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
@@ -178,15 +186,18 @@ def test_tiles_of_128_rows(name: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(small, large, strict=True))
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tf32"),
+    [(torch.float32, False), (torch.float32, True), (torch.bfloat16, False)],
+    ids=str,
+)
 def test_the_same_bits_in_every_order_of_threads(
     dtype: torch.dtype, tf32: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
     for name in ("many_channels", "elements", "avg"):
         # enough stages to go round, and several blocks that share a sum
-        case = CASES[name]._replace(dtype=dtype, batch=8)
+        case = CASES[name]._replace(dtype=dtype, batch=4)
         results = []
         for order in [*ORDERS, ORDERS[0]]:
             set_order(order)
@@ -217,8 +228,10 @@ def test_the_first_of_equal_maxima_wins(name: str, activation: str) -> None:
 def test_nan_and_infinity_come_out_where_the_reference_has_them(
     activation: str, value: float
 ) -> None:
-    for case in (CASES["chunks"], CASES["elements"], CASES["avg"], CASES["none"]):
-        case = case._replace(activation=activation)
+    for name in ("chunks", "elements", "avg", "avg_leaky", "avg_relu6_elements", "none"):
+        case = CASES[name]
+        if "avg_" not in name:
+            case = case._replace(activation=activation)
         x, w, bias = case.tensors()
         x[0, 0, 3, 2] = value
         kernels = fused(case, x, w)
@@ -227,6 +240,39 @@ def test_nan_and_infinity_come_out_where_the_reference_has_them(
         tolerances.assert_within(y, want, tolerances.VALUES[torch.float32])
         if index is not None:
             assert int(index[..., : case.filters].max()) < 4
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu", "leaky_relu", "relu6", "silu", "tanh"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_averages_and_their_masks(channels_last: bool, activation: str) -> None:
+    """Index by index as the CPU has them, at the kinks and beyond every number too."""
+    from crossmedia_fast.ops.conv_act_pool import cpu
+
+    case = LAST._replace(
+        kernel=(1, 1), padding=0, pool="avg", activation=activation, channels=4, filters=4,
+        bias=False, channels_last=channels_last,
+    )  # fmt: skip
+    choices = torch.tensor(
+        [0.0, -0.0, 1.0, -1.0, 6.0, 7.0, float("inf"), float("-inf"), float("nan")]
+    )
+    picks = torch.randint(9, (2, 4, 9, 11), generator=torch.Generator().manual_seed(3))
+    x = torch.zeros(2, 4, 9, 11)
+    x[:, 0] = choices[picks][:, 0]  # alone: infinity times a weight of 0 is NaN
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    w = torch.zeros(4, 4, 1, 1)
+    w[:, 0] = 1
+    save = activation not in ("silu", "tanh")
+    y, _, index = fused(case, x.to(DEVICE), w.to(DEVICE)).forward(
+        x.to(DEVICE), w.to(DEVICE), None, save
+    )
+    z = F.conv2d(x, w)
+    launch = cpu.Launch(tuple(z.shape), z.dtype, False, case.pooling())
+    want, want_index, _ = launch.forward(z.contiguous(), None, save)
+    torch.testing.assert_close(y.cpu().contiguous(), want, rtol=1e-6, atol=1e-6, equal_nan=True)
+    assert (index is None) == (want_index is None)
+    if index is not None:
+        assert torch.equal(index[..., :4].permute(0, 3, 1, 2).cpu(), want_index)
 
 
 def test_an_infinite_gradient_stays_behind_a_dead_unit() -> None:

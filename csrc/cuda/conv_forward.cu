@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "cuda/conv_host.h"
 #include "cuda/conv_rows.h"
 
@@ -12,6 +14,24 @@ void launch_forward(const RowsProblem& p, bool large, cudaStream_t stream) {
   if (!p.chunks) return launch_tiles<M, GatheredOperands<M, 64>, 64>(kName, p, stream);
   if (!large) return launch_tiles<M, ChunkedOperands<M, 64, false>, 64>(kName, p, stream);
   launch_tiles<M, ChunkedOperands<M, 128, false>, 128>(kName, p, stream);
+}
+
+void choose_window(const ActPool2dProblem& pool, RowsProblem* p) {
+  const Activation activation = static_cast<Activation>(pool.activation);
+  if (pool.pool == Pool::kNone) {
+    p->window = Window::kNone;
+  } else if (pool.pool == Pool::kMax) {
+    p->window = pool.monotone ? Window::kMaximum : Window::kMaximumOf;
+  } else if (pool.saved == Saved::kNothing || pool.saved == Saved::kMask) {
+    p->window = Window::kAverage;
+    p->activation = static_cast<int32_t>(Activation::kIdentity);
+    const bool leaky = activation == Activation::kLeakyRelu;
+    p->bent.below = leaky ? p->param : 1.0f;
+    p->bent.cap = activation == Activation::kRelu6 ? 6.0f : NAN;
+    p->bent.dead = activation == Activation::kRelu || activation == Activation::kRelu6;
+  } else {
+    p->window = Window::kAverageOf;
+  }
 }
 
 }  // namespace
@@ -50,10 +70,6 @@ void conv_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors&
   p.plane = make_divisor(pool.out_height * pool.out_width);
   p.row = make_divisor(pool.out_width);
   p.columns = static_cast<int32_t>(pool.channels);
-  p.window = pool.pool == Pool::kNone  ? Window::kNone
-             : pool.pool == Pool::kAvg ? Window::kAverage
-             : pool.monotone           ? Window::kMaximum
-                                       : Window::kMaximumOf;
   p.y = t.y;
   p.preactivation = t.preactivation;
   p.kept = static_cast<uint8_t*>(t.index);
@@ -67,6 +83,7 @@ void conv_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors&
   p.activation = pool.activation;
   p.param = static_cast<float>(pool.activation_param);
   p.factor = 1;
+  choose_window(pool, &p);
   p.y_runs = writes_runs(p, vector);
   if (p.windows == 0) return;
 

@@ -1,6 +1,7 @@
 // What brings the operands of a tile into shared memory, 64 bytes of every row and column a stage.
 //
 // A class of operands has
+//   kFollowed     whether anything follows the products
 //   steps(p)      how many stages the reduction has
 //   fetch(stage)  starts the next one's way: past the registers, or into them
 //   store(stage)  and on to shared memory, where it came into registers
@@ -66,6 +67,8 @@ struct SourceRows {
 template <Multiply M, int kTileRows, bool kExpand>
 class ChunkedOperands {
  public:
+  static constexpr bool kFollowed = !kExpand;
+
   static __device__ __forceinline__ int steps(const RowsProblem& p) {
     return (p.taps_h * p.taps_w * p.chunks + kChunks - 1) / kChunks;
   }
@@ -151,6 +154,8 @@ class ChunkedOperands {
 template <Multiply M, int kTileRows>
 class GatheredOperands {
  public:
+  static constexpr bool kFollowed = true;
+
   static __device__ __forceinline__ int steps(const RowsProblem& p) {
     return (p.weights_row + kChunks * kVector<M> - 1) / (kChunks * kVector<M>);
   }

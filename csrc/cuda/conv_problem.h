@@ -26,9 +26,17 @@ __device__ __forceinline__ uint32_t divide(uint32_t n, const Divisor& d) {
 // Which elements of the convolution's output a window takes, and what is kept of them.
 enum class Window : int32_t {
   kNone,       // a row of the product is an element of the result
-  kMaximum,    // 2×2, pooled in registers before the activation, which never decreases
-  kMaximumOf,  // 2×2, the activation first
-  kAverage,    // 2×2
+  kMaximum,    // 2×2, in registers, before an activation that never decreases
+  kAverage,    // 2×2, in registers, of a piecewise linear activation
+  kMaximumOf,  // 2×2 in shared memory, after any activation
+  kAverageOf,
+};
+
+// A piecewise linear activation: z · below for z < 0, and no more than cap.
+struct PiecewiseLinear {
+  float below;
+  float cap;  // NaN where there is none
+  bool dead;  // below 0 is 0 whatever comes; NaN passes a gradient, as relu has it
 };
 
 // What stands between a pooled gradient and the convolution's output's.
@@ -86,9 +94,10 @@ struct RowsProblem {
   int64_t y_pixel;
   int64_t y_column;
   int32_t kept_row;
-  int32_t activation;
+  int32_t activation;  // what is left of it: the identity behind an average in registers
   float param;
-  float factor;  // of the sums
+  PiecewiseLinear bent;  // of an average in registers
+  float factor;          // of the sums
   bool y_channels_last;
   bool y_runs;  // and written 16 bytes at a time: the filters are whole runs, and nothing is pooled
                 // out of shared memory

@@ -22,16 +22,13 @@ struct Maximum {
   }
 };
 
-// Whether the derivative of a piecewise linear activation is 1 at z (else it is `param` or 0).
-__device__ __forceinline__ bool passes_gradient(float z, Activation activation) {
-  switch (activation) {
-    case Activation::kLeakyRelu:
-      return z > 0;
-    case Activation::kRelu6:
-      return !(z <= 0 || z >= 6);
-    default:
-      return !(z <= 0);
-  }
+__device__ __forceinline__ float bent(float z, const PiecewiseLinear& f) {
+  const float below = f.dead ? 0.0f : z * f.below;
+  return z < 0 ? below : z > f.cap ? f.cap : z;
+}
+// Whether the derivative at z is 1; else it is `below`, or 0.
+__device__ __forceinline__ bool passes(float z, const PiecewiseLinear& f) {
+  return (z > 0 || (f.dead && z != z)) && !(z >= f.cap);
 }
 
 // Shared memory of a tile's results, where its operands were.
@@ -45,7 +42,8 @@ struct ResultTile {
   int64_t places[kTileRows];  // of a window's first column in y; -1: there is none
 };
 
-template <Multiply M, int kTileRows>
+// kFollowed: something may follow the products, and not their factor alone.
+template <Multiply M, int kTileRows, bool kFollowed>
 class Result {
  public:
   static constexpr int kSlabs = kTileRows / 32;  // of a warp
@@ -65,8 +63,8 @@ class Result {
     const int thread = threadIdx.x;
     if (thread < windows_) shared_.places[thread] = place(thread);
     add_bias(sums, warp_column);
-    if (p_.window == Window::kMaximum) {
-      keep_maxima(sums, warp_row, warp_column);
+    if (kFollowed && (p_.window == Window::kMaximum || p_.window == Window::kAverage)) {
+      keep_windows(sums, warp_row, warp_column);
     } else {
       keep_all(sums, warp_row, warp_column);
     }
@@ -109,7 +107,8 @@ class Result {
       CMF_UNROLL(2)
       for (int e = 0; e < 2; ++e) {
         const int column = first_column_ + warp_column + 8 * j + threadIdx.x % 4 * 2 + e;
-        const float b = bias && column < p_.columns ? to_compute<float>(bias[column]) : 0.0f;
+        const float b =
+            kFollowed && bias && column < p_.columns ? to_compute<float>(bias[column]) : 0.0f;
         CMF_UNROLL(kSlabs)
         for (int i = 0; i < kSlabs; ++i) {
           sums[i][j][e] = fmaf(sums[i][j][e], p_.factor, b);
@@ -121,7 +120,7 @@ class Result {
 
   // A thread holds two columns of two pixels that lie above each other; its neighbour (lane ^ 4)
   // those beside them. Each gives the other one column, and has the four pixels of a window.
-  __device__ __forceinline__ void keep_maxima(const Sums& sums, int warp_row, int warp_column) {
+  __device__ __forceinline__ void keep_windows(const Sums& sums, int warp_row, int warp_column) {
     const int lane = threadIdx.x % 32;
     const bool odd = lane & 4;  // the right pixels, and the second column
     const int window = warp_row / 4 + lane / 8;
@@ -133,13 +132,29 @@ class Result {
         const float (&c)[4] = sums[i][j];
         const float above = __shfl_xor_sync(0xffffffffu, odd ? c[0] : c[1], 4);
         const float below = __shfl_xor_sync(0xffffffffu, odd ? c[2] : c[3], 4);
-        Maximum best = {odd ? above : c[0], 0};
-        best.meet(odd ? c[1] : above, 1);
-        best.meet(odd ? below : c[2], 2);
-        best.meet(odd ? c[3] : below, 3);
-        shared_.sums[(window + 4 * i) * pitch_ + column + 8 * j] = best.value;
+        const float z[4] = {odd ? above : c[0], odd ? c[1] : above, odd ? below : c[2],
+                            odd ? c[3] : below};
+        float value;
+        int kept;
+        if (p_.window == Window::kMaximum) {
+          Maximum best = {z[0], 0};
+          CMF_UNROLL(3)
+          for (int position = 1; position < 4; ++position) best.meet(z[position], position);
+          value = best.value;
+          kept = best.position;
+        } else {
+          value = 0;
+          kept = 0;
+          CMF_UNROLL(4)
+          for (int position = 0; position < 4; ++position) {
+            value += bent(z[position], p_.bent);
+            kept |= passes(z[position], p_.bent) << position;
+          }
+          value /= 4;
+        }
+        shared_.sums[(window + 4 * i) * pitch_ + column + 8 * j] = value;
         shared_.positions[(window + 4 * i) * kTileColumns + column + 8 * j] =
-            static_cast<uint8_t>(best.position);
+            static_cast<uint8_t>(kept);
       }
     }
   }
@@ -167,6 +182,10 @@ class Result {
     const int64_t offset = shared_.places[window] + at;
     float z[kRun];
     Run<float, kRun>::load(sums, z);
+    if (!kFollowed) {
+      store_run(static_cast<T*>(p_.y) + offset, z);
+      return;
+    }
     if (p_.preactivation) store_run(static_cast<T*>(p_.preactivation) + offset, z);
     if (activation == Activation::kRelu) {
       CMF_UNROLL(kRun)
@@ -189,38 +208,32 @@ class Result {
     }
   }
 
-  // One element of the result, out of shared memory.
+  // One element of the result, out of shared memory; where it is still to be pooled, of a window.
   __device__ __forceinline__ void finish(int window, int column) const {
     const Activation activation = static_cast<Activation>(p_.activation);
-    const bool pooled = p_.window == Window::kMaximumOf || p_.window == Window::kAverage;
+    const bool average = p_.window == Window::kAverageOf;
+    const bool pooled = average || p_.window == Window::kMaximumOf;
     const int first = pooled ? window / 4 * 16 + window % 4 * 2 : window;
-    float z = shared_.sums[first * pitch_ + column];
-    float y = activate(activation, z, p_.param);
-    int kept = 0;
-    if (p_.window == Window::kMaximum) kept = shared_.positions[window * kTileColumns + column];
-    if (pooled) {
-      Maximum best = {y, 0};
-      float total = y;
-      int bits = passes_gradient(z, activation);
-      CMF_UNROLL(1)
-      for (int position = 1; position < 4; ++position) {
-        const int row = first + position % 2 + position / 2 * 8;
-        const float other = shared_.sums[row * pitch_ + column];
-        const float value = activate(activation, other, p_.param);
-        const int before = best.position;
-        best.meet(value, position);
-        if (best.position != before) z = other;
-        total += value;
-        bits |= passes_gradient(other, activation) << position;
+    float z = 0, total = 0;
+    Maximum best = {0, 0};
+    CMF_UNROLL(1)
+    for (int position = 0; position < (pooled ? 4 : 1); ++position) {
+      const int row = first + position % 2 + position / 2 * 8;
+      const float other = shared_.sums[row * pitch_ + column];
+      const float value = kFollowed ? activate(activation, other, p_.param) : other;
+      total += value;
+      if (position == 0 || value > best.value || value != value) {
+        best = Maximum{value, position};
+        z = other;
       }
-      y = p_.window == Window::kAverage ? total / 4 : best.value;
-      kept = p_.window == Window::kAverage ? bits : best.position;
     }
     const int at = first_column_ + column;
     const int64_t offset = shared_.places[window] + at * p_.y_column;
-    static_cast<T*>(p_.y)[offset] = from_compute<T>(y);
+    static_cast<T*>(p_.y)[offset] = from_compute<T>(average ? total / 4 : best.value);
+    if (!kFollowed) return;
     if (p_.preactivation) static_cast<T*>(p_.preactivation)[offset] = from_compute<T>(z);
     if (p_.kept) {
+      const int kept = pooled ? best.position : shared_.positions[window * kTileColumns + column];
       p_.kept[int64_t{tile_.first + window} * p_.kept_row + at] = static_cast<uint8_t>(kept);
     }
   }

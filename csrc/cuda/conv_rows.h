@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(kTileThreads, kTileRows == 128 ? 3 : 4)
   __syncthreads();
 
   // 3. What follows.
-  Result<M, kTileRows>(p, shared, tile, first_column).write(sums, warp_row, warp_column);
+  Result<M, kTileRows, Operands::kFollowed>(p, shared, tile, first_column)
+      .write(sums, warp_row, warp_column);
 }
 
 template <Multiply M, class Operands, int kTileRows>
@@ -76,7 +77,7 @@ inline bool writes_runs(const RowsProblem& p, int vector) {
   const uintptr_t addresses =
       reinterpret_cast<uintptr_t>(p.y) | reinterpret_cast<uintptr_t>(p.preactivation);
   return p.y_channels_last && p.columns % vector == 0 && addresses % 16 == 0 &&
-         (p.window == Window::kNone || p.window == Window::kMaximum);
+         p.window != Window::kMaximumOf && p.window != Window::kAverageOf;
 }
 
 // Whether tiles of 128 rows keep every multiprocessor of a large device busy: two blocks for each.
