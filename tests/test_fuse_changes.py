@@ -35,7 +35,8 @@ def test_batch_norm_in_training_is_pytorchs(x: Tensor) -> None:
     for training in (True, False, True, False):
         model.train(training)
         fused.train(training)
-        assert torch.equal(model[1].running_mean, fused[1].running_mean)
+        # of the convolution, which in training is fused to nothing, but may be our own
+        assert_within(fused[1].running_mean, model[1].running_mean, TOLERANCE)
         same(fused, model, x * 1.5)
     assert torch.equal(model[1].num_batches_tracked, fused[1].num_batches_tracked)
 

@@ -26,10 +26,10 @@ EXPECTED = {
     "VGG11BN": (8, 8),
     "ResNet18": (15, 15),
     "Fire": (3, 3),
-    "UNet": (10, 11),
+    "UNet": (11, 11),
     "DCGANDiscriminator": (4, 4),
-    "PatchGAN": (1, 3),
-    "DenseBlock": (2, 4),
+    "PatchGAN": (3, 3),
+    "DenseBlock": (4, 4),
     "Inception": (5, 5),
 }
 

@@ -125,9 +125,13 @@ def _graph(module: nn.Module, inline: frozenset[str]) -> Any:
 
 
 def make_rows(
-    model: nn.Module, found: Found, why_not: dict[tuple[str, str], str]
+    model: nn.Module,
+    found: Found,
+    why_not: dict[tuple[str, str], str],
+    notes: dict[tuple[str, str], str],
 ) -> list[FusionRow]:
-    """A row a convolution; `why_not`: (path, pattern) -> why a match is not fused."""
+    """A row a convolution; `why_not`: (path, pattern) -> why a match is not fused, `notes`: what is
+    to be known of one that is."""
     rows = []
     best: dict[str, Match] = {}
     # parents see more of what follows than children
@@ -148,13 +152,13 @@ def make_rows(
         reason = why_not.get((path, match.pattern), "")
         fused = not reason
         if fused:
-            reason = _note(match, found.notes.get(path, ""))
+            reason = _note(match, found.notes.get(path, ""), notes.get((path, match.pattern), ""))
         rows.append(FusionRow(path, match.pattern, fused, reason))
     return rows
 
 
-def _note(match: Match, end: str) -> str:
-    notes = []
+def _note(match: Match, end: str, more: str) -> str:
+    notes = [more] if more else []
     if any(step.kind == "norm" for step in match.steps):
         notes.append("folded in eval mode; a BatchNorm in training mode is left to PyTorch")
     if any(step.kind == "dropout" for step in match.steps):
@@ -165,7 +169,7 @@ def _note(match: Match, end: str) -> str:
         "is no operation",
         "takes another value",
     )
-    if end and not any(text in end for text in ordinary):
+    if end and (len(match.steps) == 1 or not any(text in end for text in ordinary)):
         notes.append(f"ends here: {end}")
     return "; ".join(notes)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import native
-from ..ops.conv_act_pool import interface
+from ..ops.conv_act_pool import cpu_weights, interface
 from .steps import Step
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -23,34 +23,34 @@ _Folded = tuple[Tensor, "Tensor | None"]
 class _Kept:
     """Folded weights, with what they were made of: tensors, layouts, a hash of the bytes."""
 
-    __slots__ = ("folded", "parts", "settings")
+    __slots__ = ("folded", "hash", "parts", "pointers", "settings", "sizes")
 
-    def __init__(self, parts: list[Any], settings: Any, folded: _Folded | None) -> None:
+    def __init__(self, parts: list[Any], settings: Any) -> None:
         self.parts = parts
         self.settings = settings
-        self.folded = folded
+        self.folded: _Folded | None = None
+        present = [tensor for tensor, *_ in parts if tensor is not None]
+        self.pointers = [tensor.data_ptr() for tensor in present]
+        self.sizes = [tensor.nbytes for tensor in present]
+        self.hash = self._hash()
+
+    def _hash(self) -> int:
+        return native.module.hash_blocks(self.pointers, self.sizes, native.thread_count())  # type: ignore[union-attr]
 
     def holds(self, tensors: list[Any], settings: Any) -> bool:
         """Whether nothing has changed since: no tensor, no layout, no byte."""
         if settings != self.settings:
             return False
-        hash_bytes, threads = native.module.hash_bytes, native.thread_count()  # type: ignore[union-attr]
-        for tensor, part in zip(tensors, self.parts, strict=True):
-            if tensor is None or part is None:
-                if tensor is not part:
-                    return False
-                continue
-            known, dtype, stride, size, hash = part
-            if (
-                tensor is not known
+        for tensor, (known, alias, dtype, pointer) in zip(tensors, self.parts, strict=True):
+            if tensor is not known:
+                return False
+            if tensor is not None and (
+                tensor.data_ptr() != pointer
                 or tensor.dtype is not dtype
-                or not tensor.is_cpu
-                or tensor.stride() != stride
-                or tensor.nbytes != size
-                or hash_bytes(tensor.data_ptr(), size, threads) != hash
+                or not tensor.is_set_to(alias)
             ):
                 return False
-        return True
+        return self._hash() == self.hash
 
 
 class FoldCache:
@@ -102,11 +102,18 @@ def foldable(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: 
 
 
 def _tensors(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: Any) -> list[Any]:
-    used: list[Any] = [conv.weight, conv.bias]
+    parameters = conv._parameters
+    used: list[Any] = [parameters["weight"], parameters["bias"]]
     for step in steps:
         if step.kind == "norm":
             norm = modules[step.module]
-            used += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+            parameters, buffers = norm._parameters, norm._buffers
+            used += (
+                parameters["weight"],
+                parameters["bias"],
+                buffers["running_mean"],
+                buffers["running_var"],
+            )
         elif step.constant is not None and step.constant[0] == "constant":
             used.append(constants[step.constant[1]])
     return used
@@ -167,22 +174,21 @@ def _compute(
 
 
 def _parts(tensors: list[Any]) -> list[Any] | None:
-    """The tensors, their layouts and hashes; None where their memory can't be read here."""
+    """The tensors and what they were set to; None where their memory can't be read here."""
     if native.module is None or interface._transforms_active():
         return None
     parts: list[Any] = []
     for tensor in tensors:
         if tensor is None:
-            parts.append(None)
+            parts.append((None,) * 4)
             continue
         dense = tensor.is_contiguous() or (
             tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         )
         if type(tensor) not in _PLAIN or not tensor.is_cpu or not dense:
             return None
-        size = tensor.nbytes
-        hash = native.module.hash_bytes(tensor.data_ptr(), size, native.thread_count())
-        parts.append((tensor, tensor.dtype, tensor.stride(), size, hash))
+        # the alias stays what the tensor was, storage and strides, when the tensor is set anew
+        parts.append((tensor, tensor.detach(), tensor.dtype, tensor.data_ptr()))
     return parts
 
 
@@ -197,7 +203,8 @@ def fold(
     """Weight and bias of the convolution that computes the steps too; None: fold nothing."""
     tensors = _tensors(conv, steps, modules, constants)
     if not torch.compiler.is_compiling():
-        settings = [len(steps), *(modules[s.module].eps for s in steps if s.kind == "norm")]
+        settings = [len(steps)]
+        settings += [modules[step.module].eps for step in steps if step.kind == "norm"]
         kept = cache.entries.get(conv)
         learning = torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in tensors
@@ -224,12 +231,16 @@ def _keep(
     settings: Any,
 ) -> _Folded | None:
     """Fold in double precision, once, and keep the result; None where it overflows."""
+    kept = _Kept(parts, settings)  # hashed before they are read: a write meanwhile will be noticed
     with torch.inference_mode(False), torch.no_grad():
         weight, bias = _compute(conv, steps, modules, constants, torch.float64)
         finite = all(t is None or bool(t.isfinite().all()) for t in (weight, bias))
-        folded = (weight, None if bias is None else bias.contiguous()) if finite else None
-    cache.entries[conv] = _Kept(parts, settings, folded)
-    return folded
+        if finite:
+            kept.folded = weight, None if bias is None else bias.contiguous()
+    if weight is not conv.weight:
+        cpu_weights.never_changes(weight)
+    cache.entries[conv] = kept
+    return kept.folded
 
 
 def _worth(conv: nn.Conv2d, x: Tensor) -> bool:

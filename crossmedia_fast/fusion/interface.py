@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any, TypeVar
 
 from torch import nn
@@ -25,7 +26,7 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     Found, wherever they follow each other (in ``nn.Sequential``, in nested blocks, in functional
     calls and methods of a ``forward``), and run as one :func:`conv_act_pool2d`:
 
-    1. ``nn.Conv2d``;
+    1. ``nn.Conv2d``, also where nothing of the following follows;
     2. ``nn.BatchNorm2d`` in eval mode, and constants added, subtracted, multiplied or divided by:
        folded into weights and bias at the time of the call;
     3. an activation; ``nn.Dropout`` in eval mode;
@@ -45,7 +46,8 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
         model: any module.
         example_inputs: a tensor, a tuple of the model's arguments or a dict of its keywords. Only
             what the plan (:func:`explain`) runs natively for these shapes, dtype and layout is
-            fused. None: all that is found.
+            fused, in eval and in training mode each by its own plan. None: all that is found, and
+            the plan decides at each call.
 
     Returns:
         `model`.
@@ -61,39 +63,51 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     found = analyse(model)
     inputs = None if example_inputs is None else run_shapes(model, example_inputs)
     why_not: dict[tuple[str, str], str] = {}
+    notes: dict[tuple[str, str], str] = {}
+    modes: dict[str, dict[str, tuple[bool, bool]]] = {}  # path -> pattern -> in eval, in training
     for owner, matches in found.owned.items():
         for match in matches:
             path = join(owner, match.path)
             conv: Any = model.get_submodule(path)
-            if inputs is not None:
-                reason = declined(conv, match.steps[1:], inputs.get(path, []), model.training)
+            if inputs is None:
+                reasons = (_unknown_shapes(conv),) * 2
             else:
-                reason = _unknown_shapes(conv)
-            if reason:
-                why_not[path, match.pattern] = reason
-    patterns: dict[str, list[str]] = {}
-    for owner, matches in found.owned.items():
-        for match in matches:
-            path = join(owner, match.path)
-            if (path, match.pattern) not in why_not:
-                patterns.setdefault(path, []).append(match.pattern)
+                seen = inputs.get(path, [])
+                trained = tuple(takewhile(lambda step: not step.modal, match.steps))
+                reasons = (
+                    declined(conv, match.steps[1:], seen, training=False),
+                    declined(conv, trained[1:], seen, training=True),
+                )
+            key = path, match.pattern
+            if all(reasons):
+                why_not[key] = reasons[model.training]
+                continue
+            modes.setdefault(path, {})[match.pattern] = (not reasons[0], not reasons[1])
+            for reason, mode in zip(reasons, ("training", "eval"), strict=True):
+                if reason:
+                    notes[key] = f"in {mode} mode alone, else: {reason}"
     for owner, matches in found.owned.items():
         module = model.get_submodule(owner)
-        if not any(m.pattern in patterns.get(join(owner, m.path), ()) for m in matches):
+        own = [modes.get(join(owner, m.path), {}).get(m.pattern) for m in matches]
+        if not any(own):
             continue
 
-        def accepted(path: str, pattern: str, owner: str = owner) -> bool:
+        def accepted(path: str, pattern: str, training: bool, owner: str = owner) -> bool:
             # in another mode of the model a match may end sooner or later (F.dropout)
-            known = patterns.get(join(owner, path), ())
-            return any(p.startswith(pattern) or pattern.startswith(p) for p in known)
+            known = modes.get(join(owner, path), {})
+            return any(
+                ok[training] and (p.startswith(pattern) or pattern.startswith(p))
+                for p, ok in known.items()
+            )
 
+        by_mode = any(ok is not None and ok[0] != ok[1] for ok in own)
         try:
-            program = make_program(module, found.inline[owner], accepted)
+            program = make_program(module, found.inline[owner], accepted, by_mode)
             install(module, program)
         except (Untraceable, TypeError) as error:
             for match in matches:
                 why_not[join(owner, match.path), match.pattern] = str(error)
-    model.__dict__[_REPORT] = FusionReport(make_rows(model, found, why_not))
+    model.__dict__[_REPORT] = FusionReport(make_rows(model, found, why_not, notes))
     return model
 
 
@@ -142,4 +156,4 @@ def fusion_report(model: nn.Module) -> FusionReport:
         for match in matches:
             if program is None or (match.path, match.pattern) not in program.fused:
                 why[join(owner, match.path), match.pattern] = "cmf.fuse has not been called"
-    return FusionReport(make_rows(model, found, why))
+    return FusionReport(make_rows(model, found, why, {}))

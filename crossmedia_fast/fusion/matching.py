@@ -72,12 +72,10 @@ def find(
         reason = why_not_conv(conv)
         if not reason and (len(node.args) != 1 or node.kwargs):
             reason = "is called with keywords"
-        match = None if reason else _follow(node, module_at)
-        if match is not None and len(match.nodes) > 1:
-            matches.append(match)
-            continue
-        assert match is not None or reason
-        rest.append((node.meta[CALLER], str(node.target), reason or match.note))  # type: ignore[union-attr]
+        if reason:
+            rest.append((node.meta[CALLER], str(node.target), reason))
+        else:
+            matches.append(_follow(node, module_at))
     return matches, rest
 
 

@@ -145,9 +145,11 @@ def _exact_names(module: nn.Module) -> tuple[str, ...]:
 def make_program(
     module: nn.Module,
     inline: frozenset[str],
-    accepted: Callable[[str, str], bool],
+    accepted: Callable[[str, str, bool], bool],
+    by_mode: bool,
 ) -> Program:
-    """The program of `module` that fuses the matches that `accepted` (path, pattern) takes.
+    """The program of `module` that fuses the matches that `accepted` (path, pattern, training)
+    takes; `by_mode`: whether it takes others in training.
 
     Traced as the module is now, and as it is when all of it trains, and when none of it does.
     """
@@ -155,7 +157,10 @@ def make_program(
     arguments = tracing.positional_names(original_class(module).forward)
     while True:
         names = {path: _exact_names(part) for path, part in parts.items()}
-        program = Program(arguments, names)
+        read = dict(names)
+        if by_mode and "training" not in read[""]:
+            read[""] = (*read[""], "training")
+        program = Program(arguments, read)
         _add_variants(program, module, parts, accepted)
         # a mode may run functions, and with them read attributes, that the one before did not
         if names == {path: _exact_names(part) for path, part in parts.items()}:
@@ -166,7 +171,7 @@ def _add_variants(
     program: Program,
     module: nn.Module,
     parts: dict[str, nn.Module],
-    accepted: Callable[[str, str], bool],
+    accepted: Callable[[str, str, bool], bool],
 ) -> None:
     modes: list[bool | None] = [None]
     if any("training" in read for read in program.names.values()):
@@ -190,7 +195,7 @@ def _add_variant(
     program: Program,
     module: nn.Module,
     parts: dict[str, nn.Module],
-    accepted: Callable[[str, str], bool],
+    accepted: Callable[[str, str, bool], bool],
 ) -> None:
     state = program.state(module)
     if state is None or state in program.variants:
@@ -199,12 +204,13 @@ def _add_variant(
     matches, _ = find(graph, module.get_submodule)
     number = 0
     for match in matches:
-        if accepted(match.path, match.pattern):
+        if accepted(match.path, match.pattern, module.training):
             shielded = may_change(match, module.get_submodule)
             rewrite(graph, match, Region(f"fused_{number}", match.steps, shielded))
             program.fused.add((match.path, match.pattern))
             number += 1
-    program.variants[state] = code_of(graph)
+    if number:
+        program.variants[state] = code_of(graph)
 
 
 def graph_of(module: nn.Module, inline: frozenset[str]) -> Graph:

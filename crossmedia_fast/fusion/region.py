@@ -75,9 +75,7 @@ class Region:
             *(step.type for step in steps[1:] if step.module is not None),
         )
         self.norms: tuple[Any, ...] = tuple(step.module for step in steps if step.kind == "norm")
-        self.modal: tuple[Any, ...] = tuple(
-            s.module for s in steps if s.type and s.kind in ("norm", "dropout")
-        )
+        self.modal: tuple[Any, ...] = tuple(step.module for step in steps if step.modal)
         # what torch.fx asks of a function that it writes a call of
         self.__name__ = self.__qualname__ = name
         self.__module__ = __name__
@@ -89,7 +87,7 @@ class Region:
         count = 0
         if type(x) in _PLAIN and has_kernels(x):
             count = len(self.steps) if self._whole(x, modules) else self._fusable(x, modules)
-        while count > 1:
+        while count:
             part = self.parts[count]
             y = part.run(x, modules, constants, self.cache)
             if y is not None:
@@ -97,9 +95,8 @@ class Region:
                 exposed = self.shielded or count < len(self.steps)
                 x = y.clone() if exposed and y.requires_grad and part.activated else y
                 break
-            # an adaptive pooling that does not divide evenly stays outside; a failed fold, all
-            count = part.without_pooling if part.adaptive is not None else 0
-        for step in self.steps[count if count > 1 else 0 :]:
+            count = part.fewer
+        for step in self.steps[count:]:
             x = run_step(step, x, modules, constants)
         return x
 
@@ -156,12 +153,16 @@ class _Part:
         self.linear = tuple(step for step in steps if step.kind in LINEAR)
         self.arguments = fused_arguments(steps)
         self.activated = self.arguments["activation"] != "identity"
-        pooled = [place for place, step in enumerate(steps) if step.pooling is not None]
-        pooling = steps[pooled[0]].pooling if pooled else None
-        self.adaptive = None if pooling is None else pooling.output_size
-        self.without_pooling = pooled[0] if pooled else len(steps)
-        while self.without_pooling > 1 and steps[self.without_pooling - 1].kind in _SKIPPED:
-            self.without_pooling -= 1
+        self.adaptive = next((s.pooling.output_size for s in steps if s.pooling is not None), None)
+        # how many steps remain to be tried where these tensors don't allow all: without an adaptive
+        # pooling that does not divide evenly, or without what can't be folded
+        self.fewer = 0
+        if self.adaptive is not None:
+            self.fewer = next(place for place, s in enumerate(steps) if s.pooling is not None)
+        elif self.linear:
+            self.fewer = next(place for place, s in enumerate(steps) if s.kind in LINEAR)
+        while self.fewer > 1 and steps[self.fewer - 1].kind in _SKIPPED:
+            self.fewer -= 1
 
     def run(
         self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...], cache: FoldCache

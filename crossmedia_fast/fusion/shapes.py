@@ -133,10 +133,12 @@ def _declined(conv: nn.Conv2d, steps: tuple[Step, ...], seen: Seen, training: bo
         return "no compiled backend runs here: " + "; ".join(
             f"{n}: {w}" for n, w in plan.rejected_backends
         )
-    if plan.algorithm == "convolution":
-        if not linear:
-            return plan.reason
+    if plan.algorithm == "convolution" and not linear:
+        return plan.reason
+    if linear and plan.algorithm != "winograd":  # whose plan counts the checks of its weights
         values = x.shape[0] * conv.out_channels * x.shape[-2] * x.shape[-1]
-        if values // (conv.stride[0] * conv.stride[1]) < _FEW:
+        values //= conv.stride[0] * conv.stride[1]
+        least = _FEW if plan.algorithm == "convolution" else 0
+        if values < max(least, conv.weight.numel()):
             return "what is folded touches so few values that folding it costs as much"
     return ""

@@ -53,6 +53,11 @@ class Step:
     pooling: Pooling | None = None
     constant: tuple[str, Any] | None = None  # ("literal", number) or ("constant", place)
 
+    @property
+    def modal(self) -> bool:
+        """Whether it is a module that does something else in training."""
+        return self.module is not None and self.kind in ("norm", "dropout")
+
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
         if self.call is not None:

@@ -1,9 +1,11 @@
 // The fused convolutions: checks every pointer against its problem, then calls the algorithm's
 // kernel without the GIL.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <new>
 #include <string>
+#include <vector>
 
 #include "bindings/bind.h"
 
@@ -153,6 +155,17 @@ uint64_t hash_bytes(uintptr_t data, int64_t bytes, int threads) {
   return kernels().hash_bytes(source, bytes, threads);
 }
 
+// One hash of several blocks, in their order: each alone costs a call.
+uint64_t hash_blocks(const std::vector<uintptr_t>& data, const std::vector<int64_t>& bytes,
+                     int threads) {
+  if (data.size() != bytes.size()) throw py::value_error("data and bytes must be as many");
+  uint64_t combined = 0;
+  for (size_t i = 0; i < data.size(); ++i) {
+    combined = combined * 0x9E3779B97F4A7C15u + hash_bytes(data[i], bytes[i], threads);
+  }
+  return combined;
+}
+
 }  // namespace
 
 void bind_conv_act_pool2d(py::module_& module) {
@@ -169,6 +182,7 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_forward", &forward);
   module.def("conv_act_pool2d_backward", &backward);
   module.def("hash_bytes", &hash_bytes);
+  module.def("hash_blocks", &hash_blocks);
 }
 
 }  // namespace cmf

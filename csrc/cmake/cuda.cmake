@@ -10,7 +10,7 @@ endif()
 
 # An editable installation is somebody's who runs the tests; a wheel is not.
 set(cmf_shim_default ON)
-if(DEFINED SKBUILD AND NOT "${SKBUILD_STATE}" STREQUAL "editable")
+if((DEFINED SKBUILD AND NOT "${SKBUILD_STATE}" STREQUAL "editable") OR NOT CMAKE_SYSTEM_NAME STREQUAL "Linux")
   set(cmf_shim_default OFF)
 endif()
 option(CROSSMEDIA_FAST_CUDA_SHIM "Build the CUDA kernels for the emulator, for tests" ${cmf_shim_default})

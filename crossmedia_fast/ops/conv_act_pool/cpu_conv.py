@@ -140,9 +140,11 @@ class ConvLaunch:
             preactivation = x.new_empty_strided(launch.y_shape, launch.y_strides)
         if not launch.y_shape[0]:
             return y, index, preactivation
+        if save:
+            w = w.contiguous()
         if prepared is None:
             prepared = self.prepare(algorithm, w, keep=not save)
-        w = w.contiguous()
+        w = cpu_weights.contiguous(w, prepared)
         native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
             algorithm,
             self.native,

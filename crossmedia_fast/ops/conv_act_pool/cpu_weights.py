@@ -17,16 +17,18 @@ from ... import native
 
 
 class _Entry:
-    __slots__ = ("hash", "key", "prepared", "weight")
+    __slots__ = ("contiguous", "hash", "key", "prepared", "weight")
 
     def __init__(self, weight: Any, key: Any, hash: int, prepared: Tensor) -> None:
         self.weight = weight
         self.key = key
         self.hash = hash
         self.prepared = prepared
+        self.contiguous: Tensor | None = None
 
 
 _entries: dict[int, _Entry] = {}  # by id of the weight
+_unchanging: dict[int, Any] = {}  # id -> reference, of those that nobody can write to
 _workspace = threading.local()  # weights that change at every step are transformed in here
 
 
@@ -34,6 +36,12 @@ def _hash(w: Tensor) -> int:
     return native.module.hash_bytes(  # type: ignore[union-attr]
         w.data_ptr(), w.numel() * w.element_size(), native.thread_count()
     )
+
+
+def never_changes(w: Tensor) -> None:
+    """Say that nobody but this package holds `w`, and that it is not written to."""
+    number = id(w)
+    _unchanging[number] = weakref.ref(w, lambda _: _unchanging.pop(number, None))
 
 
 def kept(
@@ -46,7 +54,8 @@ def kept(
     """`transform(target)`'s result for `w`, dense: from the last call where `w` is the same."""
     number = id(w)
     entry = _entries.get(number)
-    hash = _hash(w)
+    known = _unchanging.get(number)
+    hash = 0 if known is not None and known() is w else _hash(w)
     if entry is not None and entry.weight() is w and entry.key == key and entry.hash == hash:
         return entry.prepared
     prepared = torch.empty(shape, dtype=dtype or w.dtype)
@@ -54,6 +63,18 @@ def kept(
     reference = weakref.ref(w, lambda _: _entries.pop(number, None))
     _entries[number] = _Entry(reference, key, hash, prepared)
     return prepared
+
+
+def contiguous(w: Tensor, prepared: Tensor | None) -> Tensor:
+    """`w` in contiguous format: from the last call where `prepared` is what is kept for it."""
+    if w.is_contiguous():
+        return w
+    entry = _entries.get(id(w))
+    if entry is None or entry.prepared is not prepared:
+        return w.contiguous()
+    if entry.contiguous is None:
+        entry.contiguous = w.contiguous()
+    return entry.contiguous
 
 
 def passing(w: Tensor, count: int, transform: Any) -> Tensor:
