@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _FATBIN = 0xBA55ED50
-_PTX, _ELF = 1, 2
+PTX, ELF = 1, 2  # kinds of images
 _REGISTERS, _FRAME = 0x2F, 0x11  # attributes of a kernel in .nv.info
 
 
@@ -106,7 +106,7 @@ def resources(module: Path) -> list[Resources]:
     """Of every kernel on every GPU."""
     result: list[Resources] = []
     for kind, architecture, content in images(module):
-        if kind == _ELF:
+        if kind == ELF:
             if bytes(content[:4]) != b"\x7fELF":
                 raise NotImplementedError("the device code is compressed")
             result += of_cubin(architecture, content)
@@ -115,7 +115,7 @@ def resources(module: Path) -> list[Resources]:
 
 def intermediate(module: Path) -> set[int]:
     """The architectures of the intermediate code: what the driver compiles for later GPUs."""
-    return {architecture for kind, architecture, _ in images(module) if kind == _PTX}
+    return {architecture for kind, architecture, _ in images(module) if kind == PTX}
 
 
 def readable(names: list[str]) -> list[str]:

@@ -6,6 +6,9 @@ loads are on their way: these kernels are bound by memory.
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -78,3 +81,45 @@ def test_a_multiprocessor_runs_a_thousand_threads(rows: list[tuple[str, cubins.R
         taken = -(-row.registers // 8) * 8 * THREADS
         assert blocks * taken <= REGISTERS, (name, row)
         assert blocks * (row.shared + 1024) <= SHARED, (name, row)
+
+
+def _accesses(folder: Path) -> dict[str, set[str]]:
+    """The loads and stores of each kernel on sm_90, as the machine code names them."""
+    program = shutil.which("nvdisasm")
+    if program is None:
+        triton = pytest.importorskip("triton")  # whose wheel brings one
+        bundled = Path(triton.__file__).parent / "backends/nvidia/bin/nvdisasm"
+        if not bundled.exists():
+            pytest.skip("no nvdisasm")
+        program = str(bundled)
+    assert native.module is not None
+    found: dict[str, set[str]] = {}
+    for kind, architecture, content in cubins.images(Path(native.module.__file__ or "")):
+        if kind != cubins.ELF or architecture != 90 or b"act_forward" not in bytes(content):
+            continue
+        file = folder / "kernels.cubin"
+        file.write_bytes(content)
+        done = subprocess.run(
+            [program, "-c", str(file)], capture_output=True, text=True, check=True
+        )
+        kernel = ""
+        for line in done.stdout.splitlines():
+            if match := re.match(r"\.text\.(\S+):", line):
+                kernel = match[1]
+            elif match := re.search(r"\s((?:LDG|STG|LDL|STL)[.\w]*)\s", line):
+                found.setdefault(kernel, set()).add(match[1])
+    names = list(found)
+    return dict(zip(cubins.readable(names), map(found.__getitem__, names), strict=True))
+
+
+def test_a_run_is_one_access(tmp_path: Path) -> None:
+    accesses = _accesses(tmp_path)
+    checked = 0
+    for name, kinds in accesses.items():
+        assert not [kind for kind in kinds if kind.startswith(("LDL", "STL"))], name
+        flat = "act_forward" in name or "act_pool_pairs_forward" in name
+        if flat and re.search(r", [48]>", name):
+            assert "LDG.E.128" in kinds, name
+            checked += 1
+    # float, float16, bfloat16; alone, and before a maximum and an average
+    assert checked == 9
