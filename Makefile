@@ -54,6 +54,7 @@ clean:  ## Remove the environment and every build.
 	rm -rf $(VENV) build dist crossmedia_fast/_native*
 
 -include csrc/native.mk
+-include csrc/gpu.mk
 -include benchmarks/bench.mk
 -include docs/docs.mk
 -include packaging/wheel.mk

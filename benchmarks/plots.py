@@ -124,7 +124,11 @@ def roofline(document: Document, path: pathlib.Path) -> bool:
             axes.plot([row["intensity"]] * 2, pair, color="tab:blue", linewidth=0.6, alpha=0.5)
         place = (row["intensity"], row["ours"])
         axes.annotate(
-            row["id"].split(":")[0], place, xytext=(4, 2), textcoords="offset points", fontsize=6
+            row["id"].removesuffix(f":{document['suite']}"),
+            place,
+            xytext=(4, 2),
+            textcoords="offset points",
+            fontsize=6,
         )
     intensities = [row["intensity"] for row in rows]
     axes.scatter(intensities, [row["ours"] for row in rows], 22, label="crossmedia_fast", zorder=3)

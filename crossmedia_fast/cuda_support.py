@@ -8,7 +8,6 @@ finds constants.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 from types import ModuleType
@@ -56,11 +55,16 @@ def emulated() -> bool:
     return _EMULATED
 
 
-@functools.cache
+_found: list[tuple[int, int]] = []
+
+
+@torch.compiler.assume_constant_result
 def _capability() -> tuple[int, int]:
-    """The newest GPU's compute capability."""
-    count = torch.cuda.device_count()
-    return max(torch.cuda.get_device_capability(device) for device in range(count))
+    """The newest GPU's compute capability; asked for once."""
+    if not _found:
+        devices = range(torch.cuda.device_count())
+        _found.append(max(torch.cuda.get_device_capability(device) for device in devices))
+    return _found[0]
 
 
 def why_unavailable() -> str:

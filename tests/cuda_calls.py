@@ -29,8 +29,8 @@ runs_kernels = [
     ),
 ]
 
-# of threads and blocks, in the emulator; a GPU has its own
-ORDERS = [("forward", 0), ("reverse", 0), ("random", 1), ("random", 2)] if EMULATED else [("", 0)]
+# of threads and blocks in the emulator; a GPU has its own
+ORDERS = [("forward", 0), ("reverse", 0), ("random", 1), ("random", 2)]
 
 
 def set_order(order: tuple[str, int]) -> None:

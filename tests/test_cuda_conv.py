@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import crossmedia_fast as cmf
+from crossmedia_fast import cuda_support
 from crossmedia_fast.ops.conv_act_pool.activation import ACTIVATIONS, activate
 from crossmedia_fast.ops.conv_act_pool.arguments import conv_output_size
 from crossmedia_fast.ops.conv_act_pool.memory_format import is_channels_last
 
 from . import tolerances
-from .cuda_calls import DEVICE, ORDERS, Guards, misaligned, runs_kernels, set_order
+from .cuda_calls import DEVICE, EMULATED, ORDERS, Guards, misaligned, runs_kernels, set_order
 from .triton_calls import Case
 
 pytestmark = runs_kernels
@@ -401,3 +402,11 @@ def test_offsets_beyond_32_bits() -> None:
     assert torch.equal(
         kernels.backward(y, saved, index, near, w, bias, (False, True, False))[1], dw
     )
+
+
+@pytest.mark.skipif(not EMULATED, reason="a GPU does not count them here")
+def test_no_two_rows_of_a_matrix_meet_in_a_bank() -> None:
+    for name in ("many_channels", "elements"):
+        cuda_support.kernels.take_bank_conflicts()
+        run(CASES[name]._replace(dtype=torch.bfloat16))
+        assert cuda_support.kernels.take_bank_conflicts() == 0

@@ -53,7 +53,9 @@ def test_nothing_lies_in_local_memory() -> None:
 
 
 def test_products_run_on_the_matrix_units() -> None:
-    names = list(resources())
+    # float16's are bfloat16's but for one instruction, the smaller tiles are the larger ones cut
+    names = [n for n in resources() if "MultiplyE1" not in n and "ELi64ELb" not in n]
+    assert len(names) == 3 * (2 + 1 + 2)
     instructions: dict[str, Counter[str]] = {}
     name = ""
     for line in dump("-sass", "-arch", "sm_90", "-fun", ",".join(names)).splitlines():

@@ -12,7 +12,7 @@ from crossmedia_fast.ops.conv_act_pool.arguments import Pool2d, check_pool
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
 from . import tolerances
-from .cuda_calls import DEVICE, EMULATED, ORDERS, Guards, misaligned, runs_kernels, set_order, wide
+from .cuda_calls import DEVICE, ORDERS, Guards, misaligned, runs_kernels, set_order, wide
 
 pytestmark = runs_kernels
 
@@ -160,7 +160,7 @@ def test_the_same_bits_in_every_order_and_width(pool: str, channels_last: bool) 
     x, b = values((3, 16, 12, 16), torch.float32, channels_last)
     pool2d = check_pool("silu", None, *POOLS[pool])
     results = []
-    for order in ORDERS * (1 if EMULATED else 2):
+    for order in ORDERS:
         set_order(order)
         results.append(both_ways(x, b, channels_last, pool2d)[0])
     with wide():

@@ -118,3 +118,16 @@ def test_matrices_are_loaded_by_rows(transposed: bool) -> None:
         for matrix in range(4):
             pair = want[matrix, lane // 4, lane % 4 * 2 : lane % 4 * 2 + 2]
             assert torch.equal(registers[lane, matrix], pair)
+
+
+def test_bank_conflicts_are_counted() -> None:
+    """Eight rows of 16 bytes side by side fill the 32 banks once."""
+    matrices = torch.zeros(4, 8, 8, dtype=torch.int16)
+    registers = torch.empty(32, 4, 2, dtype=torch.int16)
+    shim.take_bank_conflicts()
+    shim.run_load_matrices(False, matrices.data_ptr(), registers.data_ptr())
+    assert shim.take_bank_conflicts() == 0
+    # the first one's row, eight times
+    shim.run_load_matrices(False, matrices.data_ptr(), registers.data_ptr(), 0)
+    assert shim.take_bank_conflicts() == 4 * 7
+    assert shim.take_bank_conflicts() == 0

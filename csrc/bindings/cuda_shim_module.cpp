@@ -39,10 +39,11 @@ void run_mma(const std::string& name, uintptr_t a, uintptr_t b, uintptr_t c) {
                 static_cast<float*>(checked_pointer("c", c, 4, true)));
 }
 
-void run_load_matrices(bool transposed, uintptr_t rows, uintptr_t registers) {
-  shim::run_load_matrices(transposed,
-                          static_cast<const uint32_t*>(checked_pointer("rows", rows, 4, true)),
-                          static_cast<uint32_t*>(checked_pointer("registers", registers, 4, true)));
+void run_load_matrices(bool transposed, uintptr_t rows, uintptr_t registers, unsigned apart) {
+  if (apart > 1) throw py::value_error("apart must be 0 or 1");
+  shim::run_load_matrices(
+      transposed, static_cast<const uint32_t*>(checked_pointer("rows", rows, 4, true)),
+      static_cast<uint32_t*>(checked_pointer("registers", registers, 4, true)), apart);
 }
 
 }  // namespace
@@ -54,6 +55,8 @@ PYBIND11_MODULE(_cuda_shim, module) {
              "In which order threads and blocks run: forward, reverse or random.");
   module.def("run_example", &cmf::run_example);
   module.def("run_mma", &cmf::run_mma);
-  module.def("run_load_matrices", &cmf::run_load_matrices);
+  module.def("run_load_matrices", &cmf::run_load_matrices, py::arg("transposed"), py::arg("rows"),
+             py::arg("registers"), py::arg("apart") = 1);
+  module.def("take_bank_conflicts", &cmf::shim::take_bank_conflicts);
   cmf::bind_cuda(module);
 }

@@ -53,6 +53,25 @@ struct MaxReducer {
   }
 };
 
+// Of scalars, two comparisons cost less than a register more.
+template <class C, class M, bool kTrack>
+struct MaxReducer<C, C, M, kTrack> {
+  C value = C();
+  M code = M();
+
+  MaxReducer() = default;
+  CMF_HOST_DEVICE explicit MaxReducer(const MaskRule<C>&) {}
+  CMF_HOST_DEVICE void begin(C v, int position) {
+    value = v;
+    if (kTrack) code = M() + position;
+  }
+  CMF_HOST_DEVICE void add(C v, int position) {
+    const bool takes = (v > value) | (v != v);
+    value = takes ? v : value;
+    if (kTrack) code = takes ? M() + position : code;
+  }
+};
+
 // A sum in row order. `code` has a bit for each element on the positive side of its activation's
 // kink.
 template <class C, class V, class M, bool kTrack>

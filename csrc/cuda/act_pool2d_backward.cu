@@ -13,6 +13,10 @@ namespace {
 template <class T>
 using SumType = ComputeType<T>;
 
+// As kBlocksOfElements, but for two runs of 8 values and their sums.
+template <class T, int N>
+constexpr int kBlocksOfRuns = N > 4 ? 4 : kBlocksOfElements<T>;
+
 template <class T>
 struct Backward {
   const T* dy;
@@ -65,7 +69,7 @@ __device__ __forceinline__ void differentiate_elements(const PoolShape<C>& shape
 
 // -- without pooling: a cell is N elements of a plane, or N channels of a pixel --
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOfRuns<T, N>)
     act_backward(const PoolShape<ComputeType<T>> shape, const Backward<T> call) {
   typedef ComputeType<T> C;
   const Tiling& t = shape.tiling;
@@ -95,7 +99,7 @@ __global__ void __launch_bounds__(kThreads)
 // -- windows side by side: a cell is a window, of N channels; behind the last ones, what no window
 // holds --
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOfWindows<T>)
     act_pool_windows_backward(const PoolShape<ComputeType<T>> shape, const Backward<T> call) {
   typedef ComputeType<T> C;
   const Tiling& t = shape.tiling;
@@ -139,7 +143,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // -- contiguous windows of 2×2: a cell is N / 2 of them side by side --
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOfRuns<T, N>)
     act_pool_pairs_backward(const PoolShape<ComputeType<T>> shape, const Backward<T> call) {
   typedef ComputeType<T> C;
   const Tiling& t = shape.tiling;
@@ -177,7 +181,7 @@ __global__ void __launch_bounds__(kThreads)
 // -- any windows: a cell is an element of x, of N channels, and asks the windows that hold it, so
 // that nothing is zeroed and nothing collides --
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOfAny<T>)
     act_pool_backward(const PoolShape<ComputeType<T>> shape, const Backward<T> call) {
   typedef ComputeType<T> C;
   const Tiling& t = shape.tiling;
@@ -263,22 +267,22 @@ constexpr int64_t kMostWindow = 16;  // elements that one thread writes
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-Choice choose(const ActPool2dProblem& p, int run, const void* const* addresses, int count) {
-  const bool vectors = run > 1 && vectors_fit(p, run, addresses, count);
-  const int vector = vectors ? run : 1;
-  Choice choice = {Family::kAny, vector, {}};
+// `flat`, `channels`: elements of a run along a plane, and of channels.
+Choice choose(const ActPool2dProblem& p, int flat, int channels, const void* const* addresses,
+              int count) {
+  const int run = p.pool == Pool::kNone ? flat : channels;
+  Choice choice = {Family::kAny, vectors_fit(p, run, addresses, count) ? run : 1, {}};
   int64_t rows = p.height, columns = p.width;
-  int channels = vector;
+  int vector = choice.vector;
   if (p.pool == Pool::kNone) {
     choice.family = Family::kElements;
     columns = p.height * p.width / (p.channels_last ? 1 : vector);
     rows = 1;
-  } else if (is_pairs(p, run, addresses, count)) {
+  } else if (is_pairs(p, flat, addresses, count)) {
     choice.family = Family::kPairs;
-    choice.vector = run;
     rows = ceil_divide(p.height, 2);
-    columns = p.width / run;
-    channels = 1;
+    columns = p.width / flat;
+    vector = 1;
   } else if (p.pool_stride_height == p.pool_height && p.pool_stride_width == p.pool_width &&
              p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
              p.pool_height * p.pool_width <= kMostWindow) {
@@ -287,28 +291,28 @@ Choice choose(const ActPool2dProblem& p, int run, const void* const* addresses, 
     columns = ceil_divide(p.width, p.pool_width);
   }
   choice.tiling =
-      make_tiling(p.channels_last, p.batch, p.channels, rows * columns, columns, channels);
+      make_tiling(p.channels_last, p.batch, p.channels, rows * columns, columns, vector);
   return choice;
 }
 
 template <class T>
-constexpr int kBackwardRun = sizeof(T) == 8 ? 1 : kRunOf<T>;
-
-template <class T>
 using Kernel = void (*)(const PoolShape<ComputeType<T>>, const Backward<T>);
 
-template <class T, int N>
-Kernel<T> kernel_of(Family family) {
+template <class T>
+Kernel<T> kernel_of(Family family, bool vectors) {
+  constexpr int kFlat = kFlatRun<T>, kChannels = kChannelRun<T>;
   switch (family) {
     case Family::kElements:
-      return act_backward<T, N>;
+      return vectors ? act_backward<T, kFlat> : act_backward<T, 1>;
     case Family::kWindows:
-      return act_pool_windows_backward<T, N>;
-    case Family::kAny:
+      return vectors ? act_pool_windows_backward<T, kChannels> : act_pool_windows_backward<T, 1>;
     case Family::kPairs:
+      if constexpr (kFlat > 1) return act_pool_pairs_backward<T, kFlat>;
+      break;
+    case Family::kAny:
       break;
   }
-  return act_pool_backward<T, N>;
+  return vectors ? act_pool_backward<T, kChannels> : act_pool_backward<T, 1>;
 }
 
 const char* name_of(Family family) {
@@ -320,15 +324,10 @@ const char* name_of(Family family) {
 template <class T>
 void backward(const ActPool2dProblem& p, const Backward<T>& call, T* dbias, void* stream) {
   typedef ComputeType<T> C;
-  constexpr int kRun = kBackwardRun<T>;
   const void* const addresses[] = {call.dy, call.saved, call.index, call.dx};
-  const Choice choice = choose(p, kRun, addresses, 4);
+  const Choice choice = choose(p, kFlatRun<T>, kChannelRun<T>, addresses, 4);
   const Tiling& t = choice.tiling;
-  Kernel<T> kernel = kernel_of<T, 1>(choice.family);
-  if constexpr (kRun > 1) {
-    if (choice.vector > 1) kernel = kernel_of<T, kRun>(choice.family);
-    if (choice.family == Family::kPairs) kernel = act_pool_pairs_backward<T, kRun>;
-  }
+  const Kernel<T> kernel = kernel_of<T>(choice.family, choice.vector > 1);
   const char* const name = name_of(choice.family);
   launch(name, kernel, grid_of(t, name, stream), make_pool_shape<C>(p, t), call);
   if (!dbias) return;
@@ -345,10 +344,10 @@ void backward(const ActPool2dProblem& p, const Backward<T>& call, T* dbias, void
 
 int64_t act_pool2d_backward_scratch(const ActPool2dProblem& p) {
   const void* const none[] = {nullptr};  // aligned as well as can be
-  const int run = p.itemsize == 8 ? 1 : 16 / p.itemsize;
-  const int64_t vectors = partial_sums_of(choose(p, run, none, 1).tiling);
-  const int64_t singles = partial_sums_of(choose(p, 1, none, 1).tiling);
-  return (vectors > singles ? vectors : singles) * (p.itemsize == 8 ? 8 : 4);
+  const int flat = p.itemsize == 8 ? 1 : 16 / p.itemsize, channels = p.itemsize == 8 ? 1 : 4;
+  const int64_t runs = partial_sums_of(choose(p, flat, channels, none, 1).tiling);
+  const int64_t singles = partial_sums_of(choose(p, 1, 1, none, 1).tiling);
+  return (runs > singles ? runs : singles) * (p.itemsize == 8 ? 8 : 4);
 }
 
 void act_pool2d_backward(const ActPool2dProblem& p, const void* dy, const void* saved,

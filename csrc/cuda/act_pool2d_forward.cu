@@ -23,7 +23,7 @@ using Sum = SumReducer<C, C, int, true>;
 
 // -- without pooling: a cell is N elements of a plane, or N channels of a pixel --
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOfElements<T>)
     act_forward(const PoolShape<ComputeType<T>> shape, const Forward<T> call) {
   typedef ComputeType<T> C;
   const Tiling& t = shape.tiling;
@@ -72,10 +72,11 @@ __device__ __forceinline__ T chosen(const T* window, int64_t row_stride, int64_t
 
 // -- any window: a cell is an output, of N channels --
 template <class T, template <class> class Reduce, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOfWindows<T>)
     act_pool_forward(const PoolShape<ComputeType<T>> shape, const Forward<T> call) {
   typedef ComputeType<T> C;
-  constexpr int kColumns = N == 1 ? 4 : 1;  // of a window's row, loaded at once
+  // of a window's row, loaded at once: 16 bytes, or four places
+  constexpr int kColumns = N == 1 ? 4 : kRunOf<T> / N;
   const Tiling& t = shape.tiling;
   Walk walk(t, N);
   Cell cell;
@@ -135,7 +136,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // -- contiguous windows of 2×2: a cell is N / 2 of them side by side --
 template <class T, template <class> class Reduce, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksOfElements<T>)
     act_pool_pairs_forward(const PoolShape<ComputeType<T>> shape, const Forward<T> call) {
   typedef ComputeType<T> C;
   const Tiling& t = shape.tiling;
@@ -182,8 +183,8 @@ using Kernel = void (*)(const PoolShape<ComputeType<T>>, const Forward<T>);
 template <class T>
 void forward(const ActPool2dProblem& p, const Forward<T>& call, void* stream) {
   typedef ComputeType<T> C;
-  // doubles one by one: 8 bytes an access, and half the kernels to compile
-  constexpr int kRun = sizeof(T) == 8 ? 1 : kRunOf<T>;
+  constexpr int kFlat = kFlatRun<T>;
+  constexpr int kChannels = kChannelRun<T>;
   const void* const addresses[] = {call.x, call.y, call.preactivation, call.index};
   const bool maximum = p.pool == Pool::kMax;
   const auto run = [&](const char* name, Kernel<T> kernel, int64_t cells, int64_t width,
@@ -191,27 +192,29 @@ void forward(const ActPool2dProblem& p, const Forward<T>& call, void* stream) {
     const Tiling t = make_tiling(p.channels_last, p.batch, p.channels, cells, width, vector);
     launch(name, kernel, grid_of(t, name, stream), make_pool_shape<C>(p, t), call);
   };
-  if constexpr (kRun > 1) {
-    if (is_pairs(p, kRun, addresses, 4)) {
-      const int64_t width = p.width / kRun;
-      return run(
-          "act_pool_pairs_forward",
-          maximum ? act_pool_pairs_forward<T, Maximum, kRun> : act_pool_pairs_forward<T, Sum, kRun>,
-          p.out_height * width, width, 1);
+  if constexpr (kFlat > 1) {
+    if (is_pairs(p, kFlat, addresses, 4)) {
+      const int64_t width = p.width / kFlat;
+      return run("act_pool_pairs_forward",
+                 maximum ? act_pool_pairs_forward<T, Maximum, kFlat>
+                         : act_pool_pairs_forward<T, Sum, kFlat>,
+                 p.out_height * width, width, 1);
     }
   }
-  const bool vectors = vectors_fit(p, kRun, addresses, 4);
-  const int vector = vectors ? kRun : 1;
   if (p.pool == Pool::kNone) {
+    const bool vectors = vectors_fit(p, kFlat, addresses, 4);
+    const int vector = vectors ? kFlat : 1;
     const int64_t cells = p.height * p.width / (p.channels_last ? 1 : vector);
-    return run("act_forward", vectors ? act_forward<T, kRun> : act_forward<T, 1>, cells, cells,
+    return run("act_forward", vectors ? act_forward<T, kFlat> : act_forward<T, 1>, cells, cells,
                vector);
   }
+  const bool vectors = vectors_fit(p, kChannels, addresses, 4);
   Kernel<T> kernel = maximum ? act_pool_forward<T, Maximum, 1> : act_pool_forward<T, Sum, 1>;
   if (vectors) {
-    kernel = maximum ? act_pool_forward<T, Maximum, kRun> : act_pool_forward<T, Sum, kRun>;
+    kernel =
+        maximum ? act_pool_forward<T, Maximum, kChannels> : act_pool_forward<T, Sum, kChannels>;
   }
-  run("act_pool_forward", kernel, p.out_height * p.out_width, p.out_width, vector);
+  run("act_pool_forward", kernel, p.out_height * p.out_width, p.out_width, vectors ? kChannels : 1);
 }
 
 }  // namespace

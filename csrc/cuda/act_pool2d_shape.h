@@ -11,6 +11,23 @@
 namespace cmf {
 namespace CMF_ISA {
 
+// Blocks that a multiprocessor must have room for, with registers enough for each. A thousand
+// threads whose loads of 16 bytes are on their way keep the memory busy; doubles take twice the
+// registers.
+template <class T>
+constexpr int kBlocksOfElements = sizeof(T) == 8 ? 4 : 5;
+template <class T>
+constexpr int kBlocksOfWindows = sizeof(T) == 8 ? 2 : 4;
+template <class T>
+constexpr int kBlocksOfAny = sizeof(T) == 8 ? 2 : 3;
+
+// Elements of a thread's run: of 16 bytes, but of channels whose windows are pooled no more than
+// there are registers for. Doubles one by one: 8 bytes an access, and half the kernels to compile.
+template <class T>
+constexpr int kFlatRun = sizeof(T) == 8 ? 1 : kRunOf<T>;
+template <class T>
+constexpr int kChannelRun = sizeof(T) == 8 ? 1 : 4;
+
 // C: the type of the arithmetic.
 template <class C>
 struct PoolShape {
@@ -81,6 +98,7 @@ inline bool vectors_fit(const ActPool2dProblem& p, int64_t run, const void* cons
   for (int i = 0; i < count; ++i) {
     if (!is_aligned(addresses[i], 16)) return false;
   }
+  if (run == 1) return false;
   if (p.channels_last) return p.channels % run == 0;
   return p.pool == Pool::kNone && p.height * p.width % run == 0;
 }

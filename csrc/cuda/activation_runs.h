@@ -71,5 +71,22 @@ __device__ __forceinline__ void differentiate_run(Activation activation, Saved s
   }
 }
 
+// The same of one value: where a loop over several is not unrolled.
+template <class C>
+__device__ __forceinline__ C activate(Activation activation, C z, C param) {
+  C one[1] = {z};
+  activate_run(activation, param, one);
+  return one[0];
+}
+
+template <class C>
+__device__ __forceinline__ C differentiate(Activation activation, Saved saved, C param, C value,
+                                           C g) {
+  const C values[1] = {value};
+  C one[1] = {g};
+  differentiate_run(activation, saved, param, values, one);
+  return one[0];
+}
+
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -2,7 +2,7 @@
 // and the bias gradient, which is its sum.
 #include <algorithm>
 
-#include "cuda/activate.h"
+#include "cuda/activation_runs.h"
 #include "cuda/conv_host.h"
 #include "cuda/conv_sums.h"
 #include "cuda/launch.h"
@@ -72,8 +72,7 @@ __global__ void __launch_bounds__(kTile* kLines)
         if (p.kind != Saved::kNothing) {
           const Activation activation = static_cast<Activation>(p.activation);
           const float saved = to_compute<float>(static_cast<const T*>(p.saved)[at]);
-          value = p.kind == Saved::kOutput ? backward_from_output(activation, value, saved, p.param)
-                                           : backward_from_input(activation, value, saved, p.param);
+          value = differentiate(activation, p.kind, p.param, saved, value);
         }
       }
       tile[window - start][filter - first_filter] = value;

@@ -1,7 +1,7 @@
 // What follows a tile's products: bias, pooling, activation; and the way to memory.
 #pragma once
 
-#include "cuda/activate.h"
+#include "cuda/activation_runs.h"
 #include "cuda/conv_place.h"
 #include "cuda/vector_io.h"
 

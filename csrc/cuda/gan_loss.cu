@@ -13,6 +13,11 @@ constexpr int kTermsAtOnce = 16;         // a launch: what kernel arguments have
 constexpr int64_t kOneBlock = 8192;      // elements that one block takes, the sum and all
 constexpr int64_t kEnoughBlocks = 1024;  // for any GPU to be busy; and few to add up afterwards
 constexpr int kMostOperands = 3;
+constexpr int kBlocksAtOnce = 4;  // that a multiprocessor has registers for
+
+// Elements that a thread takes at once: what it holds of each is seven values.
+template <class T>
+constexpr int kRun = sizeof(T) == 8 ? 1 : 4;
 
 struct LossTerm {
   const void* operand[kMostOperands];
@@ -79,7 +84,7 @@ __device__ __forceinline__ void store_loss(void* loss, bool single, double value
 // `grad`: [], the incoming gradient, or null for 1. `partial`: [blocks], what each adds to the
 // loss, or null. `loss`: where there is one block alone, the loss, or null.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     gan_loss_reduced(const LossTerms terms, const void* grad, bool single, bool skip_one,
                      double* partial, void* loss) {
   typedef ComputeType<T> C;
@@ -133,7 +138,7 @@ __global__ void __launch_bounds__(kThreads)
 // The loss of each element, summed over the terms; or the gradients. `grad`: [*], or null: the loss
 // is wanted. `add`: to what is there.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     gan_loss_elements(const LossTerms terms, const void* grad, bool single, bool add, void* loss) {
   typedef ComputeType<T> C;
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * N;
@@ -239,12 +244,11 @@ Grid grid_of(const char* name, int64_t blocks, cudaStream_t stream) {
 template <class T>
 void reduced(const Call& call, bool single) {
   const GanLossProblem& p = call.problem;
-  constexpr int kRun = sizeof(T) == 8 ? 1 : kRunOf<T>;
   int64_t blocks = 0;
   const int64_t chunk = chunk_of(p, &blocks);
   const bool one = blocks == 1;
   const char* const name = "gan_loss_reduced";
-  const auto kernel = all_aligned(call) ? gan_loss_reduced<T, kRun> : gan_loss_reduced<T, 1>;
+  const auto kernel = all_aligned(call) ? gan_loss_reduced<T, kRun<T>> : gan_loss_reduced<T, 1>;
   int64_t done = 0;
   for (int first = 0; first < p.term_count; first += kTermsAtOnce) {
     LossTerms terms = terms_from(call, first);
@@ -269,12 +273,11 @@ void reduced(const Call& call, bool single) {
 template <class T>
 void elements(const Call& call, bool single) {
   const GanLossProblem& p = call.problem;
-  constexpr int kRun = sizeof(T) == 8 ? 1 : kRunOf<T>;
   if (p.terms[0].count == 0) return;
   const char* const name = "gan_loss_elements";
   const bool aligned = all_aligned(call);
-  const auto kernel = aligned ? gan_loss_elements<T, kRun> : gan_loss_elements<T, 1>;
-  const int64_t blocks = ceil_divide(p.terms[0].count, int64_t{kThreads} * (aligned ? kRun : 1));
+  const auto kernel = aligned ? gan_loss_elements<T, kRun<T>> : gan_loss_elements<T, 1>;
+  const int64_t blocks = ceil_divide(p.terms[0].count, int64_t{kThreads} * (aligned ? kRun<T> : 1));
   for (int first = 0; first < p.term_count; first += kTermsAtOnce) {
     launch(name, kernel, grid_of(name, blocks, call.stream), terms_from(call, first), call.grad,
            single, first > 0, call.loss);

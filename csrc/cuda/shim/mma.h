@@ -75,12 +75,26 @@ void multiply(unsigned, const void* const* inputs, void* const* outputs) {
   }
 }
 
+// How many rows of 16 bytes that one instruction reads together lie in the banks of another one.
+inline unsigned& bank_conflicts() {
+  static unsigned count = 0;
+  return count;
+}
+
 template <bool transposed>
 void load(unsigned, const void* const* inputs, void* const* outputs) {
   for (int lane = 0; lane < 32; ++lane) {
     uint32_t* target = static_cast<uint32_t*>(outputs[lane]);
     for (int matrix = 0; matrix < 4; ++matrix) {
       const void* const* rows = inputs + 8 * matrix;
+      if (lane == 0) {
+        unsigned banks = 0;
+        for (int row = 0; row < 8; ++row) {
+          const unsigned bank = 1u << (reinterpret_cast<uintptr_t>(rows[row]) / 16 % 8);
+          bank_conflicts() += (banks & bank) != 0;
+          banks |= bank;
+        }
+      }
       if (!transposed) {
         memcpy(target + matrix, static_cast<const char*>(rows[lane / 4]) + lane % 4 * 4, 4);
         continue;

@@ -24,18 +24,18 @@ __global__ void multiply_registers(const uint32_t* a, const uint32_t* b, float* 
   for (int i = 0; i < 4; ++i) c[4 * lane + i] = sums[i];
 }
 
-// rows: 32 of 16 bytes; registers: [32 lanes, 4].
+// rows: 32 of 16 bytes, of which lane i reads number i · apart; registers: [32 lanes, 4].
 template <bool kTransposed>
-__global__ void load_registers(const uint32_t* rows, uint32_t* registers) {
+__global__ void load_registers(const uint32_t* rows, uint32_t* registers, unsigned apart) {
   CMF_SHARED(uint32_t[32][4], tile);
   const unsigned lane = threadIdx.x;
   for (int i = 0; i < 4; ++i) tile[lane][i] = rows[4 * lane + i];
   __syncwarp();
   uint32_t loaded[4];
   if (kTransposed) {
-    load_matrices_transposed(loaded, tile[lane]);
+    load_matrices_transposed(loaded, tile[lane * apart]);
   } else {
-    load_matrices(loaded, tile[lane]);
+    load_matrices(loaded, tile[lane * apart]);
   }
   for (int i = 0; i < 4; ++i) registers[4 * lane + i] = loaded[i];
 }
@@ -51,10 +51,17 @@ void run_mma(const char* name, const uint32_t* a, const uint32_t* b, float* c) {
   throw std::invalid_argument("no product of " + kind);
 }
 
-void run_load_matrices(bool transposed, const uint32_t* rows, uint32_t* registers) {
+void run_load_matrices(bool transposed, const uint32_t* rows, uint32_t* registers, unsigned apart) {
   const Grid warp = {dim3(1), dim3(32), 0, nullptr};
   launch("ldmatrix", transposed ? load_registers<true> : load_registers<false>, warp, rows,
-         registers);
+         registers, apart);
+}
+
+unsigned take_bank_conflicts() {
+  unsigned& count = cuda_shim::mma_shim::bank_conflicts();
+  const unsigned before = count;
+  count = 0;
+  return before;
 }
 
 }  // namespace shim
