@@ -410,3 +410,34 @@ def test_no_two_rows_of_a_matrix_meet_in_a_bank() -> None:
         cuda_support.kernels.take_bank_conflicts()
         run(CASES[name]._replace(dtype=torch.bfloat16))
         assert cuda_support.kernels.take_bank_conflicts() == 0
+
+
+def test_native_calls_check_what_they_are_given() -> None:
+    x, w, bias = LAST.tensors()
+    kernels = fused(LAST, x, w)
+    native = cuda_support.kernels
+    y = torch.empty(kernels.y_shape, device=DEVICE)
+    index = torch.empty(y.numel() + 64, dtype=torch.uint8, device=DEVICE)
+    place = cuda_support.device_and_stream(x)
+
+    def call(**changes: Any) -> None:
+        values = {
+            "x": x.data_ptr(), "w": w.data_ptr(), "bias": bias.data_ptr(), "y": y.data_ptr(),
+            "index": index.data_ptr(), "preactivation": 0, "tf32": False, "tile_rows": 0,
+        }  # fmt: skip
+        native.conv_forward(kernels.problem, *(values | changes).values(), *place)
+
+    call()
+    wrong = {
+        "x": (0, "x must be an address"),
+        "w": (w.data_ptr() + 4, "w must be aligned to 16"),
+        "y": (0, "y must be an address"),
+        "index": (index.data_ptr() + 1, "index must be aligned to 16"),
+        "tile_rows": (32, "tile_rows must be 0, 64 or 128"),
+    }
+    for name, (value, message) in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            call(**{name: value})
+    problem = fused(LAST._replace(pool="avg", activation="gelu"), x, w).problem
+    with pytest.raises(ValueError, match="can't take this problem: it keeps no convolution"):
+        native.conv_pooled_gradient(problem, y.data_ptr(), 0, 0, 0, 0, 0, *place)

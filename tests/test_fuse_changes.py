@@ -318,6 +318,20 @@ def test_optional_tensors_as_positional_arguments(x: Tensor) -> None:
     same(fused, model, x, torch.ones(1))
 
 
+def test_sizes_given_to_functions_in_c(x: Tensor) -> None:
+    """They read a number's place as a tensor's where something says that it is one."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = F.conv2d(self.conv(x), self.conv2.weight, padding=x.shape[-1] // 4)
+        y = F.avg_pool2d(y, min(x.size(2), 2), max(1, x.shape[2] // x.shape[3]))
+        return F.relu(self.conv2(y)).reshape(x.size(0), -1)
+
+    model = written(forward)
+    fused = cmf.fuse(copy.deepcopy(model))
+    same(fused, model, x)
+    same(fused, model, x[:, :, :8, :8].contiguous())
+
+
 def test_errors_stay_errors(x: Tensor) -> None:
     model = cmf.fuse(chain(nn.ReLU(), nn.MaxPool2d(2)))
     with pytest.raises((ValueError, RuntimeError)):

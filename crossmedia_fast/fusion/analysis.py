@@ -138,10 +138,10 @@ def make_rows(
     for owner in sorted(found.owned, key=lambda path: (path.count(".") + bool(path), path)):
         for match in found.owned[owner]:
             best.setdefault(join(owner, match.path), match)
-    for path, module in model.named_modules():
-        if not isinstance(module, nn.Conv2d):
-            continue
-        if path not in best:
+    convolutions = {p: m for p, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    calls = dict.fromkeys((path for path in best if path not in convolutions), None)
+    for path, module in (*convolutions.items(), *calls.items()):
+        if module is not None and path not in best:
             rows.append(
                 FusionRow(
                     path, type(module).__name__, False, _left_alone(model, path, module, found)

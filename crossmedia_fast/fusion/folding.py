@@ -6,11 +6,11 @@ and one shift a channel: act(s · (w ∗ x + b) + t) = act((s · w) ∗ x + (s �
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import native
 from ..ops.conv_act_pool import cpu_weights, interface
@@ -61,7 +61,7 @@ class FoldCache:
     """
 
     def __init__(self) -> None:
-        self.entries: weakref.WeakKeyDictionary[nn.Module, _Kept] = weakref.WeakKeyDictionary()
+        self.entries: Any = WeakIdKeyDictionary()  # of modules; of a call, by its weight
 
     def __reduce__(self) -> Any:
         return FoldCache, ()
@@ -205,7 +205,7 @@ def fold(
     if not torch.compiler.is_compiling():
         settings = [len(steps)]
         settings += [modules[step.module].eps for step in steps if step.kind == "norm"]
-        kept = cache.entries.get(conv)
+        kept = cache.entries.get(_key(conv))
         learning = torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in tensors
         )
@@ -239,8 +239,12 @@ def _keep(
             kept.folded = weight, None if bias is None else bias.contiguous()
     if weight is not conv.weight:
         cpu_weights.never_changes(weight)
-    cache.entries[conv] = kept
+    cache.entries[_key(conv)] = kept
     return kept.folded
+
+
+def _key(conv: Any) -> Any:
+    return conv if isinstance(conv, nn.Module) else conv.weight
 
 
 def _worth(conv: nn.Conv2d, x: Tensor) -> bool:

@@ -26,7 +26,8 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     Found, wherever they follow each other (in ``nn.Sequential``, in nested blocks, in functional
     calls and methods of a ``forward``), and run as one :func:`conv_act_pool2d`:
 
-    1. ``nn.Conv2d``, also where nothing of the following follows;
+    1. ``nn.Conv2d``, and ``F.conv2d`` with parameters of the module; also where nothing of the
+       following follows;
     2. ``nn.BatchNorm2d`` in eval mode, and constants added, subtracted, multiplied or divided by:
        folded into weights and bias at the time of the call;
     3. an activation; ``nn.Dropout`` in eval mode;
@@ -68,7 +69,7 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     for owner, matches in found.owned.items():
         for match in matches:
             path = join(owner, match.path)
-            conv: Any = model.get_submodule(path)
+            conv: Any = match.conv_of(model.get_submodule(owner))
             if inputs is None:
                 reasons = (_unknown_shapes(conv),) * 2
             else:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
+from .given import CONV_CALLS, given_conv, step_of_given
 from .region import LINEAR, hooked, monotone
 from .steps import Refusal, Step, step_of_call, step_of_module
 from .tracing import CALLER
@@ -27,9 +28,21 @@ class Match:
     note: str = ""  # why the node behind the last is not part of it
 
     @property
+    def given(self) -> bool:
+        """Whether the convolution is a call of F.conv2d."""
+        return self.nodes[0].op == "call_function"
+
+    @property
     def path(self) -> str:
-        """The convolution's path."""
-        return str(self.nodes[0].target)
+        """The convolution's path; of a call its weight's."""
+        return str(self.constants[0].target if self.given else self.nodes[0].target)
+
+    def conv_of(self, owner: nn.Module) -> Any:
+        """The convolution, in the module whose forward makes the match."""
+        if not self.given:
+            return owner.get_submodule(self.path)
+        parameters = [owner.get_parameter(str(node.target)) for node in self.constants[:2]]
+        return given_conv(self.steps[0], parameters)
 
     @property
     def pattern(self) -> str:
@@ -64,6 +77,12 @@ def find(
     """The matches of a graph, and (caller, path, reason) of the convolutions left alone."""
     matches, rest = [], []
     for node in graph.nodes:
+        if node.op == "call_function" and node.target in CONV_CALLS:
+            constants: list[Node] = []
+            step = step_of_given(node, constants, module_at)
+            if not isinstance(step, Refusal):
+                matches.append(_follow(node, step, constants, module_at))
+            continue
         if node.op != "call_module":
             continue
         conv = module_at(node.target)
@@ -75,15 +94,15 @@ def find(
         if reason:
             rest.append((node.meta[CALLER], str(node.target), reason))
         else:
-            matches.append(_follow(node, module_at))
+            matches.append(_follow(node, Step("conv", "Conv2d", 0), [], module_at))
     return matches, rest
 
 
-def _follow(conv: Node, module_at: Callable[[str], Any]) -> Match:
-    """The longest match that begins at `conv`."""
-    nodes = [conv]
-    steps = [Step("conv", "Conv2d", 0)]
-    constants: list[Node] = []
+def _follow(
+    conv: Node, first: Step, constants: list[Node], module_at: Callable[[str], Any]
+) -> Match:
+    """The longest match that begins at `conv`, which is the step `first`."""
+    nodes, steps = [conv], [first]
     stage = "linear"  # then "activated", "pooled", "closed"
     note = ""
 
@@ -125,7 +144,7 @@ def _follow(conv: Node, module_at: Callable[[str], Any]) -> Match:
     while len(nodes) > 1 and steps[-1].kind in ("identity", "dropout"):
         nodes.pop()
         steps.pop()
-    used = {s.constant[1] for s in steps if s.constant and s.constant[0] == "constant"}
+    used = any(tag == "constant" for step in steps for tag, _ in step.args)
     return Match(nodes, tuple(steps), constants if used else [], note)
 
 
@@ -204,13 +223,17 @@ def rewrite(graph: Graph, match: Match, region: Any) -> None:
     """Put a call of `region` into the graph where the match's nodes stand."""
     # Where the convolution stood: what is between it and the last node may change its input.
     with graph.inserting_before(match.nodes[0]):
-        modules = tuple(
+        modules: tuple[Any, ...] = tuple(
             graph.get_attr(str(node.target))
             for node, step in zip(match.nodes, match.steps, strict=True)
             if step.module is not None
         )
+        if match.given:
+            modules = (None, *modules)  # the others keep their places
         constants = tuple(graph.get_attr(str(node.target)) for node in match.constants)
-        call = graph.call_function(region, (match.nodes[0].args[0], modules, constants))
+        first = match.nodes[0]
+        x = first.args[0] if first.args else first.kwargs["input"]
+        call = graph.call_function(region, (x, modules, constants))
     match.nodes[-1].replace_all_uses_with(call)
     for node in (*reversed(match.nodes), *match.constants):
         if not node.users:

@@ -17,6 +17,7 @@ from .. import native
 from ..backends import why_unavailable
 from ..ops.conv_act_pool import conv_act_pool2d
 from .folding import FoldCache, fold
+from .given import GivenConv, given_conv
 from .steps import MONOTONE, Step, run_step
 
 backend_setting = sys.modules[
@@ -40,7 +41,10 @@ def hooked(module: nn.Module) -> bool:
 
 
 def plain_conv(conv: Any) -> bool:
-    """Whether `conv` is an nn.Conv2d whose parameters are its own and whose call nobody watches."""
+    """Whether `conv` is an nn.Conv2d whose parameters are its own and whose call nobody watches, or
+    a call of F.conv2d."""
+    if type(conv) is GivenConv:
+        return type(conv.weight) in _PLAIN
     return type(conv) is nn.Conv2d and "weight" in conv._parameters and not hooked(conv)
 
 
@@ -70,9 +74,9 @@ class Region:
         self.checks: tuple[Any, ...] = tuple(
             (step.module, name, value) for step in steps for name, value in step.config
         )
-        self.types: tuple[Any, ...] = (
-            nn.Conv2d,
-            *(step.type for step in steps[1:] if step.module is not None),
+        self.given = steps[0].module is None  # a call of F.conv2d
+        self.types: tuple[Any, ...] = tuple(
+            step.type for step in steps[1:] if step.module is not None
         )
         self.norms: tuple[Any, ...] = tuple(step.module for step in steps if step.kind == "norm")
         self.modal: tuple[Any, ...] = tuple(step.module for step in steps if step.modal)
@@ -86,6 +90,8 @@ class Region:
     def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
         count = 0
         if type(x) in _PLAIN and has_kernels(x):
+            if self.given:
+                modules = (given_conv(self.steps[0], constants), *modules[1:])
             count = len(self.steps) if self._whole(x, modules) else self._fusable(x, modules)
         while count:
             part = self.parts[count]
@@ -102,7 +108,9 @@ class Region:
 
     def _whole(self, x: Tensor, modules: tuple[Any, ...]) -> bool:
         """Whether every step can be fused in this call: the usual case, tested quickly."""
-        for module, kind in zip(modules, self.types, strict=True):
+        if not plain_conv(modules[0]):
+            return False
+        for module, kind in zip(modules[1:], self.types, strict=True):
             state = module.__dict__
             if (
                 type(module) is not kind
@@ -113,8 +121,6 @@ class Region:
                 or "forward" in state
             ):
                 return False
-        if "weight" not in modules[0]._parameters:
-            return False
         for place, name, value in self.checks:
             if getattr(modules[place], name) != value:
                 return False

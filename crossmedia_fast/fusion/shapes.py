@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ..ops.conv_act_pool import explain_conv_act_pool2d
+from .given import CONV_CALLS
 from .region import LINEAR, adaptive_window, fused_arguments
 from .steps import Step
 
@@ -45,6 +47,8 @@ def as_call(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def run_shapes(model: nn.Module, example_inputs: Any) -> dict[str, list[Seen]]:
     """The inputs of every convolution, by its path, in one call of the model.
 
+    The path of a call of F.conv2d is its weight's.
+
     Nothing is computed and nothing of the model changes: a copy of fake tensors runs. A model whose
     control flow asks for values runs once for real, as a copy too.
     """
@@ -66,6 +70,30 @@ def run_shapes(model: nn.Module, example_inputs: Any) -> dict[str, list[Seen]]:
     return seen
 
 
+def _see(seen: dict[str, list[Seen]], path: str, x: Tensor) -> None:
+    found = Seen(tuple(x.shape), tuple(x.stride()), x.dtype, x.device)
+    seen.setdefault(path, []).append(found)
+
+
+class _Calls(TorchFunctionMode):
+    """Sees the inputs of F.conv2d's calls with parameters of the model."""
+
+    def __init__(self, model: nn.Module, seen: dict[str, list[Seen]]) -> None:
+        super().__init__()
+        self.paths: dict[int, list[str]] = {}
+        for path, parameter in model.named_parameters(remove_duplicate=False):
+            self.paths.setdefault(id(parameter), []).append(path)
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in CONV_CALLS:
+            given = dict(zip(("input", "weight"), args, strict=False), **kwargs)
+            for path in self.paths.get(id(given.get("weight")), ()):
+                _see(self.seen, path, given["input"])
+        return func(*args, **kwargs)
+
+
 def _run(model: nn.Module, args: Any, kwargs: Any, seen: dict[str, list[Seen]]) -> None:
     handles = []
     for path, module in model.named_modules():
@@ -73,19 +101,18 @@ def _run(model: nn.Module, args: Any, kwargs: Any, seen: dict[str, list[Seen]]) 
 
             def note(_: nn.Module, inputs: Any, path: str = path) -> None:
                 if inputs and isinstance(inputs[0], Tensor):
-                    x = inputs[0]
-                    found = Seen(tuple(x.shape), tuple(x.stride()), x.dtype, x.device)
-                    seen.setdefault(path, []).append(found)
+                    _see(seen, path, inputs[0])
 
             handles.append(module.register_forward_pre_hook(note))
     try:
-        model(*args, **kwargs)
+        with _Calls(model, seen):
+            model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def declined(conv: nn.Conv2d, steps: tuple[Step, ...], inputs: list[Seen], training: bool) -> str:
+def declined(conv: Any, steps: tuple[Step, ...], inputs: list[Seen], training: bool) -> str:
     """Why the plan has nothing faster than PyTorch for any of these inputs; "" where it has."""
     reason = "the example input does not reach it"
     for seen in inputs:
@@ -95,7 +122,7 @@ def declined(conv: nn.Conv2d, steps: tuple[Step, ...], inputs: list[Seen], train
     return reason
 
 
-def _declined(conv: nn.Conv2d, steps: tuple[Step, ...], seen: Seen, training: bool) -> str:
+def _declined(conv: Any, steps: tuple[Step, ...], seen: Seen, training: bool) -> str:
     if seen.device.type == "meta":
         return "the example input has no device"
     x = torch.empty_strided(seen.shape, seen.stride, dtype=seen.dtype, device=seen.device)

@@ -60,6 +60,29 @@ class _Value(Proxy):
         return self._in_place("ipow", other)
 
 
+# What a tensor is asked that is no tensor.
+_ASKED = frozenset(
+    ("shape", "ndim", "dtype", "device", "layout", "size", "dim", "stride", "numel", "nelement")
+)
+
+
+def _is_size(node: Any) -> bool:
+    """Whether the node is a size of a tensor or is computed from sizes alone.
+
+    PyTorch's own functions in C++ read the memory of whatever says that it is a tensor where they
+    expect a number.
+    """
+    if node.op == "call_method":
+        return node.target in _ASKED
+    if node.op != "call_function":
+        return False
+    if node.target is getattr:
+        return node.args[1] in _ASKED
+    if getattr(node.target, "__module__", "") not in ("_operator", "math", "builtins"):
+        return False
+    return bool(node.all_input_nodes) and all(map(_is_size, node.all_input_nodes))
+
+
 def positional_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     """The arguments of `forward` that have no default, without self."""
     names = []
@@ -92,7 +115,7 @@ class _Tracer(Tracer):
         return self.forward, [self.root, *proxies]
 
     def proxy(self, node: Any) -> Proxy:
-        return _Value(node, self)
+        return Proxy(node, self) if _is_size(node) else _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name not in self.inline

@@ -47,7 +47,7 @@ void forward(const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w, uintptr_t 
   t.w = checked_pointer("w", w, kWide, true);
   t.bias = checked_pointer("bias", bias, size, false);
   t.y = checked_pointer("y", y, size, p.pool.batch > 0);
-  t.index = checked_pointer("index", index, 1, false);
+  t.index = checked_pointer("index", index, kWide, false);
   t.preactivation = checked_pointer("preactivation", preactivation, size, false);
   if (p.pool.batch == 0) return;
   py::gil_scoped_release release;

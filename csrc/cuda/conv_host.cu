@@ -38,10 +38,10 @@ const char* conv_refusal(const ConvActPool2dProblem& problem, bool backward) {
   }
   const int64_t filters = conv_filters_row(problem);
   const int64_t taps = problem.kernel_height * problem.kernel_width;
-  if (pool.height * pool.width > kMostElements / 2 ||
-      pool.batch > kMostElements / 2 / (pool.height * pool.width) ||
-      problem.height * problem.width > kMostElements / 2 ||
-      pool.batch > kMostElements / 2 / (problem.height * problem.width)) {
+  const int64_t most_pixels = kMostElements / 2;
+  if (pool.height > most_pixels / pool.width || problem.height > most_pixels / problem.width ||
+      pool.batch > most_pixels / (pool.height * pool.width) ||
+      pool.batch > most_pixels / (problem.height * problem.width)) {
     return "takes less than 2^30 pixels";
   }
   if (problem.in_channels > kMostElements / taps / filters / 2) {
