@@ -27,8 +27,8 @@ _precision = _check(
 def set_conv_precision(precision: str) -> None:
     """Set how much rounding convolution algorithms may add, for the whole process.
 
-    ``"highest"``: no more than direct convolution; ``"high"`` (default): Winograd F(4×4) and
-    F(2×2) allowed; ``"medium"``: F(6×6) too. An algorithm that rounds less is always allowed.
+    ``"highest"``: no more than direct convolution; ``"high"`` (default): Winograd F(2×2), F(4×4)
+    and F(5×5) allowed; ``"medium"``: F(6×6) too. An algorithm that rounds less is always allowed.
     """
     global _precision
     _precision = _check(precision)

@@ -68,10 +68,15 @@ def test_a_graph_of_convolution_and_loss() -> None:
 def test_nothing_waits_for_the_device() -> None:
     x = torch.randn(4, 3, 16, 16, device="cuda")
     w = torch.randn(8, 3, 3, 3, device="cuda", requires_grad=True)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+
+    def step() -> None:
         y = cmf.conv_act_pool2d(x, w, padding=1, backend="cuda")
         cmf.gan_generator_loss(y, backend="cuda").backward()
+
+    step()  # libraries are loaded and handles made by then
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -6,6 +6,7 @@ The networks are the benchmarks', narrower and on small images.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -45,6 +46,15 @@ VALUES = 20 * WINOGRAD[3]
 GRADIENTS = 2e-2
 # In float64 nothing tips over.
 GRADIENTS_DOUBLE = 1e-9
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """These layers are too small for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

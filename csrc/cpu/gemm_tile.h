@@ -28,8 +28,8 @@ struct GemmBlocks {
 constexpr int kSummedBlocks = 128 / kLanes<float>;
 
 // m [rows][kVectors · kLanes] = sum over blocks and channels of A [block][row][lane] times
-// B [block][lane][kVectors · kLanes]. `a_step`: floats from one block of A to the next. `soon`: floats
-// that are read next, as many as A's blocks have channels times kLanes: they come into the
+// B [block][lane][kVectors · kLanes]. `a_step`: floats from one block of A to the next. `soon`:
+// floats that are read next, as many as A's blocks have channels times kLanes: they come into the
 // second-level cache meanwhile.
 template <int kRows, int kVectors>
 void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon,

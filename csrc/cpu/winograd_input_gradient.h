@@ -125,8 +125,8 @@ class InputGradient {
         const int rows = static_cast<int>(size * (part + 1) / parts - row);
         const float* u = u_.data + f * (count * kV * columns + kPadding);
         // the next frequency's weights, a vector of columns a part
-        const float* soon = u + count * kV * columns + kPadding +
-                            (part < g.vectors ? part : 0) * count * kV * kV;
+        const float* soon =
+            u + count * kV * columns + kPadding + (part < g.vectors ? part : 0) * count * kV * kV;
         gemm_tile_for(rows, g.vectors)(v + layout.at(chunk, first, size, f, 0) + row * kV,
                                        size * kV, u, soon, blocks, m + row * columns);
       }
