@@ -58,13 +58,16 @@ def emulated() -> bool:
 _found: list[tuple[int, int]] = []
 
 
-@torch.compiler.assume_constant_result
 def _capability() -> tuple[int, int]:
     """The newest GPU's compute capability; asked for once."""
     if not _found:
         devices = range(torch.cuda.device_count())
         _found.append(max(torch.cuda.get_device_capability(device) for device in devices))
     return _found[0]
+
+
+# What torch.compiler.assume_constant_result does; that imports torch._dynamo: seconds, and Triton.
+_capability._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def why_unavailable() -> str:
