@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/shim/fiber.h"
+#include "cuda/shim/thread.h"
 
 dim3 threadIdx, blockIdx, blockDim, gridDim;
 
@@ -23,54 +24,6 @@ constexpr unsigned kMostThreads = 1024;
 constexpr int kBarriers = 16;
 constexpr size_t kGuardBytes = 256;      // behind the shared memory
 constexpr unsigned char kPoison = 0xff;  // NaN in every floating-point type
-
-enum class State { kReady, kBarrier, kWarp, kDone };
-
-struct Copy {
-  void* target;
-  const void* source;
-  size_t bytes;
-  size_t source_bytes;
-};
-
-struct Thread {
-  State state;
-  dim3 index;
-  Fiber* fiber;  // null before the first run, and after the last
-  Site site;     // where it waits
-  // kBarrier
-  int barrier;
-  unsigned count;
-  unsigned value;
-  // kWarp
-  unsigned mask;
-  const char* collective;
-  const void* input;
-  void* output;
-  std::vector<std::vector<Copy> > copies;  // committed groups, oldest first
-  std::vector<Copy> open;                  // issued since
-};
-
-struct Shared {
-  const void* key;
-  size_t offset;
-};
-
-std::string where(Site site) {
-  const char* name = strrchr(site.file, '/');
-  return std::string(name ? name + 1 : site.file) + ":" + std::to_string(site.line);
-}
-
-bool same(Site a, Site b) { return a.line == b.line && strcmp(a.file, b.file) == 0; }
-
-std::string text(dim3 d) {
-  return "(" + std::to_string(d.x) + ", " + std::to_string(d.y) + ", " + std::to_string(d.z) + ")";
-}
-
-void arrive(const Copy& copy) {
-  memcpy(copy.target, copy.source, copy.source_bytes);
-  memset(static_cast<char*>(copy.target) + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
-}
 
 class Machine {
  public:
