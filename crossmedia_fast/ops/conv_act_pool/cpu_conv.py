@@ -16,6 +16,7 @@ from . import cpu, cpu_weights
 from .arguments import Conv2d, Pool2d
 from .kernels import launch_for
 from .memory_format import as_format, dense_strides
+from .native_problem import native_conv_problem
 
 
 class ConvLaunch:
@@ -53,21 +54,8 @@ class ConvLaunch:
         padding = conv.symmetric_padding(w_shape[2:])
         if padding is None:
             raise NotImplementedError("takes the same padding on both sides of an axis alone")
-        self.native: Any = native.module.ConvActPool2dProblem(
-            pool=self.pool_launch.native,
-            in_channels=x_shape[1],
-            height=x_shape[2],
-            width=x_shape[3],
-            kernel_height=w_shape[2],
-            kernel_width=w_shape[3],
-            stride_height=conv.stride[0],
-            stride_width=conv.stride[1],
-            pad_height=padding[0],
-            pad_width=padding[1],
-            dilation_height=conv.dilation[0],
-            dilation_width=conv.dilation[1],
-            groups=conv.groups,
-            x_channels_last=x_channels_last,
+        self.native: Any = native_conv_problem(
+            self.pool_launch.native, x_shape, w_shape, conv, padding, x_channels_last
         )
         self.conv = conv
         self.padding = padding

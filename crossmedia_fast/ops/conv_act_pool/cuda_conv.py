@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ... import cuda_support, native
+from ... import cuda_support
 from ...cuda_support import device_and_stream
 from ...precision import conv_allows_tf32
 from .arguments import Conv2d, Pool2d
 from .memory_format import as_format, dense_strides
-from .native_problem import native_problem
+from .native_problem import native_conv_problem, native_problem
 from .registration import index_dtype, saved_kind
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -75,23 +75,10 @@ class FusedConv2d:
         )
         self.y_shape = (*z_shape[:2], *pool.output_size(*z_shape[2:]))
 
+        pool_problem = native_problem(z_shape, dtype, y_channels_last, pool)
+
         def problem(channels_last: bool) -> Any:
-            return native.module.ConvActPool2dProblem(  # type: ignore[union-attr]
-                pool=native_problem(z_shape, dtype, y_channels_last, pool),
-                in_channels=x_shape[1],
-                height=x_shape[2],
-                width=x_shape[3],
-                kernel_height=w_shape[2],
-                kernel_width=w_shape[3],
-                stride_height=conv.stride[0],
-                stride_width=conv.stride[1],
-                pad_height=padding[0],
-                pad_width=padding[1],
-                dilation_height=conv.dilation[0],
-                dilation_width=conv.dilation[1],
-                groups=conv.groups,
-                x_channels_last=channels_last,
-            )
+            return native_conv_problem(pool_problem, x_shape, w_shape, conv, padding, channels_last)
 
         self.problem = problem(self.read_channels_last)
         self.problem_dx = problem(x_channels_last)  # where dx lies as x does

@@ -1,4 +1,4 @@
-"""The native struct of a problem, which the kernels of every device take."""
+"""The native structs of a problem, which the kernels of every device take."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ... import native
-from .arguments import Pool2d
+from .arguments import Conv2d, Pool2d
 
 DTYPE_NAMES = {
     torch.float32: "float32",
@@ -46,4 +46,31 @@ def native_problem(
         activation_param=pool.activation_param,
         dtype=DTYPE_NAMES[dtype],
         channels_last=channels_last,
+    )
+
+
+def native_conv_problem(
+    pool_problem: Any,  # of the convolution's output
+    x_shape: tuple[int, ...],  # [N, C, H, W]
+    w_shape: tuple[int, ...],  # [K, C / groups, R, S]
+    conv: Conv2d,
+    padding: tuple[int, int],
+    x_channels_last: bool,
+) -> Any:
+    """A checked `ConvActPool2dProblem`."""
+    return native.module.ConvActPool2dProblem(  # type: ignore[union-attr]
+        pool=pool_problem,
+        in_channels=x_shape[1],
+        height=x_shape[2],
+        width=x_shape[3],
+        kernel_height=w_shape[2],
+        kernel_width=w_shape[3],
+        stride_height=conv.stride[0],
+        stride_width=conv.stride[1],
+        pad_height=padding[0],
+        pad_width=padding[1],
+        dilation_height=conv.dilation[0],
+        dilation_width=conv.dilation[1],
+        groups=conv.groups,
+        x_channels_last=x_channels_last,
     )
