@@ -1,4 +1,4 @@
-"""What the tests of the losses on any backend share: operands, and the check of a launch."""
+"""What the tests of the losses on any backend share: operands, and the checks of a launch."""
 
 from __future__ import annotations
 
@@ -70,3 +70,25 @@ def check_launch(
             expected_gradient = next(want)
             assert gradient.dtype == dtype
             assert_near(gradient, expected_gradient, expected_gradient.abs().mean(), dtype)
+
+
+def check_infinities_and_nan(backend: str, device: str, function: str) -> None:
+    """The formulas' values at infinities, NaN and the ends of probabilities."""
+    problem = Problem(function, (1.0,), (1.0,), "none")
+    operands = operands_on(device, function, [(6,)])
+    if "probabilities" in function:
+        operands[0] = torch.tensor([0.0, 1.0, 1e-30, 0.5, 1.0, 0.0], device=device)
+    else:
+        special = [float("inf"), float("-inf"), float("nan"), 200.0, -200.0, 0.0]
+        operands[0] = torch.tensor(special, device=device)
+    loss, _ = launch_for(backend, problem, operands).forward(operands, None)
+    expected = formulas.compose(problem, [x.double() for x in operands])
+    assert_near(loss, expected, 1.0, torch.float32)
+
+
+def check_outside_of_probabilities(backend: str, device: str) -> None:
+    """The loss of what is no probability is NaN."""
+    problem = Problem("log_loss_probabilities", (1.0,), (1.0,), "mean")
+    for bad in (-0.1, 1.1):
+        x = torch.tensor([0.5, bad], device=device)
+        assert launch_for(backend, problem, [x]).forward([x], None)[0].isnan()

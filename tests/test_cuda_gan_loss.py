@@ -13,7 +13,12 @@ from crossmedia_fast.ops.gan_loss.kernels import launch_for
 
 from .cuda_calls import DEVICE, ORDERS, Guards, misaligned, runs_kernels, set_order
 from .gan_loss_cases import assert_near
-from .gan_loss_launches import check_launch, operands_on
+from .gan_loss_launches import (
+    check_infinities_and_nan,
+    check_launch,
+    check_outside_of_probabilities,
+    operands_on,
+)
 
 pytestmark = runs_kernels
 
@@ -145,23 +150,11 @@ def test_a_loss_scale_saves_small_gradients() -> None:
 
 @pytest.mark.parametrize("function", OPERANDS)
 def test_infinities_and_nan(function: str) -> None:
-    problem = Problem(function, (1.0,), (1.0,), "none")
-    operands = operands_of(function, [(6,)])
-    if "probabilities" in function:
-        operands[0] = torch.tensor([0.0, 1.0, 1e-30, 0.5, 1.0, 0.0], device=DEVICE)
-    else:
-        special = [float("inf"), float("-inf"), float("nan"), 200.0, -200.0, 0.0]
-        operands[0] = torch.tensor(special, device=DEVICE)
-    loss, _ = launch_for("cuda", problem, operands).forward(operands, None)
-    expected = formulas.compose(problem, [x.double() for x in operands])
-    assert_near(loss, expected, 1.0, torch.float32)
+    check_infinities_and_nan("cuda", DEVICE, function)
 
 
 def test_outside_of_probabilities_the_loss_is_nan() -> None:
-    problem = Problem("log_loss_probabilities", (1.0,), (1.0,), "mean")
-    for bad in (-0.1, 1.1):
-        x = torch.tensor([0.5, bad], device=DEVICE)
-        assert launch_for("cuda", problem, [x]).forward([x], None)[0].isnan()
+    check_outside_of_probabilities("cuda", DEVICE)
 
 
 def test_an_empty_tensor() -> None:
