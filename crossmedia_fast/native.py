@@ -43,6 +43,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def has_matrix_unit() -> bool:
+    """Whether products of tiles run on a unit of their own (AMX), not on plain code."""
+    return module is not None and module.isa() == "amx"
+
+
 def thread_count() -> int:
     """How many threads a kernel may use now."""
     return 1 if _forked else torch.get_num_threads()

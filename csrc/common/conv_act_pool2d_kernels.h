@@ -7,8 +7,15 @@
 
 namespace cmf {
 
-enum class ConvAlgorithm : int32_t { kWinograd, kWinogradF6, kFewChannels, kPointwise, kDepthwise };
-constexpr int kConvAlgorithms = 5;
+enum class ConvAlgorithm : int32_t {
+  kWinograd,
+  kWinogradF6,
+  kFewChannels,
+  kPointwise,
+  kDepthwise,
+  kImplicitGemm
+};
+constexpr int kConvAlgorithms = 6;
 
 struct ConvForwardTensors {
   const void* x;         // [N, C, H, W], in the problem's format

@@ -10,6 +10,10 @@
 #include <cpuid.h>
 #define CMF_X86 1
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace cmf {
 
@@ -20,6 +24,9 @@ CMF_DECLARE_TABLE(avx2)
 #endif
 #if defined(CMF_HAVE_AVX512)
 CMF_DECLARE_TABLE(avx512)
+#endif
+#if defined(CMF_HAVE_AMX)
+CMF_DECLARE_TABLE(amx)
 #endif
 
 namespace {
@@ -33,16 +40,21 @@ struct Feature {
   Register reg;
   int bit;
   unsigned xcr0;  // the register state that the operating system must save
+  unsigned subleaf = 0;
 };
 
 constexpr unsigned kYmm = 0x06;  // XMM and YMM
 constexpr unsigned kZmm = 0xe6;  // and the mask registers, ZMM0-15 upper halves, ZMM16-31
 
+constexpr unsigned kTiles = 0x60000;  // their configuration and data
+
 constexpr Feature kFeatures[] = {
-    {"fma", 1, kEcx, 12, kYmm},      {"f16c", 1, kEcx, 29, kYmm},
-    {"avx", 1, kEcx, 28, kYmm},      {"avx2", 7, kEbx, 5, kYmm},
-    {"avx512f", 7, kEbx, 16, kZmm},  {"avx512dq", 7, kEbx, 17, kZmm},
-    {"avx512bw", 7, kEbx, 30, kZmm}, {"avx512vl", 7, kEbx, 31, kZmm},
+    {"fma", 1, kEcx, 12, kYmm},          {"f16c", 1, kEcx, 29, kYmm},
+    {"avx", 1, kEcx, 28, kYmm},          {"avx2", 7, kEbx, 5, kYmm},
+    {"avx512f", 7, kEbx, 16, kZmm},      {"avx512dq", 7, kEbx, 17, kZmm},
+    {"avx512bw", 7, kEbx, 30, kZmm},     {"avx512vl", 7, kEbx, 31, kZmm},
+    {"avx512bf16", 7, kEax, 5, kZmm, 1}, {"amx-tile", 7, kEdx, 24, kTiles},
+    {"amx-bf16", 7, kEdx, 22, kTiles},
 };
 
 unsigned saved_register_state() {
@@ -53,11 +65,24 @@ unsigned saved_register_state() {
   return low;
 }
 
+// Linux gives a process tiles only when it asks for them, for all its threads.
+bool may_use_tiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+
 bool has(const Feature& feature) {
   unsigned regs[4];
-  if (!__get_cpuid_count(feature.leaf, 0, &regs[0], &regs[1], &regs[2], &regs[3])) return false;
+  if (!__get_cpuid_count(feature.leaf, feature.subleaf, &regs[0], &regs[1], &regs[2], &regs[3]))
+    return false;
   if (!(regs[feature.reg] & (1u << feature.bit))) return false;
-  return (saved_register_state() & feature.xcr0) == feature.xcr0;
+  if ((saved_register_state() & feature.xcr0) != feature.xcr0) return false;
+  return feature.xcr0 != kTiles || may_use_tiles();
 }
 
 constexpr int kFeatureCount = sizeof kFeatures / sizeof kFeatures[0];
@@ -72,6 +97,9 @@ const char* const kAvx2Features[] = {CMF_AVX2_FEATURES, nullptr};
 #if defined(CMF_HAVE_AVX512)
 const char* const kAvx512Features[] = {CMF_AVX512_FEATURES, nullptr};
 #endif
+#if defined(CMF_HAVE_AMX)
+const char* const kAmxFeatures[] = {CMF_AMX_FEATURES, nullptr};
+#endif
 
 const IsaEntry kEntries[] = {
     {"baseline", kBaselineFeatures, kernel_table_baseline},
@@ -80,6 +108,9 @@ const IsaEntry kEntries[] = {
 #endif
 #if defined(CMF_HAVE_AVX512)
     {"avx512", kAvx512Features, kernel_table_avx512},
+#endif
+#if defined(CMF_HAVE_AMX)
+    {"amx", kAmxFeatures, kernel_table_amx},
 #endif
     {nullptr, nullptr, nullptr},
 };

@@ -7,6 +7,7 @@
 #include "cpu/few_channels.h"
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
+#include "cpu/implicit_gemm.h"
 #include "cpu/pointwise.h"
 #include "cpu/simd.h"
 #include "cpu/winograd.h"
@@ -40,6 +41,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare},
           {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, CMF_ISA::depthwise_backward,
            nullptr, nullptr},  // kDepthwise
+          {CMF_ISA::implicit_gemm_refusal, CMF_ISA::implicit_gemm_forward, nullptr,
+           CMF_ISA::implicit_gemm_prepared_size, CMF_ISA::implicit_gemm_prepare},
       },
       CMF_ISA::hash_bytes,
       CMF_ISA::gan_loss_forward,

@@ -16,8 +16,8 @@ float direct_output(const ConvActPool2dProblem& p, const ConvForwardTensors& ten
   for (int64_t c = 0; c < p.in_channels; ++c) {
     for (int64_t r = 0; r < p.kernel_height; ++r) {
       for (int64_t s = 0; s < p.kernel_width; ++s, ++w) {
-        const int64_t h = h_first + r;
-        const int64_t v = w_first + s;
+        const int64_t h = h_first + r * p.dilation_height;
+        const int64_t v = w_first + s * p.dilation_width;
         if (h < 0 || h >= p.height || v < 0 || v >= p.width) continue;
         sum += x[c * x_channel + (h * p.width + v) * x_column] * *w;
       }

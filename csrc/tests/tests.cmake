@@ -33,6 +33,7 @@ add_executable(cmf_tests
   csrc/tests/test_depthwise.cpp
   csrc/tests/test_conv_backward.cpp
   csrc/tests/test_gan_loss.cpp
+  csrc/tests/test_implicit_gemm.cpp
   csrc/tests/test_pointwise.cpp
 )
 add_executable(cmf_ulp csrc/tests/ulp_main.cpp)

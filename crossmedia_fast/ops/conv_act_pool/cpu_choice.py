@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ... import precision
+from ... import native, precision
 from . import cpu_conv, cpu_direct, cpu_half, folding
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
@@ -74,11 +74,12 @@ class Choice:
                 call.conv.stride,
                 precision.get_conv_precision(),
                 call.needs_grad,
-                not refusals["winograd"],
+                [name for name, why in refusals.items() if not why],
+                native.has_matrix_unit(),
             )
             if self.half is not None:
                 for name in CONVOLUTIONS:
-                    no_gain.setdefault(name, cpu_half.why_not(name, self.half, call))
+                    no_gain[name] = no_gain.get(name) or cpu_half.why_not(name, self.half, call)
             for name, reason in no_gain.items():
                 refusals[name] = refusals[name] or reason
         return refusals

@@ -67,6 +67,7 @@ class ConvLaunch:
         self.weights_key = {
             "winograd": (w_shape, conv.stride),
             "winograd_f6": (w_shape,),
+            "implicit_gemm": (w_shape, conv.dilation),
             "pointwise": (
                 w_shape,
                 z_shape[2:],
@@ -240,7 +241,9 @@ class FusedConv2d:
         self.conv = conv
         self.pool = pool
         # whose backward runs, with the input's gradient and without; "" is PyTorch's convolution
-        candidates = [algorithm, "winograd"] if winograd else [algorithm]
+        candidates = [algorithm, "pointwise"] if algorithm == "implicit_gemm" else [algorithm]
+        if winograd:
+            candidates.append("winograd")
         with_input = [name for name in candidates if name != "few_channels"]
         self.gradients = self._first(with_input)
         self.weight_gradients = self._first(["few_channels", *with_input])

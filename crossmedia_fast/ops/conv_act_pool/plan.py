@@ -6,11 +6,18 @@ pointer, so that `explain` can print the same decision that a call takes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 # Those of the CPU's native module, each a kernel family, in the order in which they are tried.
-CONVOLUTIONS = ("few_channels", "depthwise", "pointwise", "winograd_f6", "winograd")
+CONVOLUTIONS = (
+    "few_channels",
+    "depthwise",
+    "implicit_gemm",
+    "pointwise",
+    "winograd_f6",
+    "winograd",
+)
 
 # What each backend has, in the order in which it is tried.
 ALGORITHMS = {
@@ -28,7 +35,7 @@ _REASONS = {
     "pointwise": "1×1 filters: a matrix product with what follows in registers",
     "winograd": "Winograd's F(4×4), pooled in registers: a fraction of the multiplications",
     "winograd_f6": "Winograd's F(6×6): fewer multiplications still, and more rounding",
-    "implicit_gemm": "an implicit matrix product on tensor cores, pooled in its accumulators",
+    "implicit_gemm": "an implicit matrix product on matrix units, and what follows beside it",
     "convolution": "PyTorch's convolution alone: neither activation nor pooling follows it",
     "epilogue": "PyTorch's convolution, then bias, activation and pooling in one native pass",
     "reference": "PyTorch's own functions, one after another",
@@ -106,6 +113,15 @@ _LANES = 16
 _WEIGHT = 24
 # Positions that must share a 1×1 filter's weights to be worth that look at them.
 _LEAST_POSITIONS = 64
+# A product of float32 on a matrix unit is six of bfloat16, at 16 times the rate of multiply-adds;
+# half as much again because the unit is shared with the core's other thread.
+_MATRIX_PRODUCT = 1.5 * 6 / 16
+_MATRIX_TILE = 32  # channels and filters of a tile
+_MATRIX_FRAME = 8  # what cutting a value into its parts costs, in multiply-adds
+_MATRIX_OUTPUT = 16  # what an output costs beside its products
+# Against a 1×1 convolution, which needs neither padding nor scratch memory, and against others.
+_LEAST_MATRIX_GAIN = 1.4
+_LEAST_MATRIX_POSITIONS = {True: 1024, False: 256}
 
 
 def winograd_gain(
@@ -131,6 +147,44 @@ def winograd_gain(
     return direct / (points * images * tiles * (products + transforms) + read)
 
 
+def matrix_unit_gain(
+    w_shape: tuple[int, ...],  # [K, C, R, S]
+    stride: tuple[int, int],
+) -> float:
+    """How many times less time a matrix unit takes than multiply-adds, about."""
+    filters, channels = w_shape[:2]
+    padded_filters = -(-filters // _MATRIX_TILE) * _MATRIX_TILE
+    padded_channels = -(-channels // _MATRIX_TILE) * _MATRIX_TILE
+    taps = w_shape[2] * w_shape[3]
+    products = _MATRIX_PRODUCT * padded_filters * padded_channels * taps
+    frame = _MATRIX_FRAME * padded_channels * min(taps, stride[0] * stride[1])
+    return filters * channels * taps / (products + frame + _MATRIX_OUTPUT * padded_filters)
+
+
+def _why_no_matrix_unit(
+    w_shape: tuple[int, ...],
+    z_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    takes: Collection[str],
+    has_matrix_unit: bool,
+) -> str:
+    """Why "implicit_gemm" is no gain; `takes`: the algorithms that would run otherwise."""
+    if not has_matrix_unit:
+        return "is for a processor with a matrix unit (AMX)"
+    if "few_channels" in takes:
+        return "few input channels have a kernel of their own"
+    if "winograd" in takes:
+        return "Winograd's F(4×4) is less work"
+    positions = z_shape[0] * z_shape[2] * z_shape[3]
+    least = _LEAST_MATRIX_POSITIONS["pointwise" in takes]
+    if positions < least:
+        return f"is for at least {least} positions, not {positions}"
+    gain = matrix_unit_gain(w_shape, stride)
+    if gain < _LEAST_MATRIX_GAIN:
+        return f"saves too little: {gain:.2f} times the speed of multiply-adds"
+    return ""
+
+
 def why_not_by_cost(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -138,12 +192,21 @@ def why_not_by_cost(
     stride: tuple[int, int],
     precision: str,
     needs_grad: bool,
-    takes_winograd: bool,
+    takes: Collection[str],
+    has_matrix_unit: bool,
 ) -> dict[str, str]:
-    """Algorithms that are no gain for this convolution, and why."""
+    """Algorithms that are no gain for this convolution, and why.
+
+    `takes`: those of the backend's own that can take it.
+    """
     if precision == "highest":
         reason = "conv_precision is 'highest': the transforms round"
-        return {"winograd": reason, "winograd_f6": reason}
+        refusals = {"winograd": reason, "winograd_f6": reason}
+        rest = set(takes) - set(refusals)
+        refusals["implicit_gemm"] = _why_no_matrix_unit(
+            w_shape, z_shape, stride, rest, has_matrix_unit
+        )
+        return refusals
     gain = winograd_gain(x_shape, w_shape, z_shape, stride, 4)
     refusals = {}
     positions = z_shape[0] * z_shape[2] * z_shape[3]
@@ -151,7 +214,7 @@ def why_not_by_cost(
         refusals["pointwise"] = f"is for at least {_LEAST_POSITIONS} positions, not {positions}"
     if gain < _LEAST_GAIN:
         refusals["winograd"] = f"saves too little: {gain:.2f} times direct convolution's speed"
-    elif takes_winograd and gain * min(x_shape[1], _LANES) / _LANES > 1:
+    elif "winograd" in takes and gain * min(x_shape[1], _LANES) / _LANES > 1:
         # that kernel leaves no lanes idle
         refusals["few_channels"] = "Winograd's F(4×4) is less work for filters of this size"
     if precision != "medium":
@@ -160,4 +223,6 @@ def why_not_by_cost(
         refusals["winograd_f6"] = "the gradients are F(4×4)'s"
     elif winograd_gain(x_shape, w_shape, z_shape, stride, 6) < max(gain, _LEAST_GAIN):
         refusals["winograd_f6"] = "saves less than F(4×4) or direct convolution"
+    rest = set(takes) - set(refusals)
+    refusals["implicit_gemm"] = _why_no_matrix_unit(w_shape, z_shape, stride, rest, has_matrix_unit)
     return refusals
