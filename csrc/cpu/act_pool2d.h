@@ -14,6 +14,13 @@ bool act_pool2d_forward(const ActPool2dProblem& problem, const void* x, const vo
 bool act_pool2d_backward(const ActPool2dProblem& problem, const void* dy, const void* saved,
                          const void* bias, const void* index, void* dx, void* dbias, int threads);
 
+// Whether each plane's average is one number: a plane is then one run, not rows.
+CMF_HOST_DEVICE bool averages_planes(const ActPool2dProblem& p) {
+  return p.pool == Pool::kAvg && !p.channels_last && p.saved != Saved::kMask &&
+         p.pool_height == p.height && p.pool_width == p.width && p.pool_pad_height == 0 &&
+         p.pool_pad_width == 0;
+}
+
 CMF_HOST_DEVICE PoolAxis vertical_axis(const ActPool2dProblem& p) {
   return PoolAxis{p.height, p.out_height, p.pool_height, p.pool_stride_height, p.pool_pad_height};
 }

@@ -36,7 +36,8 @@ class BackwardWorker {
         bias_(bias),
         index_(index),
         dx_(dx),
-        interior_(pool_interior(horizontal_)) {}
+        interior_(pool_interior(horizontal_)),
+        planes_(averages_planes(problem)) {}
 
   ~BackwardWorker() { free(memory_); }
   BackwardWorker(const BackwardWorker&) = delete;
@@ -60,7 +61,8 @@ class BackwardWorker {
     const int64_t ring = pools ? ring_rows_ * slot_ : 0;
     const int64_t bias_row = p_.channels_last && p_.saved == Saved::kInput ? row_length_ : 0;
     const int64_t code_ring = vectors_ && p_.index_itemsize ? ring : 0;
-    const size_t values = static_cast<size_t>(ring + row_length_ + bias_row + p_.channels);
+    const int64_t row = planes_ ? p_.height * row_length_ : row_length_;
+    const size_t values = static_cast<size_t>(ring + row + bias_row + p_.channels);
     const size_t rows = static_cast<size_t>(pools ? window_rows_ : 0) * sizeof(PooledRow<C>);
     // 0 everywhere: the margins stay so
     memory_ =
@@ -69,7 +71,7 @@ class BackwardWorker {
     rows_ = reinterpret_cast<PooledRow<C>*>(memory_);
     ring_ = reinterpret_cast<C*>(memory_ + rows);
     dx_row_ = ring_ + ring;
-    bias_row_ = dx_row_ + row_length_;
+    bias_row_ = dx_row_ + row;
     row_sum_ = bias_row_ + bias_row;
     code_ring_ = reinterpret_cast<char*>(row_sum_ + p_.channels);
     for (int64_t i = 0; i < bias_row; i += channels_) {
@@ -93,6 +95,10 @@ class BackwardWorker {
   void run(int64_t plane, int64_t h_first, int64_t h_last, double* sums) {
     const C b = bias_ && !p_.channels_last ? to_compute<C>(bias_[plane % p_.channels]) : C(-0.0);
     const RowBias<C> bias = {b, p_.channels_last ? bias_row_ : nullptr};
+    if (planes_ && h_last - h_first == p_.height) {
+      run_plane(plane, bias, sums);
+      return;
+    }
     ready_ = -1;
     const int64_t last_p = pool_cover(vertical_, h_last - 1).last;
     for (int64_t h = h_first; h < h_last; ++h) {
@@ -127,6 +133,21 @@ class BackwardWorker {
   }
 
  private:
+  // One gradient for all of a plane, times act' of each element.
+  void run_plane(int64_t plane, RowBias<C> bias, double* sums) {
+    const int64_t count = p_.height * row_length_;
+    C g = to_compute<C>(dy_[plane]);
+    divide_run(&g, 1, count);
+    if (!dx_ && !sums) return;
+    C* row = direct_row(plane * count);
+    for (int64_t i = 0; i < count; ++i) row[i] = g;
+    if (p_.saved == Saved::kInput) {
+      backward_row(p_, static_cast<const C*>(row), saved_ + plane * count, bias, row, count);
+    }
+    if (sums) sums[0] += static_cast<double>(sum_row(static_cast<const C*>(row), count));
+    if (dx_ && sizeof(C) != sizeof(T)) store_row(row, dx_ + plane * count, count);
+  }
+
   // float and double rows are built where they end up; a half row in the buffer, rounded once.
   C* direct_row(int64_t offset) {
     if (dx_ && sizeof(C) == sizeof(T)) return reinterpret_cast<C*>(dx_ + offset);
@@ -215,6 +236,7 @@ class BackwardWorker {
   const char* index_;
   T* dx_;
   const PoolCover interior_;
+  const bool planes_;  // whether a plane's average is one number
   int64_t window_rows_ = 0;  // pooled rows that one input row may need
   int64_t ahead_ = 1;        // pooled rows that are prepared at once
   int64_t ring_rows_ = 1;    // a power of two, at least window_rows + ahead - 1
@@ -225,7 +247,7 @@ class BackwardWorker {
   char* memory_ = nullptr;
   PooledRow<C>* rows_ = nullptr;  // [window_rows]
   C* ring_ = nullptr;             // [ring_rows, slot]
-  C* dx_row_ = nullptr;           // [row_length]
+  C* dx_row_ = nullptr;           // [row_length], or a plane
   C* bias_row_ = nullptr;         // [row_length], channels_last
   C* row_sum_ = nullptr;          // [channels]
   char* code_ring_ = nullptr;     // [ring_rows, slot]

@@ -33,6 +33,7 @@ class ForwardWorker {
         ring_rows_(problem.pool_height < problem.height ? problem.pool_height : problem.height),
         activate_first_(!(problem.pool == Pool::kMax && problem.monotone) &&
                         static_cast<Activation>(problem.activation) != Activation::kIdentity),
+        planes_(averages_planes(problem)),
         rule_(mask_rule<C>(static_cast<Activation>(problem.activation))) {}
 
   ~ForwardWorker() {
@@ -46,7 +47,7 @@ class ForwardWorker {
   bool prepare(const T* bias) {
     const bool pools = p_.pool != Pool::kNone;
     const int64_t slack = kSlackLanes * kLanes<C>;
-    const int64_t ring = pools && activate_first_ ? ring_rows_ * row_length_ + slack : 0;
+    const int64_t ring = pools && (activate_first_ || planes_) ? ring_rows_ * row_length_ + slack : 0;
     const int64_t bias_row = p_.channels_last ? row_length_ : 0;
     // rows are pooled into a buffer until there is work for a long run of the activation
     batch_ = kBatch / out_length_ > 1 ? kBatch / out_length_ : 1;
@@ -86,6 +87,14 @@ class ForwardWorker {
       } else {
         activate_row(p_, x + offset, row_bias, y + offset, (p_last - p_first) * row_length_);
       }
+      return;
+    }
+    if (planes_) {
+      const int64_t count = p_.height * row_length_;
+      activate_row(p_, x, row_bias, ring_, count);
+      C sum = sum_row(ring_, count);
+      divide_run(&sum, 1, count);
+      *y = from_compute<T>(sum);
       return;
     }
     staged_ = 0;
@@ -191,6 +200,7 @@ class ForwardWorker {
   const int64_t out_length_;  // elements of an output row
   const int64_t ring_rows_;
   const bool activate_first_;
+  const bool planes_;  // whether a plane's average is one number
   const MaskRule<C> rule_;
   int64_t batch_ = 1;   // rows that the buffer holds
   int64_t staged_ = 0;  // input rows below this one have been activated
