@@ -114,14 +114,14 @@ _WEIGHT = 24
 # Positions that must share a 1×1 filter's weights to be worth that look at them.
 _LEAST_POSITIONS = 64
 # A product of float32 on a matrix unit is six of bfloat16, at 16 times the rate of multiply-adds;
-# half as much again because the unit is shared with the core's other thread.
+# half as much again, because processors slow the unit down where many cores use theirs. Measured on
+# a cloud's Xeon: 1 to 3 times as slow, from one second to the next, with multiply-adds as ever.
 _MATRIX_PRODUCT = 1.5 * 6 / 16
 _MATRIX_TILE = 32  # channels and filters of a tile
 _MATRIX_FRAME = 8  # what cutting a value into its parts costs, in multiply-adds
 _MATRIX_OUTPUT = 16  # what an output costs beside its products
-# Against a 1×1 convolution, which needs neither padding nor scratch memory, and against others.
-_LEAST_MATRIX_GAIN = 1.4
-_LEAST_MATRIX_POSITIONS = {True: 1024, False: 256}
+_LEAST_MATRIX_GAIN = 1.3
+_LEAST_MATRIX_POSITIONS = 256  # that must share the filters' weights
 
 
 def winograd_gain(
@@ -175,10 +175,11 @@ def _why_no_matrix_unit(
         return "few input channels have a kernel of their own"
     if "winograd" in takes:
         return "Winograd's F(4×4) is less work"
+    if "pointwise" in takes:
+        return "1×1 filters have a kernel of their own"
     positions = z_shape[0] * z_shape[2] * z_shape[3]
-    least = _LEAST_MATRIX_POSITIONS["pointwise" in takes]
-    if positions < least:
-        return f"is for at least {least} positions, not {positions}"
+    if positions < _LEAST_MATRIX_POSITIONS:
+        return f"is for at least {_LEAST_MATRIX_POSITIONS} positions, not {positions}"
     gain = matrix_unit_gain(w_shape, stride)
     if gain < _LEAST_MATRIX_GAIN:
         return f"saves too little: {gain:.2f} times the speed of multiply-adds"
