@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from .installing import why_not_class
 from .matching import Match, find, why_not_conv
+from .pooling import find_pools, tail_of
 from .program import graph_of, original_class
 from .region import hooked
 from .report import FusionRow
@@ -23,6 +24,7 @@ class Found:
 
     owned: dict[str, list[Match]] = field(default_factory=dict)  # module path -> its own matches
     inline: dict[str, frozenset[str]] = field(default_factory=dict)  # of those, traced through
+    pools: set[str] = field(default_factory=set)  # paths of modules whose forwards call poolings
     notes: dict[str, str] = field(default_factory=dict)  # convolution path -> why left alone
     refused: dict[str, str] = field(default_factory=dict)  # module path -> why not traced
 
@@ -91,9 +93,15 @@ def analyse(model: nn.Module) -> Found:
         for match in matches:
             if match.note:
                 found.notes[join(path, match.path)] = match.note
+        pools = find_pools(graph, module.get_submodule, {n for m in matches for n in m.nodes})
+        pools = [pool for pool in pools if not _common(pool.callers())]
+        if pools or any(tail_of(match.steps) > 0 for match in own):
+            found.pools.add(path)
         if own:
             found.owned[path] = own
-            callers = {c for match in own for c in match.callers() if c}
+        if own or pools:
+            called = [*(m.callers() for m in own), *(p.callers() for p in pools)]
+            callers = {caller for paths in called for caller in paths if caller}
             found.inline[path] = frozenset(p for c in callers for p in _prefixes(c))
     return found
 

@@ -34,6 +34,9 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     4. max or average pooling (adaptive pooling where it divides evenly), also before an
        activation that never decreases.
 
+    Pooling that follows no convolution, or one behind a BatchNorm that trains, runs as one pass
+    with the activation before it, where that is faster.
+
     Equivalent to: ``model``, up to rounding.
 
     **In place**: the model that is returned is the one that was given. No module, parameter,
@@ -87,10 +90,12 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
             for reason, mode in zip(reasons, ("training", "eval"), strict=True):
                 if reason:
                     notes[key] = f"in {mode} mode alone, else: {reason}"
-    for owner, matches in found.owned.items():
+    pooled: dict[str, str] = {}  # path -> pattern of poolings that no convolution's match has
+    for owner in dict.fromkeys((*found.owned, *sorted(found.pools))):
+        matches = found.owned.get(owner, [])
         module = model.get_submodule(owner)
         own = [modes.get(join(owner, m.path), {}).get(m.pattern) for m in matches]
-        if not any(own):
+        if not any(own) and (owner not in found.pools or not device_has_kernels("cpu")):
             continue
 
         def accepted(path: str, pattern: str, training: bool, owner: str = owner) -> bool:
@@ -104,11 +109,21 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
         by_mode = any(ok is not None and ok[0] != ok[1] for ok in own)
         try:
             program = make_program(module, found.inline[owner], accepted, by_mode)
-            install(module, program)
+            if program.variants:
+                install(module, program)
+                for name, pattern in program.pools:
+                    known = pooled.setdefault(join(owner, name), pattern)
+                    pooled[join(owner, name)] = max(known, pattern, key=len)
         except (Untraceable, TypeError) as error:
             for match in matches:
                 why_not[join(owner, match.path), match.pattern] = str(error)
-    model.__dict__[_REPORT] = FusionReport(make_rows(model, found, why_not, notes))
+    for owner, matches in found.owned.items():
+        for match in matches:
+            if (join(owner, match.path), match.pattern) not in why_not:
+                for node in match.nodes:
+                    pooled.pop(join(owner, str(node.target)), None)
+    rows = make_rows(model, found, why_not, notes)
+    model.__dict__[_REPORT] = FusionReport(rows, pooled.items())
     return model
 
 
@@ -133,7 +148,8 @@ def unfuse(model: _Model) -> _Model:
 
 
 def fusion_report(model: nn.Module) -> FusionReport:
-    """A row for each convolution of `model`: path, pattern, whether it is fused, and why not.
+    """A row for each convolution of `model`: path, pattern, whether it is fused, and why not; in
+    its ``pools`` path and pattern of the poolings that run as one pass without a convolution.
 
     ``print`` shows a table. For a model that was not fused, the rows say what :func:`fuse` would
     look at, none of them fused.
@@ -141,6 +157,7 @@ def fusion_report(model: nn.Module) -> FusionReport:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     rows: list[FusionRow] = []
+    pools: list[tuple[str, str]] = []
     covered: list[str] = []
     for path, module in model.named_modules():
         report = module.__dict__.get(_REPORT)
@@ -148,8 +165,9 @@ def fusion_report(model: nn.Module) -> FusionReport:
             continue
         covered.append(path)
         rows += [row._replace(path=join(path, row.path)) for row in report]
+        pools += [(join(path, name), pattern) for name, pattern in report.pools]
     if covered:
-        return FusionReport(rows)
+        return FusionReport(rows, pools)
     found = analyse(model)
     why = {}
     for owner, matches in found.owned.items():

@@ -202,7 +202,7 @@ _READERS: tuple[Any, ...] = (
 )
 
 
-def may_change(match: Match, module_at: Callable[[str], Any]) -> bool:
+def may_change(match: Any, module_at: Callable[[str], Any]) -> bool:
     """Whether somebody may change the match's result in place where PyTorch's layers allow it.
 
     The fused operation keeps its result for backward. PyTorch's ReLU, tanh and sigmoid do as well;

@@ -13,6 +13,7 @@ from torch.nn.modules import module as _hooks
 
 from . import tracing
 from .matching import find, may_change, rewrite
+from .pooling import PoolRegion, find_pools, rewrite_pool
 from .references import pack, unpack
 from .region import Region, hooked
 from .scanning import scan, simple
@@ -72,6 +73,7 @@ class Program:
         # path of each module traced through, "" the module itself -> the attributes that are read
         self.names = names
         self.fused: set[tuple[str, str]] = set()  # path and pattern, of all variants
+        self.pools: dict[tuple[str, str], None] = {}  # the same of poolings, in order
         self.variants: dict[Any, Variant] = {}
 
     def __deepcopy__(self, memo: Any) -> Program:
@@ -209,6 +211,11 @@ def _add_variant(
             rewrite(graph, match, Region(f"fused_{number}", match.steps, shielded))
             program.fused.add((match.path, match.pattern))
             number += 1
+    for pool in find_pools(graph, module.get_submodule):
+        shielded = may_change(pool, module.get_submodule)
+        rewrite_pool(graph, pool, PoolRegion(f"fused_{number}", pool.steps, shielded))
+        program.pools[pool.path, pool.pattern] = None
+        number += 1
     if number:
         program.variants[state] = code_of(graph)
 

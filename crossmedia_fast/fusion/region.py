@@ -18,6 +18,7 @@ from ..backends import why_unavailable
 from ..ops.conv_act_pool import conv_act_pool2d
 from .folding import FoldCache, fold
 from .given import GivenConv, given_conv
+from .pooling import PoolSteps, tail_of
 from .steps import MONOTONE, Step, run_step
 
 backend_setting = sys.modules[
@@ -80,6 +81,9 @@ class Region:
         )
         self.norms: tuple[Any, ...] = tuple(step.module for step in steps if step.kind == "norm")
         self.modal: tuple[Any, ...] = tuple(step.module for step in steps if step.modal)
+        # what is left of it where only its beginning is fused: a BatchNorm that trains in between
+        self.tail_place = tail_of(steps)
+        self.tail = None if self.tail_place < 0 else PoolSteps(steps[self.tail_place :], shielded)
         # what torch.fx asks of a function that it writes a call of
         self.__name__ = self.__qualname__ = name
         self.__module__ = __name__
@@ -102,6 +106,13 @@ class Region:
                 x = y.clone() if exposed and y.requires_grad and part.activated else y
                 break
             count = part.fewer
+        if self.tail is not None and count <= self.tail_place:
+            for step in self.steps[count : self.tail_place]:
+                x = run_step(step, x, modules, constants)
+            y = self.tail.run(x, modules)
+            if y is not None:
+                return y
+            count = self.tail_place
         for step in self.steps[count:]:
             x = run_step(step, x, modules, constants)
         return x

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 
 class FusionRow(NamedTuple):
@@ -15,11 +16,26 @@ class FusionRow(NamedTuple):
 
 
 class FusionReport(tuple[FusionRow, ...]):
-    """The rows of :func:`fusion_report`; prints as a table."""
+    """The rows of :func:`fusion_report`; prints as a table.
 
-    __slots__ = ()
+    `pools`: path and pattern of the poolings that run as one pass without a convolution.
+    """
+
+    pools: tuple[tuple[str, str], ...] = ()
+
+    def __new__(cls, rows: Iterable[FusionRow] = (), pools: Iterable[tuple[str, str]] = ()) -> Any:
+        report = super().__new__(cls, rows)
+        report.pools = tuple(pools)
+        return report
 
     def __str__(self) -> str:
+        pools = [f"{path} ({pattern})" for path, pattern in self.pools]
+        parts = [self._table()]
+        if pools:
+            parts.append("pooling as one pass, where that is faster: " + ", ".join(pools))
+        return "\n\n".join(parts)
+
+    def _table(self) -> str:
         if not self:
             return "no convolution found"
         header = ("module", "pattern", "fused", "why not / note")

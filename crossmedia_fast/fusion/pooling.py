@@ -1,0 +1,265 @@
+"""Pooling that follows no convolution, with the activation before it: found, run as one pass."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from .. import native
+from ..backends import why_unavailable
+from ..ops.conv_act_pool import interface
+from ..ops.conv_act_pool.arguments import Pool2d, check_pool
+from ..ops.conv_act_pool.autograd import ActPool2d
+from ..ops.conv_act_pool.kernels import ActPool2dLaunch, launch_for
+from .steps import Refusal, Step, run_step, step_of_call, step_of_module
+from .tracing import CALLER
+
+_PLAIN = (Tensor, nn.Parameter)
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_backends = sys.modules[why_unavailable.__module__]  # the package exports a function of that name
+# Of fewer elements PyTorch's call takes less than ours.
+_LEAST_ELEMENTS = 8192
+# Whose results are fresh tensors, that an activation in place may change with nobody to see it.
+_FRESH = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm)
+_MOST_LAUNCHES = 64
+
+
+def pool_of(steps: tuple[Step, ...], size: tuple[int, int]) -> Pool2d | None:
+    """The operation that activation and pooling are for planes of `size`, or None."""
+    arguments: dict[str, Any] = {"pool_size": 1, "pool_stride": None, "pool_padding": 0}
+    arguments.update(ceil_mode=False, count_include_pad=True)
+    activation, param, kind = "identity", None, ""
+    for step in steps:
+        if step.kind == "activation":
+            activation, param = step.activation, step.param
+        elif step.pooling is not None:
+            kind = step.pooling.kind
+            arguments.update(step.pooling.arguments)
+            if step.pooling.output_size is not None:
+                window = []
+                for length, out in zip(size, step.pooling.output_size, strict=True):
+                    out = length if out is None else out
+                    if out < 1 or length % out:
+                        return None
+                    window.append(length // out)
+                arguments["pool_size"] = arguments["pool_stride"] = tuple(window)
+    return check_pool(
+        activation,
+        param,
+        kind,
+        arguments["pool_size"],
+        arguments["pool_stride"],
+        arguments["pool_padding"],
+        arguments["ceil_mode"],
+        arguments["count_include_pad"],
+    )
+
+
+class PoolSteps:
+    """An activation and a pooling behind each other, or a pooling: one pass where that is faster.
+
+    Decided at every call, by the tensor's format, size and dtype.
+    """
+
+    def __init__(self, steps: tuple[Step, ...], shielded: bool) -> None:
+        self.steps = steps
+        self.shielded = shielded  # the result may be changed in place, and must stand it
+        self.activated = any(step.kind == "activation" for step in steps)
+        self.maximum = any(s.pooling is not None and s.pooling.kind == "max" for s in steps)
+        self.launches: dict[Any, tuple[ActPool2dLaunch, Pool2d] | None] = {}
+
+    def __reduce__(self) -> Any:
+        return PoolSteps, (self.steps, self.shielded)
+
+    def run(self, x: Any, modules: tuple[Any, ...]) -> Tensor | None:
+        """The result, or None where the steps are to run as the model wrote them."""
+        if type(x) not in _PLAIN or not x.is_cpu or x.dim() != 4:
+            return None
+        learns = x.requires_grad and torch.is_grad_enabled()
+        channels_last = not x.is_contiguous()
+        if x.numel() < _LEAST_ELEMENTS or not self._faster(channels_last, learns):
+            return None
+        if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
+            return None
+        if not _may_run(x) or not all(_unchanged(step, modules) for step in self.steps):
+            return None
+        key = x.shape, x.dtype, channels_last
+        if key not in self.launches:
+            if len(self.launches) >= _MOST_LAUNCHES:
+                self.launches.clear()
+            self.launches[key] = self._launch(x, channels_last)
+        found = self.launches[key]
+        if found is None:
+            return None
+        if not learns:
+            return found[0].forward(x, None, False)[0]
+        y = ActPool2d.apply(x, None, *found)
+        result: Tensor = y if isinstance(y, Tensor) else y[0]
+        # what backward keeps must not be what others change
+        return result.clone() if self.shielded and self.activated else result
+
+    def _launch(self, x: Tensor, channels_last: bool) -> tuple[ActPool2dLaunch, Pool2d] | None:
+        try:
+            pool = pool_of(self.steps, (x.shape[2], x.shape[3]))
+            if pool is None:
+                return None
+            return launch_for("cpu", tuple(x.shape), x.dtype, channels_last, pool), pool
+        except (TypeError, ValueError):  # what PyTorch says of it is its affair
+            return None
+
+    def _faster(self, channels_last: bool, learns: bool) -> bool:
+        """Measured on Intel's Xeon: PyTorch's pooling of planes takes 2 to 28 times as long, of
+        channels_last 2.5 times for maxima without gradients, and as long with."""
+        return not channels_last or (self.maximum and (self.activated or not learns))
+
+
+def _may_run(x: Tensor) -> bool:
+    return (
+        native.module is not None
+        and x.dtype in _DTYPES
+        and _backends._requested in (None, "cpu")
+        and not torch.compiler.is_compiling()
+        and not interface._transforms_active()
+        and not torch._C._len_torch_dispatch_stack()
+    )
+
+
+def _unchanged(step: Step, modules: tuple[Any, ...]) -> bool:
+    if step.module is None:
+        return True
+    module = modules[step.module]
+    state = module.__dict__
+    return (
+        type(module) is step.type
+        and not (
+            state["_forward_hooks"]
+            or state["_forward_pre_hooks"]
+            or state["_backward_hooks"]
+            or state["_backward_pre_hooks"]
+            or "forward" in state
+        )
+        and all(getattr(module, name) == value for name, value in step.config)
+    )
+
+
+class PoolRegion:
+    """A PoolMatch, as a function of its input and its modules."""
+
+    def __init__(self, name: str, steps: tuple[Step, ...], shielded: bool) -> None:
+        self.steps = steps
+        self.pooling = PoolSteps(steps, shielded)
+        # what torch.fx asks of a function that it writes a call of
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+
+    def __reduce__(self) -> Any:
+        return PoolRegion, (self.__name__, self.steps, self.pooling.shielded)
+
+    def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
+        y = self.pooling.run(x, modules)
+        if y is not None:
+            return y
+        for step in self.steps:
+            x = run_step(step, x, modules, constants)
+        return x
+
+
+def tail_of(steps: tuple[Step, ...]) -> int:
+    """Where the activation and the pooling at the end of a match's steps begin; -1: nowhere."""
+    kinds = [step.kind for step in steps]
+    if "pooling" not in kinds:
+        return -1
+    place = kinds.index("pooling")
+    if place > 1 and kinds[place - 1] == "activation":
+        place -= 1
+    return place if all(kind in ("activation", "pooling") for kind in kinds[place:]) else -1
+
+
+@dataclass
+class PoolMatch:
+    """A pooling, and the activation before it."""
+
+    nodes: list[Node]
+    steps: tuple[Step, ...]
+
+    @property
+    def path(self) -> str:
+        """Of the pooling module; of a call the function's name."""
+        node = self.nodes[-1]
+        return str(node.target) if node.op == "call_module" else self.steps[-1].label
+
+    @property
+    def pattern(self) -> str:
+        return " -> ".join(step.label for step in self.steps)
+
+    def callers(self) -> list[str]:
+        return [node.meta[CALLER] for node in self.nodes]
+
+
+def find_pools(
+    graph: Graph, module_at: Callable[[str], Any], taken: set[Node] | None = None
+) -> list[PoolMatch]:
+    """The poolings of a graph that are not among the nodes `taken`."""
+    found = []
+    for node in graph.nodes:
+        if taken and node in taken:
+            continue
+        pooling = _step(node, 0, module_at)
+        if pooling is None or pooling.kind != "pooling":
+            continue
+        nodes, steps = [node], [pooling]
+        before = node.args[0]
+        if isinstance(before, Node) and len(before.users) == 1 and not (taken and before in taken):
+            activation = _step(before, 0, module_at)
+            if (
+                activation is not None
+                and activation.kind == "activation"
+                and _is_fresh(before.args[0], module_at)
+            ):
+                pooling = _step(node, int(activation.module is not None), module_at)
+                assert pooling is not None
+                nodes, steps = [before, node], [activation, pooling]
+        found.append(PoolMatch(nodes, tuple(steps)))
+    return found
+
+
+def _is_fresh(value: Any, module_at: Callable[[str], Any]) -> bool:
+    """Whether the value is a layer's result that nobody else takes."""
+    return (
+        isinstance(value, Node)
+        and value.op == "call_module"
+        and len(value.users) == 1
+        and type(module_at(str(value.target))) in _FRESH
+    )
+
+
+def _step(node: Node, place: int, module_at: Callable[[str], Any]) -> Step | None:
+    if not node.args or not isinstance(node.args[0], Node):
+        return None
+    value = node.args[0]
+    step: Step | Refusal | None = None
+    if node.op == "call_module" and node.args == (value,) and not node.kwargs:
+        step = step_of_module(module_at(str(node.target)), place)
+    elif node.op in ("call_function", "call_method"):
+        step = step_of_call(node, value, lambda _: None)
+    return step if isinstance(step, Step) else None
+
+
+def rewrite_pool(graph: Graph, match: PoolMatch, region: Any) -> None:
+    """Put a call of `region` into the graph where the match's nodes stand."""
+    with graph.inserting_before(match.nodes[-1]):
+        modules = tuple(
+            graph.get_attr(str(node.target))
+            for node, step in zip(match.nodes, match.steps, strict=True)
+            if step.module is not None
+        )
+        call = graph.call_function(region, (match.nodes[0].args[0], modules, ()))
+    match.nodes[-1].replace_all_uses_with(call)
+    for node in reversed(match.nodes):
+        graph.erase_node(node)
