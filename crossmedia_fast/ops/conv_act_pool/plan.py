@@ -6,6 +6,7 @@ pointer, so that `explain` can print the same decision that a call takes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -111,6 +112,11 @@ _LANES = 16
 # 0, 8, 24 and 60 the best is 24; without it, 512 → 512 filters on 4×4 images took twice PyTorch's
 # time.
 _WEIGHT = 24
+# PyTorch's convolution packs its weights at every call. Above this size the C library takes the
+# memory for it from the system anew each time, and returns it: that costs as many positions'
+# products as this. Measured on 1024 filters of 1024×3×3, 8×8 images: 19.8 ms, of which 16 are it.
+_LARGE_WEIGHTS = 32 << 20  # bytes
+_LARGE_PACKING = 256
 # Positions that must share a 1×1 filter's weights to be worth that look at them.
 _LEAST_POSITIONS = 64
 # A product of float32 on a matrix unit is six of bfloat16, at 16 times the rate of multiply-adds;
@@ -130,6 +136,7 @@ def winograd_gain(
     z_shape: tuple[int, ...],  # [N, K, H', W']
     stride: tuple[int, int],
     outputs: int,  # m of F(m×m)
+    kept: bool = False,  # whether transformed weights stay, as they do without gradients
 ) -> float:
     """How many times less work Winograd's F(m×m) is than direct convolution, about."""
     # both work in vectors; fewer channels than one holds leave lanes idle
@@ -142,7 +149,9 @@ def winograd_gain(
     transforms = (channels * phases + filters) * _TRANSFORM
     taps_of_all = max(channels, _LANES) * kernel_height * kernel_width
     images, points = x_shape[0], (outputs + taps - 1) ** 2
-    direct = (images * z_shape[2] * z_shape[3] + _WEIGHT) * taps_of_all * filters
+    large = kept and 4 * math.prod(w_shape) > _LARGE_WEIGHTS
+    packing = _WEIGHT + (_LARGE_PACKING if large else 0)
+    direct = (images * z_shape[2] * z_shape[3] + packing) * taps_of_all * filters
     read = _WEIGHT * (points * products + taps_of_all * filters)
     return direct / (points * images * tiles * (products + transforms) + read)
 
@@ -208,7 +217,7 @@ def why_not_by_cost(
             w_shape, z_shape, stride, rest, has_matrix_unit
         )
         return refusals
-    gain = winograd_gain(x_shape, w_shape, z_shape, stride, 4)
+    gain = winograd_gain(x_shape, w_shape, z_shape, stride, 4, not needs_grad)
     refusals = {}
     positions = z_shape[0] * z_shape[2] * z_shape[3]
     if positions < _LEAST_POSITIONS and not needs_grad:
