@@ -11,7 +11,7 @@ namespace CMF_ISA {
 // Why this problem (its backward) is not for this family; null where it is.
 const char* few_channels_refusal(const ConvActPool2dProblem& problem, bool backward);
 
-// False where scratch memory could not be had. Backward has no dx.
+// False where scratch memory could not be had.
 bool few_channels_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                           int threads);
 bool few_channels_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,

@@ -8,6 +8,7 @@
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_dense.h"
 #include "cpu/few_channels_frame.h"
+#include "cpu/few_channels_input_gradient.h"
 #include "cpu/few_channels_pooled.h"
 #include "cpu/few_channels_tile.h"
 #include "cpu/integers.h"
@@ -291,6 +292,8 @@ void add_partials(const ConvActPool2dProblem& problem, const Runs& runs, int64_t
 
 bool few_channels_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& t,
                            int threads) {
+  if (t.dx && !few_channels_input_gradient(problem, t, threads)) return false;
+  if (!t.dw && !t.dbias) return true;
   const ActPool2dProblem& p = problem.pool;
   const int64_t taps = problem.in_channels * problem.kernel_height * problem.kernel_width;
   const int64_t products = p.batch * p.channels * p.height * p.width * taps;

@@ -230,7 +230,7 @@ class FusedConv2d:
     """One convolution with what follows it, by one algorithm (kernels.NativeConv)."""
 
     backend = "cpu"
-    __slots__ = ("algorithm", "conv", "gradients", "launch", "pool", "weight_gradients")
+    __slots__ = ("algorithm", "conv", "gradients", "launch", "pool")
 
     def __init__(
         self, algorithm: str, launch: ConvLaunch, conv: Conv2d, pool: Pool2d, winograd: bool
@@ -240,16 +240,12 @@ class FusedConv2d:
         self.launch = launch
         self.conv = conv
         self.pool = pool
-        # whose backward runs, with the input's gradient and without; "" is PyTorch's convolution
-        candidates = [algorithm, "pointwise"] if algorithm == "implicit_gemm" else [algorithm]
-        if winograd:
-            candidates.append("winograd")
-        with_input = [name for name in candidates if name != "few_channels"]
-        self.gradients = self._first(with_input)
-        self.weight_gradients = self._first(["few_channels", *with_input])
-
-    def _first(self, names: list[str]) -> str:
-        return next((name for name in names if not self.launch.refusal(name, backward=True)), "")
+        # whose backward runs; "" is PyTorch's convolution
+        candidates = ["few_channels", algorithm]
+        candidates += ["pointwise"] if algorithm == "implicit_gemm" else []
+        candidates += ["winograd"] if winograd else []
+        takes = (name for name in candidates if not launch.refusal(name, backward=True))
+        self.gradients = next(takes, "")
 
     def prepare(self, w: Tensor, save: bool) -> Tensor | None:
         """The weights as the algorithm wants them, for `forward`; None where it reads `w`."""
@@ -284,10 +280,9 @@ class FusedConv2d:
         """dx, dw and dbias: natively, or from the dense gradient by PyTorch's convolution."""
         need_dx, need_dw, need_dbias = needs
         x = as_format(x, self.launch.x_channels_last)
-        algorithm = self.gradients if need_dx else self.weight_gradients
-        if dy.shape[0] and algorithm:
+        if dy.shape[0] and self.gradients:
             return self.launch.backward(
-                algorithm, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
+                self.gradients, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
             )
         dz, dbias = self.launch.pool_launch.backward(
             dy, saved, bias, index, need_dx or need_dw, need_dbias
