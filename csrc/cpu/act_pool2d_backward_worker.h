@@ -236,7 +236,7 @@ class BackwardWorker {
   const char* index_;
   T* dx_;
   const PoolCover interior_;
-  const bool planes_;  // whether a plane's average is one number
+  const bool planes_;        // whether a plane's average is one number
   int64_t window_rows_ = 0;  // pooled rows that one input row may need
   int64_t ahead_ = 1;        // pooled rows that are prepared at once
   int64_t ring_rows_ = 1;    // a power of two, at least window_rows + ahead - 1

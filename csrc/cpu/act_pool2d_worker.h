@@ -47,7 +47,8 @@ class ForwardWorker {
   bool prepare(const T* bias) {
     const bool pools = p_.pool != Pool::kNone;
     const int64_t slack = kSlackLanes * kLanes<C>;
-    const int64_t ring = pools && (activate_first_ || planes_) ? ring_rows_ * row_length_ + slack : 0;
+    const int64_t ring =
+        pools && (activate_first_ || planes_) ? ring_rows_ * row_length_ + slack : 0;
     const int64_t bias_row = p_.channels_last ? row_length_ : 0;
     // rows are pooled into a buffer until there is work for a long run of the activation
     batch_ = kBatch / out_length_ > 1 ? kBatch / out_length_ : 1;

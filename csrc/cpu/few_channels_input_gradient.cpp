@@ -114,8 +114,7 @@ class Worker {
     // rows of z whose taps reach the band
     const int64_t reach = h_first + p_.pad_height - (p_.kernel_height - 1);
     const int64_t first = most(0, divide_up(most(reach, 0), p_.stride_height));
-    const int64_t last =
-        least((h_last - 1 + p_.pad_height) / p_.stride_height + 1, p_.pool.height);
+    const int64_t last = least((h_last - 1 + p_.pad_height) / p_.stride_height + 1, p_.pool.height);
     if (first < last) {
       fill(n, first, last - first);
       for (int64_t z = first; z < last; ++z) {
