@@ -210,6 +210,7 @@ def test_not_finite_stays_where_it_is(value: float, memory: str) -> None:
 
 
 def test_weights_that_change_are_noticed() -> None:
+    torch.manual_seed(0)  # of other data one in a hundred rounds more beside a weight of 7
     x = torch.randn(2, 32, 20, 20)
     module = cmf.nn.ConvActPool2d(32, 32, 3, padding=1)
 
