@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -22,7 +23,13 @@ from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
 from .tolerances import GRADIENTS, assert_within
 
+NEEDS_NATIVE = pytest.mark.skipif(
+    native.module is None, reason=f"needs the native module: {native.reason}"
+)
 GUARD = 12345.0
+# channels_last: x, y
+FORMATS = [(False, False), (True, True), (False, True), (True, False)]
+FORMAT_IDS = ["nchw", "nhwc", "to_nhwc", "to_nchw"]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -208,6 +215,15 @@ class Case:
         bias = bias.double().requires_grad_()
         y = act_pool2d(self.convolve(x, w, bias), self.pool)
         return torch.autograd.grad(y, (x, w, bias), dy.double())
+
+
+def fits(algorithm: str, geometry: Geometry, after: After) -> bool:
+    """Whether the pooling's windows fit the convolution's output."""
+    try:
+        Case(algorithm, geometry, after)
+    except ValueError:
+        return False
+    return True
 
 
 def random_dy(case: Case) -> Tensor:

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from crossmedia_fast import native
-
 from .conv_native_launch import (
+    FORMAT_IDS,
+    FORMATS,
+    NEEDS_NATIVE,
     After,
     Case,
     Geometry,
     assert_gradients,
     assert_same,
+    fits,
     random_dy,
     threads,
 )
 from .tolerances import VALUES, assert_within
 
-pytestmark = pytest.mark.skipif(
-    native.module is None, reason=f"needs the native module: {native.reason}"
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Hundreds of small references: starting threads would cost more than they do."""
-    with threads(1):
-        yield
+pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
 
 
 def depthwise(
@@ -79,26 +71,16 @@ AFTER = [
     After("leaky_relu", 0.25, pool="avg", size=2, padding=1, count_include_pad=False),
     After("sigmoid", pool="avg", size=3, stride=2),
 ]
-FORMATS = [(False, False), (True, True), (False, True), (True, False)]
 
 
-def fits(geometry: Geometry, after: After) -> bool:
-    """Whether the pooling's windows fit the convolution's output."""
-    try:
-        Case("depthwise", geometry, after)
-    except ValueError:
-        return False
-    return True
-
-
-@pytest.mark.parametrize("formats", FORMATS, ids=["nchw", "nhwc", "to_nhwc", "to_nchw"])
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_exact_cases_have_the_bits_of_the_unfused(
     geometry: Geometry, formats: tuple[bool, bool]
 ) -> None:
     tried = 0
     for after in AFTER:
-        if not fits(geometry, after):
+        if not fits("depthwise", geometry, after):
             continue
         for save in (False, True):
             case = Case("depthwise", geometry, after, formats, exact=True, bias=save)
@@ -113,12 +95,12 @@ def test_exact_cases_have_the_bits_of_the_unfused(
 def test_matches_float64_and_touches_nothing_else(geometry: Geometry, channels_last: bool) -> None:
     formats = (channels_last, channels_last)
     for after in AFTER[:5]:
-        if fits(geometry, after):
+        if fits("depthwise", geometry, after):
             case = Case("depthwise", geometry, after, formats)
             assert_within(case.guarded_forward(), case.reference(), VALUES[torch.float32])
 
 
-@pytest.mark.parametrize("formats", FORMATS, ids=["nchw", "nhwc", "to_nhwc", "to_nchw"])
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
 def test_several_filters_a_channel(formats: tuple[bool, bool]) -> None:
     geometry = depthwise(2, 5, (9, 37), filters=4)
     for after in AFTER:
@@ -127,7 +109,7 @@ def test_several_filters_a_channel(formats: tuple[bool, bool]) -> None:
             assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("formats", FORMATS, ids=["nchw", "nhwc", "to_nhwc", "to_nchw"])
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
 def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -> None:
     for after in AFTER[1:5]:
         case = Case("depthwise", depthwise(3, 36, (37, 45)), after, formats)

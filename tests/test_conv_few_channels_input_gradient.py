@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from crossmedia_fast import native
-
 from .conv_native_launch import (
+    FORMAT_IDS,
+    FORMATS,
+    NEEDS_NATIVE,
     After,
     Case,
     Geometry,
@@ -19,16 +20,7 @@ from .conv_native_launch import (
     threads,
 )
 
-pytestmark = pytest.mark.skipif(
-    native.module is None, reason=f"needs the native module: {native.reason}"
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Hundreds of small references: starting threads would cost more than they do."""
-    with threads(1):
-        yield
+pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
 
 
 # runs of taps of less than a vector, of one and of several; one group of columns and more; strides
@@ -56,8 +48,6 @@ AFTER = [
     After("relu", pool="avg", size=2),
     After("leaky_relu", 0.25, pool="avg", size=2, padding=1, count_include_pad=False),
 ]
-FORMATS = [(False, False), (True, True), (False, True), (True, False)]
-FORMAT_IDS = ["nchw", "nhwc", "to_nhwc", "to_nchw"]
 
 
 def cases(geometry: Geometry, formats: tuple[bool, bool]) -> Iterator[Case]:

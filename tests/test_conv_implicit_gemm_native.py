@@ -4,27 +4,26 @@ stands for one: exact cases bit by bit, others against float64."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from crossmedia_fast import native
 from crossmedia_fast.ops.conv_act_pool.plan import matrix_unit_gain, why_not_by_cost
 
-from .conv_native_launch import After, Case, Geometry, assert_same, threads
+from .conv_native_launch import (
+    FORMAT_IDS,
+    FORMATS,
+    NEEDS_NATIVE,
+    After,
+    Case,
+    Geometry,
+    assert_same,
+    fits,
+    threads,
+)
 from .tolerances import VALUES, assert_within
 
-pytestmark = pytest.mark.skipif(
-    native.module is None, reason=f"needs the native module: {native.reason}"
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Hundreds of small references: starting threads would cost more than they do."""
-    with threads(1):
-        yield
+pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
 
 
 # windows that are one run of elements and windows of blocks of channels; one tile of filters and
@@ -53,16 +52,6 @@ AFTER = [
     After("tanh", pool="max", size=(3, 2), stride=(2, 1), padding=1),
     After("leaky_relu", 0.25, pool="avg", size=2, padding=1, count_include_pad=False),
 ]
-FORMATS = [(False, False), (True, True), (False, True), (True, False)]
-FORMAT_IDS = ["nchw", "nhwc", "to_nhwc", "to_nchw"]
-
-
-def fits(geometry: Geometry, after: After) -> bool:
-    try:
-        Case("implicit_gemm", geometry, after)
-    except ValueError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
@@ -70,7 +59,7 @@ def fits(geometry: Geometry, after: After) -> bool:
 def test_exact_values(geometry: Geometry, formats: tuple[bool, bool]) -> None:
     """Also that nothing is read or written beside the tensors."""
     for after in AFTER:
-        if not fits(geometry, after):
+        if not fits("implicit_gemm", geometry, after):
             continue
         case = Case("implicit_gemm", geometry, after, formats, exact=True)
         for ours, theirs in zip(case.forward(True), case.unfused(True), strict=True):

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from crossmedia_fast import native
-
 from .conv_native_launch import (
+    FORMAT_IDS,
+    FORMATS,
+    NEEDS_NATIVE,
     After,
     Case,
     Geometry,
     assert_gradients,
     assert_same,
+    fits,
     random_dy,
     threads,
 )
 
-pytestmark = pytest.mark.skipif(
-    native.module is None, reason=f"needs the native module: {native.reason}"
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Hundreds of small references: starting threads would cost more than they do."""
-    with threads(1):
-        yield
+pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
 
 
 def pointwise(
@@ -65,17 +56,6 @@ AFTER = [
     After("leaky_relu", 0.25, pool="avg", size=2, padding=1, count_include_pad=False),
     After("identity", pool="avg", size=3, stride=2),
 ]
-FORMATS = [(False, False), (True, True), (False, True), (True, False)]
-FORMAT_IDS = ["nchw", "nhwc", "to_nhwc", "to_nchw"]
-
-
-def fits(geometry: Geometry, after: After) -> bool:
-    """Whether the pooling's windows fit the convolution's output."""
-    try:
-        Case("pointwise", geometry, after)
-    except ValueError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
@@ -83,7 +63,7 @@ def fits(geometry: Geometry, after: After) -> bool:
 def test_matches_float64(geometry: Geometry, formats: tuple[bool, bool]) -> None:
     tried = 0
     for after in AFTER:
-        if fits(geometry, after):
+        if fits("pointwise", geometry, after):
             case = Case("pointwise", geometry, after, formats)
             dy = random_dy(case)
             assert_gradients(case, dy, case.backward(dy))
@@ -95,7 +75,7 @@ def test_matches_float64(geometry: Geometry, formats: tuple[bool, bool]) -> None
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_touches_nothing_else(geometry: Geometry, formats: tuple[bool, bool]) -> None:
     for after in (AFTER[1], AFTER[4]):
-        if fits(geometry, after):
+        if fits("pointwise", geometry, after):
             case = Case("pointwise", geometry, after, formats)
             dy = random_dy(case)
             for guarded, expected in zip(case.guarded_backward(dy), case.backward(dy), strict=True):

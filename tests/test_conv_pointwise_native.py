@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from crossmedia_fast import native
-
-from .conv_native_launch import After, Case, Geometry, assert_same, threads
+from .conv_native_launch import (
+    FORMAT_IDS,
+    FORMATS,
+    NEEDS_NATIVE,
+    After,
+    Case,
+    Geometry,
+    assert_same,
+    fits,
+    threads,
+)
 from .tolerances import VALUES, assert_within
 
-pytestmark = pytest.mark.skipif(
-    native.module is None, reason=f"needs the native module: {native.reason}"
-)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Hundreds of small references: starting threads would cost more than they do."""
-    with threads(1):
-        yield
+pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
 
 
 def pointwise(
@@ -61,17 +59,6 @@ AFTER = [
     After("leaky_relu", 0.25, pool="avg", size=2, padding=1, count_include_pad=False),
     After("relu6", pool="avg", size=3, stride=2),
 ]
-FORMATS = [(False, False), (True, True), (False, True), (True, False)]
-FORMAT_IDS = ["nchw", "nhwc", "to_nhwc", "to_nchw"]
-
-
-def fits(geometry: Geometry, after: After) -> bool:
-    """Whether the pooling's windows fit the convolution's output."""
-    try:
-        Case("pointwise", geometry, after)
-    except ValueError:
-        return False
-    return True
 
 
 @pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
@@ -81,7 +68,7 @@ def test_exact_cases_have_the_bits_of_the_unfused(
 ) -> None:
     tried = 0
     for after in AFTER:
-        if not fits(geometry, after):
+        if not fits("pointwise", geometry, after):
             continue
         for save in (False, True):
             case = Case("pointwise", geometry, after, formats, exact=True, bias=save)
@@ -97,7 +84,7 @@ def test_matches_float64_and_touches_nothing_else(
     geometry: Geometry, formats: tuple[bool, bool]
 ) -> None:
     for after in AFTER[:5]:
-        if fits(geometry, after):
+        if fits("pointwise", geometry, after):
             case = Case("pointwise", geometry, after, formats)
             assert_within(case.guarded_forward(), case.reference(), VALUES[torch.float32])
 

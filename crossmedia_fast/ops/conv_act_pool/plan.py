@@ -212,11 +212,25 @@ def why_not_by_cost(
     if precision == "highest":
         reason = "conv_precision is 'highest': the transforms round"
         refusals = {"winograd": reason, "winograd_f6": reason}
-        rest = set(takes) - set(refusals)
-        refusals["implicit_gemm"] = _why_no_matrix_unit(
-            w_shape, z_shape, stride, rest, has_matrix_unit
+    else:
+        refusals = _why_no_winograd(
+            x_shape, w_shape, z_shape, stride, precision, needs_grad, "winograd" in takes
         )
-        return refusals
+    rest = set(takes) - set(refusals)
+    refusals["implicit_gemm"] = _why_no_matrix_unit(w_shape, z_shape, stride, rest, has_matrix_unit)
+    return refusals
+
+
+def _why_no_winograd(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    z_shape: tuple[int, ...],
+    stride: tuple[int, int],
+    precision: str,
+    needs_grad: bool,
+    takes_winograd: bool,
+) -> dict[str, str]:
+    """Why Winograd's algorithms are no gain, or the direct ones none beside them."""
     gain = winograd_gain(x_shape, w_shape, z_shape, stride, 4, not needs_grad)
     refusals = {}
     positions = z_shape[0] * z_shape[2] * z_shape[3]
@@ -224,7 +238,7 @@ def why_not_by_cost(
         refusals["pointwise"] = f"is for at least {_LEAST_POSITIONS} positions, not {positions}"
     if gain < _LEAST_GAIN:
         refusals["winograd"] = f"saves too little: {gain:.2f} times direct convolution's speed"
-    elif "winograd" in takes and gain * min(x_shape[1], _LANES) / _LANES > 1:
+    elif takes_winograd and gain * min(x_shape[1], _LANES) / _LANES > 1:
         # that kernel leaves no lanes idle
         refusals["few_channels"] = "Winograd's F(4×4) is less work for filters of this size"
     if precision != "medium":
@@ -233,6 +247,4 @@ def why_not_by_cost(
         refusals["winograd_f6"] = "the gradients are F(4×4)'s"
     elif winograd_gain(x_shape, w_shape, z_shape, stride, 6) < max(gain, _LEAST_GAIN):
         refusals["winograd_f6"] = "saves less than F(4×4) or direct convolution"
-    rest = set(takes) - set(refusals)
-    refusals["implicit_gemm"] = _why_no_matrix_unit(w_shape, z_shape, stride, rest, has_matrix_unit)
     return refusals
