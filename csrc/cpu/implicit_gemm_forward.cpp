@@ -2,10 +2,9 @@
 // bands of rows that stay in cache.
 #include <string.h>
 
-#include "cpu/band_epilogue.h"
 #include "cpu/implicit_gemm.h"
 #include "cpu/implicit_gemm_tile.h"
-#include "cpu/parts.h"
+#include "cpu/pooled_bands.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd_direct.h"
 
@@ -146,17 +145,9 @@ class Forward {
       return band;
     }
 
-    // Rows of z that the band's windows reach.
-    Range rows_of(const Band& band) const {
-      const PoolAxis axis = vertical_axis(p_.pool);
-      const PoolWindow top = pool_window(axis, band.p_first);
-      const PoolWindow bottom = pool_window(axis, band.p_last - 1);
-      return Range{top.start + top.first, bottom.start + bottom.last};
-    }
-
     void fill(int64_t segment, int64_t slot) {
       const Band b = band(segment, 0);
-      const Range rows = rows_of(b);
+      const Range rows = band_rows(p_.pool, b);
       const float* image =
           static_cast<const float*>(f_.t_.x) + b.n * p_.in_channels * p_.height * p_.width;
       frame_.fill(image, rows.first, rows.last - rows.first, row_.data,
@@ -165,7 +156,7 @@ class Forward {
 
     void finish(int64_t segment, int64_t slot, int64_t panel) {
       const Band b = band(segment, panel);
-      const Range rows = rows_of(b);
+      const Range rows = band_rows(p_.pool, b);
       multiply(slot, panel, rows.last - rows.first, b.k_count);
       if (!close_rows(rows.last - rows.first)) sum_again(b, rows);
       epilogue_.pool(z_.data, rows.first, b, f_.t_);

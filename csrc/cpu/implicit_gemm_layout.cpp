@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "cpu/parts.h"
 #include "cpu/simd_transpose.h"
 
 namespace cmf {
@@ -28,6 +29,12 @@ void store_pairs(PartBits first, PartBits second, uint16_t* target) {
 CMF_HOST_DEVICE void store_channels(V lower, V upper, int64_t part, uint16_t* target) {
   const Parts low = cut_parts(lower), high = cut_parts(upper);
   for (int i = 0; i < kParts; ++i) store_pairs(low.bits[i], high.bits[i], target + i * part);
+}
+
+// Columns of a phase of the frame that are columns of x.
+Range columns_of(const ConvActPool2dProblem& p, int64_t phase) {
+  return Range{divide_up(most(p.pad_width - phase, 0), p.stride_width),
+               divide_up(most(p.pad_width + p.width - phase, 0), p.stride_width)};
 }
 
 }  // namespace
@@ -63,9 +70,8 @@ ImplicitGemmLayout::ImplicitGemmLayout(const ConvActPool2dProblem& p, int64_t ro
   pitch = p.pool.width;
   const int64_t wanted = p.pool.width + across / p.stride_width;
   for (int64_t phase = 0; phase < phases_width; ++phase) {
-    const int64_t left = divide_up(most(p.pad_width - phase, 0), p.stride_width);
-    const int64_t end = divide_up(most(p.pad_width + p.width - phase, 0), p.stride_width);
-    pitch = most(pitch, most(least(end, wanted), wanted - left));
+    const Range columns = columns_of(p, phase);
+    pitch = most(pitch, most(least(columns.last, wanted), wanted - columns.first));
   }
   plane_rows = rows + down / p.stride_height;
   plane = (plane_rows * pitch + across / p.stride_width + 1) * position;
@@ -104,11 +110,8 @@ void ImplicitGemmFrame::clear(uint16_t* frame) const {
     }
     for (int64_t phase = 0; phase < layout_.phases_height * layout_.phases_width; ++phase) {
       uint16_t* plane = frame + phase * layout_.plane;
-      const int64_t left =
-          divide_up(most(p_.pad_width - phase % layout_.phases_width, 0), p_.stride_width);
-      const int64_t limit = divide_up(
-          most(p_.pad_width + p_.width - phase % layout_.phases_width, 0), p_.stride_width);
-      const int64_t end = least(limit, layout_.pitch);
+      const Range columns = columns_of(p_, phase % layout_.phases_width);
+      const int64_t left = columns.first, end = least(columns.last, layout_.pitch);
       for (int64_t row = 0; row < layout_.plane_rows;
            ++row, plane += layout_.pitch * kTileElements) {
         zero(plane, left * kTileElements);
@@ -189,10 +192,8 @@ void ImplicitGemmFrame::fill_pixels(const float* row, int64_t block, uint16_t* t
   const int64_t channels = least(p_.in_channels - first, kTileElements);
   const int64_t stride = p_.stride_width;
   for (int64_t phase = 0; phase < layout_.phases_width; ++phase) {
-    // columns of the frame that are columns of x
-    const int64_t begin = divide_up(most(p_.pad_width - phase, 0), stride);
-    const int64_t limit = divide_up(most(p_.pad_width + p_.width - phase, 0), stride);
-    const int64_t end = least(limit, layout_.pitch);
+    const Range columns = columns_of(p_, phase);
+    const int64_t begin = columns.first, end = least(columns.last, layout_.pitch);
     const float* source = row + (begin * stride + phase - p_.pad_width) * p_.in_channels + first;
     uint16_t* pixel = target + phase * layout_.plane + begin * kTileElements;
     for (int64_t i = begin; i < end; ++i) {

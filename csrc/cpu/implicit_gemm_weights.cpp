@@ -6,32 +6,14 @@
 #include "cpu/implicit_gemm_layout.h"
 #include "cpu/parts.h"
 #include "cpu/scratch.h"
-#include "cpu/simd_transpose.h"
+#include "cpu/turn_filters.h"
 
 namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
 constexpr int kHalf = kTileElements / 2;
-
-// Weights of 16 filters: values first .. first + count - 1 of each -> target [count][16], with
-// zeros for filters that don't exist.
-void turn_filters(const float* w, int64_t filter_size, int64_t filters, int64_t count,
-                  float* target) {
-  for (int k = 0; k < kTileColumns; k += kV) {
-    for (int64_t i = 0; i < count; i += kV) {
-      const int lanes = static_cast<int>(least(count - i, kV));
-      V block[kV];
-      for (int j = 0; j < kV; ++j) {
-        block[j] = k + j < filters ? load_lanes<float>(w + (k + j) * filter_size + i, lanes) : V{};
-      }
-      transpose_block<float>(block);
-      for (int j = 0; j < lanes; ++j) store<float>(target + (i + j) * kTileColumns + k, block[j]);
-    }
-  }
-}
 
 // Row `pair` of the parts' tiles.
 void store_pair(const float* first, const float* second, uint16_t* target) {
@@ -85,8 +67,11 @@ class Weights {
   void turn(int64_t unit, int64_t first, int64_t channels, float* turned) const {
     const int64_t filter = unit * kTileColumns;
     const int64_t size = p_.in_channels * area_;
-    turn_filters(w_ + filter * size + first * area_, size, p_.pool.channels - filter,
-                 channels * area_, turned);
+    const float* w = w_ + filter * size + first * area_;
+    for (int k = 0; k < kTileColumns; k += kV) {
+      turn_filters(w + k * size, size, p_.pool.channels - filter - k, channels * area_, turned + k,
+                   kTileColumns);
+    }
   }
 
   // A window's elements are [S][R][C].

@@ -59,10 +59,6 @@ class MatrixUnit {
     __asm__ volatile("tilestored %%tmm%c2, (%0,%1,1)" ::"r"(target), "r"(step), "i"(kTile)
                      : "memory");
   }
-  template <int kTile>
-  CMF_HOST_DEVICE void zero() {
-    __asm__ volatile("tilezero %%tmm%c0" ::"i"(kTile));
-  }
   // sum += left · right
   template <int kSum, int kLeft, int kRight>
   CMF_HOST_DEVICE void multiply() {
@@ -87,10 +83,6 @@ class MatrixUnit {
   void store(void* target, int64_t step) {
     char* rows = static_cast<char*>(target);
     for (int i = 0; i < kTileRows; ++i) memcpy(rows + i * step, tiles_[kTile] + i * 16, kTileBytes);
-  }
-  template <int kTile>
-  void zero() {
-    memset(tiles_[kTile], 0, sizeof tiles_[kTile]);
   }
   template <int kSum, int kLeft, int kRight>
   void multiply() {

@@ -1,7 +1,7 @@
 // U = G w G^T of every filter and channel, in the order in which the products read it.
 #include <stdlib.h>
 
-#include "cpu/simd_transpose.h"
+#include "cpu/turn_filters.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_tile.h"
 
@@ -11,20 +11,6 @@ namespace {
 
 typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
-
-// rows k = 0 .. filters - 1 of `w` (`step` apart), values first .. first + count - 1 of each
-// -> target [count][kV], filters that don't exist as 0.
-void gather_filters(const float* w, int64_t step, int filters, int64_t count, float* target) {
-  for (int64_t i = 0; i < count; i += kV) {
-    const int lanes = count - i < kV ? static_cast<int>(count - i) : kV;
-    V block[kV];
-    for (int k = 0; k < kV; ++k) {
-      block[k] = k < filters ? load_lanes<float>(w + k * step + i, lanes) : V{};
-    }
-    transpose_block<float>(block);
-    for (int j = 0; j < lanes; ++j) store<float>(target + (i + j) * kV, block[j]);
-  }
-}
 
 template <class W>
 bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int threads) {
@@ -67,8 +53,8 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       for (int v = 0; v < vectors; ++v) {
         const int64_t k = k_first + v * kV;
         const int count = filters - k < kV ? static_cast<int>(filters - k) : kV;
-        gather_filters(w + (k * p.in_channels + c_first) * area, p.in_channels * area, count,
-                       c_count * area, taps);
+        turn_filters(w + (k * p.in_channels + c_first) * area, p.in_channels * area, count,
+                     c_count * area, taps, kV);
         for (int b = 0; b < channels.count(); ++b) {
           const ChannelBlock& block = channels[b];
           if (!channels.merged() && block.first != c_first) continue;

@@ -1,0 +1,27 @@
+// Weights of a vector of filters, filters side by side.
+#pragma once
+
+#include "cpu/integers.h"
+#include "cpu/simd_transpose.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// Rows k = 0 .. filters - 1 of `w` (`step` apart), the first `count` values of each -> target
+// [count][target_step], a vector of filters at each; filters that don't exist as 0.
+CMF_HOST_DEVICE void turn_filters(const float* w, int64_t step, int64_t filters, int64_t count,
+                                  float* target, int64_t target_step) {
+  constexpr int kV = kLanes<float>;
+  for (int64_t i = 0; i < count; i += kV) {
+    const int lanes = static_cast<int>(least(count - i, kV));
+    Vec<float> block[kV];
+    for (int k = 0; k < kV; ++k) {
+      block[k] = k < filters ? load_lanes<float>(w + k * step + i, lanes) : Vec<float>{};
+    }
+    transpose_block<float>(block);
+    for (int j = 0; j < lanes; ++j) store<float>(target + (i + j) * target_step, block[j]);
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
