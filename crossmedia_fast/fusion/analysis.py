@@ -12,9 +12,9 @@ from .installing import why_not_class
 from .matching import Match, find, why_not_conv
 from .pooling import find_pools, tail_of
 from .program import graph_of, original_class
-from .region import hooked
 from .report import FusionRow
 from .scanning import scan
+from .steps import hooked
 from .tracing import Untraceable
 
 

@@ -13,8 +13,8 @@ from torch import nn
 from torch.fx import Graph, Node
 
 from .given import CONV_CALLS, given_conv, step_of_given
-from .region import LINEAR, hooked, monotone
-from .steps import Refusal, Step, step_of_call, step_of_module
+from .region import LINEAR, monotone
+from .steps import Refusal, Step, hooked, step_of_call, step_of_module
 from .tracing import CALLER
 
 

@@ -17,7 +17,16 @@ from ..ops.conv_act_pool import interface
 from ..ops.conv_act_pool.arguments import Pool2d, check_pool
 from ..ops.conv_act_pool.autograd import ActPool2d
 from ..ops.conv_act_pool.kernels import ActPool2dLaunch, launch_for
-from .steps import Refusal, Step, run_step, step_of_call, step_of_module
+from .steps import (
+    Refusal,
+    Step,
+    as_matched,
+    even_window,
+    fused_arguments,
+    run_step,
+    step_of_call,
+    step_of_module,
+)
 from .tracing import CALLER
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -32,27 +41,19 @@ _MOST_LAUNCHES = 64
 
 def pool_of(steps: tuple[Step, ...], size: tuple[int, int]) -> Pool2d | None:
     """The operation that activation and pooling are for planes of `size`, or None."""
-    arguments: dict[str, Any] = {"pool_size": 1, "pool_stride": None, "pool_padding": 0}
+    arguments: dict[str, Any] = {"activation_param": None, "pool_padding": 0}
     arguments.update(ceil_mode=False, count_include_pad=True)
-    activation, param, kind = "identity", None, ""
-    for step in steps:
-        if step.kind == "activation":
-            activation, param = step.activation, step.param
-        elif step.pooling is not None:
-            kind = step.pooling.kind
-            arguments.update(step.pooling.arguments)
-            if step.pooling.output_size is not None:
-                window = []
-                for length, out in zip(size, step.pooling.output_size, strict=True):
-                    out = length if out is None else out
-                    if out < 1 or length % out:
-                        return None
-                    window.append(length // out)
-                arguments["pool_size"] = arguments["pool_stride"] = tuple(window)
+    arguments.update(fused_arguments(steps))
+    output_size = next(s.pooling.output_size for s in steps if s.pooling is not None)
+    if output_size is not None:
+        window = even_window(size, output_size)
+        if window is None:
+            return None
+        arguments.update(pool_size=window, pool_stride=window)
     return check_pool(
-        activation,
-        param,
-        kind,
+        arguments["activation"],
+        arguments["activation_param"],
+        arguments["pool"],
         arguments["pool_size"],
         arguments["pool_stride"],
         arguments["pool_padding"],
@@ -87,7 +88,9 @@ class PoolSteps:
             return None
         if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
             return None
-        if not _may_run(x) or not all(_unchanged(step, modules) for step in self.steps):
+        if not _may_run(x) or not all(
+            step.module is None or as_matched(step, modules[step.module]) for step in self.steps
+        ):
             return None
         key = x.shape, x.dtype, channels_last
         if key not in self.launches:
@@ -127,24 +130,6 @@ def _may_run(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not interface._transforms_active()
         and not torch._C._len_torch_dispatch_stack()
-    )
-
-
-def _unchanged(step: Step, modules: tuple[Any, ...]) -> bool:
-    if step.module is None:
-        return True
-    module = modules[step.module]
-    state = module.__dict__
-    return (
-        type(module) is step.type
-        and not (
-            state["_forward_hooks"]
-            or state["_forward_pre_hooks"]
-            or state["_backward_hooks"]
-            or state["_backward_pre_hooks"]
-            or "forward" in state
-        )
-        and all(getattr(module, name) == value for name, value in step.config)
     )
 
 

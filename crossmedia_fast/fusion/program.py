@@ -15,8 +15,9 @@ from . import tracing
 from .matching import find, may_change, rewrite
 from .pooling import PoolRegion, find_pools, rewrite_pool
 from .references import pack, unpack
-from .region import Region, hooked
+from .region import Region
 from .scanning import scan, simple
+from .steps import hooked
 
 ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
 _get_tracing_state = torch._C._get_tracing_state  # of torch.jit.trace

@@ -19,7 +19,15 @@ from ..ops.conv_act_pool import conv_act_pool2d
 from .folding import FoldCache, fold
 from .given import GivenConv, given_conv
 from .pooling import PoolSteps, tail_of
-from .steps import MONOTONE, Step, run_step
+from .steps import (
+    MONOTONE,
+    Step,
+    as_matched,
+    even_window,
+    fused_arguments,
+    hooked,
+    run_step,
+)
 
 backend_setting = sys.modules[
     why_unavailable.__module__
@@ -27,18 +35,6 @@ backend_setting = sys.modules[
 _PLAIN = (Tensor, nn.Parameter)
 LINEAR = ("norm", "add", "sub", "rsub", "mul", "div")
 _SKIPPED = ("identity", "dropout")
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody watches or replaces the calls of `module`."""
-    state = module.__dict__
-    return bool(
-        state["_forward_hooks"]
-        or state["_forward_pre_hooks"]
-        or state["_backward_hooks"]
-        or state["_backward_pre_hooks"]
-        or "forward" in state
-    )
 
 
 def plain_conv(conv: Any) -> bool:
@@ -152,7 +148,7 @@ class Region:
             return 0
         count = 1
         for step in self.steps[1:]:
-            if step.module is not None and not _as_matched(step, modules[step.module]):
+            if step.module is not None and not as_matched(step, modules[step.module]):
                 break
             if step.kind == "norm" and x.dim() != 4:
                 break
@@ -210,52 +206,19 @@ class _Part:
         )
 
 
-def _as_matched(step: Step, module: Any) -> bool:
-    """Whether the module is what it was when it was matched, and does in this call what it says."""
-    kind: Any = type(module)
-    if kind is not step.type or hooked(module):
-        return False
-    for name, value in step.config:
-        if getattr(module, name) != value:
-            return False
-    if step.kind == "norm":
-        return not module.training and module.running_mean is not None
-    if step.kind == "dropout":
-        return not module.training
-    return True
-
-
-def fused_arguments(steps: tuple[Step, ...]) -> dict[str, Any]:
-    """The keyword arguments of conv_act_pool2d for the steps behind a convolution."""
-    arguments: dict[str, Any] = {"activation": "identity", "pool": "none"}
-    for step in steps:
-        if step.kind == "activation":
-            arguments["activation"] = step.activation
-            arguments["activation_param"] = step.param
-        elif step.pooling is not None:
-            arguments["pool"] = step.pooling.kind
-            arguments.update(step.pooling.arguments)
-    return arguments
-
-
 def adaptive_window(
     x: Tensor, conv: Any, padding: Any, output_size: tuple[int | None, int | None]
 ) -> tuple[int, int] | None:
     """The window of an adaptive pooling that divides the convolution's output evenly, or None."""
-    window = []
+    lengths = []
     for axis in (0, 1):
         length = x.shape[axis - 2]
         reach = conv.dilation[axis] * (conv.kernel_size[axis] - 1)
         if padding != "same":
             around = 0 if isinstance(padding, (int, str)) else padding[axis]
             length = (length + 2 * around - reach - 1) // conv.stride[axis] + 1
-        out = output_size[axis]
-        if out is None:
-            out = length
-        if out < 1 or length < out or length % out:
-            return None
-        window.append(length // out)
-    return window[0], window[1]
+        lengths.append(length)
+    return even_window((lengths[0], lengths[1]), output_size)
 
 
 def monotone(step: Step) -> bool:

@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_map_only
 
 from ..ops.conv_act_pool import explain_conv_act_pool2d
 from .given import CONV_CALLS
-from .region import LINEAR, adaptive_window, fused_arguments
-from .steps import Step
+from .region import LINEAR, adaptive_window
+from .steps import Step, fused_arguments
 
 # Values of a convolution whose BatchNorm takes about as long as the checks of its folded weights.
 _FEW = 32768

@@ -295,3 +295,56 @@ def run_step(step: Step, x: Tensor, modules: tuple[Any, ...], constants: tuple[A
     if op == "call_method":
         return getattr(args[0], target)(*args[1:], **dict(step.kwargs))
     return target(*args, **dict(step.kwargs))
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody watches or replaces the calls of `module`."""
+    state = module.__dict__
+    return bool(
+        state["_forward_hooks"]
+        or state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
+        or "forward" in state
+    )
+
+
+def as_matched(step: Step, module: Any) -> bool:
+    """Whether the module is what it was when it was matched, and does in this call what it says."""
+    kind: Any = type(module)
+    if kind is not step.type or hooked(module):
+        return False
+    for name, value in step.config:
+        if getattr(module, name) != value:
+            return False
+    if step.kind == "norm":
+        return not module.training and module.running_mean is not None
+    if step.kind == "dropout":
+        return not module.training
+    return True
+
+
+def fused_arguments(steps: tuple[Step, ...]) -> dict[str, Any]:
+    """The keyword arguments of conv_act_pool2d for the steps behind a convolution."""
+    arguments: dict[str, Any] = {"activation": "identity", "pool": "none"}
+    for step in steps:
+        if step.kind == "activation":
+            arguments["activation"] = step.activation
+            arguments["activation_param"] = step.param
+        elif step.pooling is not None:
+            arguments["pool"] = step.pooling.kind
+            arguments.update(step.pooling.arguments)
+    return arguments
+
+
+def even_window(
+    size: tuple[int, int], output_size: tuple[int | None, int | None]
+) -> tuple[int, int] | None:
+    """The window of an adaptive pooling that divides planes of `size` evenly, or None."""
+    window = []
+    for length, out in zip(size, output_size, strict=True):
+        out = length if out is None else out
+        if out < 1 or length < out or length % out:
+            return None
+        window.append(length // out)
+    return window[0], window[1]
