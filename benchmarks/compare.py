@@ -1,4 +1,4 @@
-"""Compares crossmedia_fast with its peers, each in a process of its own, variants in turn.
+"""Compares crossmedia_fast with its peers, each in processes of its own, variants in turn.
 
     python -m benchmarks.compare --suite inference --shapes quick --peers all --threads 2
 
@@ -15,6 +15,7 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from . import limits as limits_module
@@ -23,6 +24,7 @@ from .driver import PeerProcess, measure_case, processes
 from .peers import Peer, is_ours
 from .peers import select as select_peers
 from .progress import Progress
+from .repetitions import pool_repetitions
 from .shapes import SUITES, Case, ModelShape
 from .shapes import select as select_cases
 
@@ -39,7 +41,12 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--peers", default="all", help="all, torch, or names with commas")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=7, help="turns of every peer, per case")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of every peer, per case and process"
+    )
+    parser.add_argument(
+        "--processes", type=int, default=3, help="processes every peer runs in, one after another"
+    )
     parser.add_argument("--seconds", type=float, default=0.06, help="time of one turn")
     parser.add_argument(
         "--out",
@@ -48,8 +55,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--no-plot", action="store_true")
     options = parser.parse_args(argv)
-    if options.threads < 1 or options.rounds < 1 or options.seconds <= 0:
-        parser.error("--threads, --rounds and --seconds: expected positive numbers")
+    if min(options.threads, options.rounds, options.processes) < 1 or options.seconds <= 0:
+        parser.error("--threads, --rounds, --processes and --seconds: expected positive numbers")
     options.suites = list(SUITES) if options.suite == "all" else options.suite.split(",")
     try:
         for suite in options.suites:
@@ -92,20 +99,51 @@ def case_row(case: Case, rows: dict[str, Any], limits: limits_module.Limits) -> 
     }
 
 
-def _peer_rows(selected: list[Peer], workers: list[PeerProcess]) -> dict[str, Any]:
-    started = {worker.peer.name: worker for worker in workers}
+def _peer_rows(selected: list[Peer], started: list[PeerProcess]) -> dict[str, Any]:
+    """A row a peer, from all the processes of a suite: its version, or why it didn't run."""
     rows: dict[str, Any] = {}
     for peer in selected:
         row: dict[str, Any] = {"label": peer.label}
-        worker = started.get(peer.name)
-        if worker is None:
+        workers = [worker for worker in started if worker.peer.name == peer.name]
+        errors = [worker.error for worker in workers if worker.error]
+        if not workers:
             row["reason"] = peer.missing()
-        elif worker.error:
-            row["reason"] = worker.error
+        elif errors:
+            row["reason"] = errors[0]
         else:
-            row["version"] = worker.version
+            row["version"] = workers[0].version
         rows[peer.name] = row
     return rows
+
+
+def _measure(
+    cases: Sequence[Case], peers: list[Peer], options: argparse.Namespace, progress: Progress
+) -> tuple[list[PeerProcess], list[dict[str, Any]]]:
+    """The processes, by now closed, and for every case its peers' rows.
+
+    All cases are measured before the next processes start, because starts are what takes long.
+    """
+    started: list[PeerProcess] = []
+    repetitions: list[list[dict[str, Any]]] = []
+    for number in range(options.processes):
+        progress.step(f"processes {number + 1} of {options.processes}: start")
+        earlier = number * options.rounds
+        with processes(peers, options.threads) as workers:
+            started += workers
+            repetitions.append(
+                [
+                    measure_case(
+                        case, workers, options.rounds, options.seconds, progress.step, earlier
+                    )
+                    for case in cases
+                ]
+            )
+    return started, [pool_repetitions(list(rows)) for rows in zip(*repetitions, strict=True)]
+
+
+def _steps(cases: int, peers: int, options: argparse.Namespace) -> int:
+    """Of a suite: the limits; then in turn starts, and for every case preparations and rounds."""
+    return 1 + int(options.processes) * (1 + cases * (peers + int(options.rounds)))
 
 
 def run(suite: str, options: argparse.Namespace, command: str) -> dict[str, Any]:
@@ -113,16 +151,10 @@ def run(suite: str, options: argparse.Namespace, command: str) -> dict[str, Any]
     machine = results_file.machine()
     cases, selected = select_cases(suite, options.shapes), select_peers(suite, options.peers)
     present = [peer for peer in selected if not peer.missing()]
-    rows = []
-    with Progress(suite, 1 + len(cases) * (len(present) + options.rounds)) as progress:
+    with Progress(suite, _steps(len(cases), len(present), options)) as progress:
         progress.step("limits of the machine")
         limits = limits_module.measure_apart(options.threads, min(0.5, 5 * options.seconds))
-        with processes(present, options.threads) as workers:
-            peers = _peer_rows(selected, workers)
-            able = [worker for worker in workers if not worker.error]
-            for case in cases:
-                results = measure_case(case, able, options.rounds, options.seconds, progress.step)
-                rows.append(case_row(case, results, limits))
+        started, results = _measure(cases, present, options, progress)
     document = {
         "format": results_file.FORMAT,
         "suite": suite,
@@ -134,11 +166,12 @@ def run(suite: str, options: argparse.Namespace, command: str) -> dict[str, Any]
         "settings": {
             "threads": options.threads,
             "rounds": options.rounds,
+            "processes": options.processes,
             "seconds_a_turn": options.seconds,
         },
         "limits": limits.to_json(),
-        "peers": peers,
-        "cases": rows,
+        "peers": _peer_rows(selected, started),
+        "cases": [case_row(*pair, limits) for pair in zip(cases, results, strict=True)],
         "summary": {},
     }
     document["summary"] = report.summarise(document)

@@ -18,7 +18,6 @@ import numpy as np
 from . import data
 from .peers import Peer
 from .shapes import Case
-from .timing import quantile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _CAN_STOP = hasattr(signal, "SIGSTOP")
@@ -62,6 +61,8 @@ class PeerProcess:
         return json.loads(line)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        if self.error:  # it never started
+            return {"ok": False, "status": "failed", "reason": self.error}
         if self.process.poll() is not None:
             return {"ok": False, "status": "failed", "reason": "its process has ended"}
         assert self.process.stdin is not None
@@ -111,8 +112,12 @@ def measure_case(
     rounds: int,
     seconds: float,
     progress: Callable[[str], None] = lambda text: None,
+    earlier_rounds: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """A row a peer: status, and for those that ran the median, p20 and p80 over the rounds."""
+    """A row a peer: status, and for those that ran their turns, seconds a call, one a round.
+
+    `earlier_rounds`: how many the processes before these had; who begins goes on from there.
+    """
     rows: dict[str, dict[str, Any]] = {}
     running: list[tuple[PeerProcess, list[float]]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -128,32 +133,26 @@ def measure_case(
             progress(f"{case.name}: prepare {worker.peer.name}")
             answer = worker.ask(request)
             if answer["ok"]:
+                turns: list[float] = []
                 rows[worker.peer.name] = {
                     "status": "measured",
+                    "turns": turns,
                     "errors": answer["errors"],
                     "note": answer["note"],
                     "kept_bytes": answer["kept_bytes"],
                     "peak_bytes": answer["peak_bytes"],
                 }
-                running.append((worker, []))
+                running.append((worker, turns))
             else:
                 rows[worker.peer.name] = {k: answer[k] for k in ("status", "reason")}
     for number in range(rounds):
         progress(f"{case.name}: round {number + 1} of {rounds}")
         # In turn, and each round starts with another one: none is always the first.
-        offset = number % max(1, len(running))
+        offset = (earlier_rounds + number) % max(1, len(running))
         for worker, turns in running[offset:] + running[:offset]:
             answer = worker.ask({"do": "time", "seconds": seconds})
             if answer["ok"]:
                 turns.append(answer["seconds"])
             else:
                 rows[worker.peer.name] = {k: answer[k] for k in ("status", "reason")}
-    for worker, turns in running:
-        row = rows[worker.peer.name]
-        if row["status"] == "measured":
-            row["seconds"] = {
-                "median": quantile(turns, 0.5),
-                "p20": quantile(turns, 0.2),
-                "p80": quantile(turns, 0.8),
-            }
     return rows

@@ -156,7 +156,8 @@ def print_table(document: Document) -> None:
     absences: dict[str, list[str]] = {}
     for case in document["cases"]:
         for name, row in case["results"].items():
-            if row["status"] != "measured":
+            # that a peer doesn't start is said already
+            if row["status"] != "measured" and "reason" not in document["peers"].get(name, {}):
                 text = f"{name}: {row['status']}: {row['reason']}"
                 absences.setdefault(text, []).append(case["id"])
     for text, ids in absences.items():

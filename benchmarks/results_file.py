@@ -73,6 +73,16 @@ def _number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _process_medians(row: dict[str, Any], processes: Any) -> bool:
+    """Whether there is a median a process. Older documents don't say how many there were."""
+    medians = row.get("process_medians")
+    if processes is None and medians is None:
+        return True
+    if not isinstance(medians, list) or not all(_number(m) and m > 0 for m in medians):
+        return False
+    return bool(medians) if processes is None else len(medians) == processes
+
+
 def check(document: Any) -> list[str]:
     """What is wrong with a results document; empty where it is well-formed."""
     wrong: list[str] = []
@@ -94,6 +104,10 @@ def check(document: Any) -> list[str]:
         expect(isinstance(document.get(key), kind), f"{key}: expected {kind.__name__}")
     if wrong:
         return wrong
+    processes = document["settings"].get("processes")
+    if processes is not None:
+        whole = isinstance(processes, int) and not isinstance(processes, bool)
+        expect(whole and processes > 0, "settings.processes: expected a positive number")
     for peer, row in document["peers"].items():
         expect(
             "label" in row and ("version" in row or "reason" in row), f"peers.{peer}: incomplete"
@@ -114,6 +128,10 @@ def check(document: Any) -> list[str]:
             if expect(all(map(_number, numbers)), f"{where}.seconds: incomplete"):
                 ordered = 0 < numbers[0] <= numbers[1] <= numbers[2]
                 expect(ordered, f"{where}.seconds: not positive and ordered")
+            expect(
+                _process_medians(row, processes),
+                f"{where}.process_medians: expected a positive number a process",
+            )
             expect(_number(row.get("share_of_limit")), f"{where}.share_of_limit: missing")
             expect(bool(row.get("errors")), f"{where}.errors: not validated")
     return wrong

@@ -28,7 +28,7 @@ SHAPES = {
 def test_suite_writes_a_checked_document(suite: str, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "results.json"
     arguments = ["--suite", suite, "--shapes", SHAPES[suite], "--peers", "eager", "--threads", "1"]
-    arguments += ["--rounds", "2", "--seconds", "0.002", "--out", str(out)]
+    arguments += ["--rounds", "2", "--processes", "1", "--seconds", "0.002", "--out", str(out)]
     assert compare.main(arguments) == 0
     document = json.loads(out.read_text())
     assert results_file.check(document) == []
@@ -46,7 +46,8 @@ def test_several_suites_go_into_a_folder(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--suite", "losses,overhead", "--shapes", "log_loss.64", "--peers", "eager"]
-    arguments += ["--threads", "1", "--rounds", "1", "--seconds", "0.001", "--no-plot"]
+    arguments += ["--threads", "1", "--rounds", "1", "--processes", "1", "--seconds", "0.001"]
+    arguments += ["--no-plot"]
     assert compare.main([*arguments, "--out", str(tmp_path)]) == 0
     for suite in ("losses", "overhead"):
         assert json.loads((tmp_path / f"{suite}.json").read_text())["suite"] == suite
