@@ -24,7 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--peers", default="all", help="all (default), torch, or names with commas")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of every peer (default: 7)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="turns of every peer in a process (default: 3)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=3,
+        help="processes every peer runs in, one after another (default: 3)",
+    )
     parser.add_argument(
         "--seconds", type=float, default=0.06, help="time of a turn (default: 0.06)"
     )
@@ -51,7 +59,8 @@ def run(options: argparse.Namespace) -> int:
     paths = (str(_CHECKOUT), environment.get("PYTHONPATH", ""))
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     command = [sys.executable, "-m", "benchmarks.compare"]
-    for name in ("suite", "shapes", "peers", "threads", "rounds", "seconds", "out"):
+    names = ("suite", "shapes", "peers", "threads", "rounds", "processes", "seconds", "out")
+    for name in names:
         value = getattr(options, name)
         if value is not None:
             command.append(f"--{name}={value}")

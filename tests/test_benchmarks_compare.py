@@ -105,9 +105,14 @@ def test_ours_is_always_among_the_peers() -> None:
 def test_the_bench_command_runs_a_comparison(tmp_path: pathlib.Path) -> None:
     out = tmp_path / "results.json"
     options = ["bench", "--suite", "losses", "--shapes", "log_loss.64", "--peers", "eager"]
-    options += ["--threads", "1", "--rounds", "1", "--seconds", "0.001", "--no-plot"]
-    assert cli.main([*options, "--out", str(out)]) == 0
-    assert results_file.check(json.loads(out.read_text())) == []
+    options += ["--threads", "1", "--rounds", "1", "--processes", "2", "--seconds", "0.001"]
+    assert cli.main([*options, "--no-plot", "--out", str(out)]) == 0
+    document = json.loads(out.read_text())
+    assert results_file.check(document) == []
+    assert document["settings"]["processes"] == 2
+    for case in document["cases"]:
+        for row in case["results"].values():
+            assert len(row["process_medians"]) == 2
 
 
 def test_the_bench_command_says_where_the_suite_is(
