@@ -4,7 +4,7 @@ BENCH_ARGS ?=
 
 .PHONY: bench bench-full
 bench: $(if $(filter $(BENCH_PYTHON),$(PYTHON)),$(VENV)/installed.stamp)  ## Compare with the peers, a few shapes of each suite (about 5 minutes).
-	$(BENCH_PYTHON) -m benchmarks.compare --suite all --shapes quick --rounds 5 --out build/bench $(BENCH_ARGS)
+	$(BENCH_PYTHON) -m benchmarks.compare --suite all --shapes quick --rounds 3 --processes 1 --out build/bench $(BENCH_ARGS)
 
 bench-full: $(if $(filter $(BENCH_PYTHON),$(PYTHON)),$(VENV)/installed.stamp)  ## Compare on every shape; writes benchmarks/results/<machine>/.
-	$(BENCH_PYTHON) -m benchmarks.compare --suite all --shapes all --rounds 11 $(BENCH_ARGS)
+	$(BENCH_PYTHON) -m benchmarks.compare --suite all --shapes all --rounds 3 --processes 3 $(BENCH_ARGS)
