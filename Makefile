@@ -16,7 +16,7 @@ help:  ## List the verbs.
 # rebuilds what changed and nothing else.
 $(VENV)/tools.stamp: pyproject.toml constraints.txt
 	test -x $(PYTHON) || $(BASE_PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet cmake ninja 'scikit-build-core>=0.11' 'pybind11>=2.13'
+	$(PIP) install --quiet cmake ninja 'scikit-build-core>=0.11' 'pybind11>=3.0'
 	touch $@
 
 $(VENV)/installed.stamp: $(VENV)/tools.stamp CMakeLists.txt $(NATIVE_SOURCES)

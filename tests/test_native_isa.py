@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,27 @@ def test_pytorch_is_not_linked() -> None:
     binary = Path(MODULE.__file__ or "").read_bytes()
     for library in (b"libtorch", b"libc10"):
         assert library not in binary
+
+
+FAULTS = """
+import platform, resource
+import torch, crossmedia_fast
+def call():
+    maps = [torch.ones(1 << 18) for _ in range(8)]  # 1 MiB each, freed at once
+for _ in range(5):
+    call()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    call()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is glibc's way to free memory")
+def test_freed_feature_maps_are_taken_again_without_page_faults() -> None:
+    names = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    command = [sys.executable, "-c", FAULTS]
+    result = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    # 8 MiB are 2048 pages, and were as many faults
+    assert float(result.stdout) < 100

@@ -173,7 +173,7 @@ def _compute(
     return weight, shift
 
 
-def _parts(tensors: list[Any]) -> list[Any] | None:
+def parts_of(tensors: list[Any]) -> list[Any] | None:
     """The tensors and what they were set to; None where their memory can't be read here."""
     if native.module is None or interface._transforms_active():
         return None
@@ -213,7 +213,7 @@ def fold(
             return kept.folded
         if not foldable(conv, steps, modules, constants) or (learning and not _worth(conv, x)):
             return None
-        parts = None if learning else _parts(tensors)
+        parts = None if learning else parts_of(tensors)
         if parts is not None:
             return _keep(cache, conv, steps, modules, constants, parts, settings)
     elif not foldable(conv, steps, modules, constants):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import native
 from ..backends import why_unavailable
 from ..ops.conv_act_pool import conv_act_pool2d
+from .bound import BoundCalls, bind
 from .folding import FoldCache, fold
 from .given import GivenConv, given_conv
 from .pooling import PoolSteps, tail_of
@@ -67,6 +68,7 @@ class Region:
         self.steps = steps  # steps[0] is the convolution
         self.shielded = shielded  # its result may be changed in place, and must stand it
         self.cache = FoldCache()
+        self.bound = BoundCalls()
         self.parts = tuple(_Part(steps[:count]) for count in range(len(steps) + 1))
         self.checks: tuple[Any, ...] = tuple(
             (step.module, name, value) for step in steps for name, value in step.config
@@ -89,7 +91,14 @@ class Region:
 
     def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
         count = 0
-        if type(x) in _PLAIN and has_kernels(x):
+        plain = type(x) in _PLAIN
+        if plain and not (torch.compiler.is_compiling() or torch.is_grad_enabled() or self.given):
+            known = self.bound.find(modules[0], x)
+            if known is not None:
+                y = known.run(x, modules, constants)
+                if y is not None:
+                    return y
+        if plain and has_kernels(x):
             if self.given:
                 modules = (given_conv(self.steps[0], constants), *modules[1:])
             count = len(self.steps) if self._whole(x, modules) else self._fusable(x, modules)
@@ -97,6 +106,8 @@ class Region:
             part = self.parts[count]
             y = part.run(x, modules, constants, self.cache)
             if y is not None:
+                if count == len(self.steps):
+                    self._bind(part, x, modules, constants)
                 # what backward keeps must not be what others change
                 exposed = self.shielded or count < len(self.steps)
                 x = y.clone() if exposed and y.requires_grad and part.activated else y
@@ -112,6 +123,20 @@ class Region:
         for step in self.steps[count:]:
             x = run_step(step, x, modules, constants)
         return x
+
+    def _bind(
+        self, part: _Part, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...]
+    ) -> None:
+        """Let the next call without gradients do what this one did."""
+        if self.given or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        arguments = part.arguments_for(x, modules[0], modules[0].padding)
+        assert arguments is not None
+        self.bound.keep(
+            modules[0],
+            x,
+            bind(self.steps, arguments, bool(part.linear), x, modules, constants, self.cache),
+        )
 
     def _whole(self, x: Tensor, modules: tuple[Any, ...]) -> bool:
         """Whether every step can be fused in this call: the usual case, tested quickly."""
@@ -195,15 +220,19 @@ class _Part:
         if conv.padding_mode != "zeros":
             x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)
             padding = 0
-        arguments = self.arguments
-        if self.adaptive is not None:
-            size = adaptive_window(x, conv, padding, self.adaptive)
-            if size is None:
-                return None
-            arguments = {**arguments, "pool_size": size, "pool_stride": size}
+        arguments = self.arguments_for(x, conv, padding)
+        if arguments is None:
+            return None
         return conv_act_pool2d(
             x, weight, bias, conv.stride, padding, conv.dilation, conv.groups, **arguments
         )
+
+    def arguments_for(self, x: Tensor, conv: Any, padding: Any) -> dict[str, Any] | None:
+        """What conv_act_pool2d is told beside the convolution; None where the pooling is uneven."""
+        if self.adaptive is None:
+            return self.arguments
+        size = adaptive_window(x, conv, padding, self.adaptive)
+        return None if size is None else {**self.arguments, "pool_size": size, "pool_stride": size}
 
 
 def adaptive_window(

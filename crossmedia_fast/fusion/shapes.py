@@ -17,8 +17,11 @@ from .given import CONV_CALLS
 from .region import LINEAR, adaptive_window
 from .steps import Step, fused_arguments
 
-# Values of a convolution whose BatchNorm takes about as long as the checks of its folded weights.
-_FEW = 32768
+# Folded weights are asked at every call whether they still hold, which reads those of the model: at
+# 16 bytes a nanosecond these many while PyTorch starts a BatchNorm, and while it passes over a
+# value. The native module's convolutions read weights that they keep, and gain more.
+_FOLDED_AT_ONCE = 80_000
+_FOLDED_A_VALUE = 3
 
 
 class Seen(NamedTuple):
@@ -162,10 +165,9 @@ def _declined(conv: Any, steps: tuple[Step, ...], seen: Seen, training: bool) ->
         )
     if plan.algorithm == "convolution" and not linear:
         return plan.reason
-    if linear and plan.algorithm != "winograd":  # whose plan counts the checks of its weights
+    if linear and plan.algorithm in ("convolution", "epilogue"):
         values = x.shape[0] * conv.out_channels * x.shape[-2] * x.shape[-1]
         values //= conv.stride[0] * conv.stride[1]
-        least = _FEW if plan.algorithm == "convolution" else 0
-        if values < max(least, conv.weight.numel()):
+        if conv.weight.numel() > _FOLDED_AT_ONCE + _FOLDED_A_VALUE * values:
             return "what is folded touches so few values that folding it costs as much"
     return ""

@@ -297,16 +297,17 @@ def run_step(step: Step, x: Tensor, modules: tuple[Any, ...], constants: tuple[A
     return target(*args, **dict(step.kwargs))
 
 
+# Of a module, in its __dict__: who watches its calls.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 def hooked(module: nn.Module) -> bool:
     """Whether somebody watches or replaces the calls of `module`."""
     state = module.__dict__
-    return bool(
-        state["_forward_hooks"]
-        or state["_forward_pre_hooks"]
-        or state["_backward_hooks"]
-        or state["_backward_pre_hooks"]
-        or "forward" in state
-    )
+    for name in HOOKS:
+        if state[name]:
+            return True
+    return "forward" in state
 
 
 def as_matched(step: Step, module: Any) -> bool:

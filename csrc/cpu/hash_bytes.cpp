@@ -14,7 +14,7 @@ typedef VectorTypes<double>::Unsigned Words;
 constexpr int kStreams = 4;  // a multiplication takes longer than a load
 constexpr int kBlock = kStreams * CMF_VECTOR_BYTES;
 constexpr uint64_t kPrime = 0x9e3779b97f4a7c15u;
-constexpr int64_t kChunk = 256 * 1024;  // bytes that one thread hashes at once
+constexpr int64_t kChunk = 64 * 1024;  // bytes that one thread hashes at once
 
 uint64_t mix(uint64_t hash, uint64_t word) {
   hash = (hash ^ word) * kPrime;

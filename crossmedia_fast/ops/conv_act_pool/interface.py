@@ -58,7 +58,7 @@ def _run_native(
     return kernels.forward(input, weight, bias, save=False)[0]
 
 
-def _run(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
+def run_prepared(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
     if prepared.add_batch:
         input = input.unsqueeze(0)
     plain = prepared.plain and is_plain(input, weight, bias)
@@ -234,10 +234,10 @@ def conv_act_pool2d(
             if len(prepared_calls) >= _MAX_CACHED:
                 prepared_calls.clear()
             prepared_calls[key] = prepared
-    return _run(input, weight, bias, prepared)
+    return run_prepared(input, weight, bias, prepared)
 
 
-def explain_conv_act_pool2d(
+def prepare_conv_act_pool2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -255,8 +255,8 @@ def explain_conv_act_pool2d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     backend: str | None = None,
-) -> Plan:
-    """The plan of a call with these arguments: nothing runs."""
+) -> Prepared:
+    """A call with these arguments, checked and planned: nothing runs."""
     conv = check_conv(stride, padding, dilation, groups)
     fused = check_pool(
         activation,
@@ -268,4 +268,11 @@ def explain_conv_act_pool2d(
         ceil_mode,
         count_include_pad,
     )
-    return Prepared(input, weight, bias, conv, fused, backend).plan
+    return Prepared(input, weight, bias, conv, fused, backend)
+
+
+def explain_conv_act_pool2d(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, *arguments: Any, **named: Any
+) -> Plan:
+    """The plan of a call of conv_act_pool2d with these arguments: nothing runs."""
+    return prepare_conv_act_pool2d(input, weight, bias, *arguments, **named).plan

@@ -1,0 +1,219 @@
+"""A fused call without gradients, bound to what it was made of: made again at little cost.
+
+Finding out what to run costs as much Python as a small convolution takes; in a network, with the
+caches full of feature maps, several times as much. So a call that went well is kept, with all that
+it depended on, and the next one asks whether any of that has changed.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from .. import native, precision
+from ..backends import why_unavailable
+from ..ops.conv_act_pool import cpu_weights, interface, prepared
+from ..ops.conv_act_pool.cpu_conv import FusedConv2d
+from .folding import FoldCache, parts_of
+from .steps import HOOKS, Step
+
+_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
+_len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
+_transforms_active = torch._C._are_functorch_transforms_active
+# What a plan depends on beside tensors and arguments: attributes of modules.
+_SETTINGS = (
+    (sys.modules[why_unavailable.__module__], "_requested"),
+    (precision, "_precision"),
+    (native, "module"),
+    (prepared, "forced_algorithm"),
+)
+# What the fused operation takes of a layer beside its parameters.
+_READ = {"conv": ("stride", "padding", "dilation", "groups", "padding_mode"), "norm": ("eps",)}
+_PARAMETERS = (("_parameters", "weight"), ("_parameters", "bias"))
+_STATISTICS = (("_buffers", "running_mean"), ("_buffers", "running_var"))
+
+
+class BoundCall:
+    """One region's call for one convolution and one shape of x."""
+
+    __slots__ = (
+        "call",
+        "constants",
+        "dtype",
+        "guard",
+        "hash",
+        "owner",
+        "parts",
+        "sizes",
+        "strides",
+    )
+
+    def __init__(
+        self,
+        x: Tensor,
+        constants: tuple[Any, ...],
+        guard: Any,
+        parts: list[Any],
+        hash: int | None,
+        call: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.dtype = x.dtype
+        self.strides = x.stride()
+        self.constants = constants
+        self.guard = guard
+        self.parts = parts  # (tensor, alias, dtype, pointer) of each tensor that is read
+        self.hash = hash  # of their bytes; None where nothing made of them is kept
+        self.sizes = [tensor.nbytes for tensor, *_ in parts]
+        self.call = call
+        self.owner: Any = None  # a reference to the convolution that ends with it
+
+    def run(self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Tensor | None:
+        """The result, or None where something has changed. Without gradients alone."""
+        if (
+            x.stride() != self.strides
+            or x.dtype is not self.dtype
+            or not x.is_cpu
+            or _is_any_autocast_enabled()
+            or _len_torch_dispatch_stack()
+            or _transforms_active()
+            or forward_ad._current_level >= 0
+            or not self.guard.holds(modules)
+        ):
+            return None
+        for constant, known in zip(constants, self.constants, strict=True):
+            if constant is not known:
+                return None
+        pointers = []
+        for tensor, alias, dtype, pointer in self.parts:
+            if (
+                tensor.data_ptr() != pointer
+                or tensor.dtype is not dtype
+                or not tensor.is_set_to(alias)
+            ):
+                return None
+            pointers.append(pointer)
+        if self.hash is not None and _hash(pointers, self.sizes) != self.hash:
+            return None
+        return self.call(x)
+
+
+def _hash(pointers: list[int], sizes: list[int]) -> int:
+    return native.module.hash_blocks(pointers, sizes, native.thread_count())  # type: ignore[union-attr]
+
+
+def bind(
+    steps: tuple[Step, ...],
+    arguments: dict[str, Any],  # of conv_act_pool2d, for the steps behind the convolution
+    folds: bool,
+    x: Tensor,
+    modules: tuple[Any, ...],
+    constants: tuple[Any, ...],
+    cache: FoldCache,
+) -> BoundCall | None:
+    """The call of `steps` that has just been made for `x`; None where it can't be bound."""
+    conv = modules[0]
+    if native.module is None or not x.is_cpu or conv.padding_mode != "zeros" or not x.numel():
+        return None
+    guard = _guard(steps, modules)
+    if guard is None:
+        return None
+    weight, bias = conv._parameters["weight"], conv._parameters["bias"]
+    if folds:
+        kept = cache.entries.get(conv)
+        if kept is None or kept.folded is None:
+            return None
+        parts, hash = [part for part in kept.parts if part[0] is not None], kept.hash
+        weight, bias = kept.folded
+    else:
+        found = parts_of([weight, bias])
+        if found is None:
+            return None
+        parts = [part for part in found if part[0] is not None]
+        # before anything is made of them: a write meanwhile will be noticed
+        hash = _hash([part[3] for part in parts], [part[0].nbytes for part in parts])
+    call, keeps = _call(x, weight, bias, conv, arguments)
+    return BoundCall(x, constants, guard, parts, hash if folds or keeps else None, call)
+
+
+def _guard(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
+    """Of all that the call reads of modules and settings; None where it can't be watched."""
+    owners: list[Any] = []
+    records: list[Any] = [
+        (vars(module), name, "is", vars(module)[name]) for module, name in _SETTINGS
+    ]
+    kinds = {step.module: step for step in steps if step.module is not None}
+    for place, module in enumerate(modules):
+        step, own = kinds[place], module.__dict__
+        owners.append((id(module), type(module), own))
+        records += [(own, name, "empty", None) for name in HOOKS]
+        records.append((own, "forward", "absent", None))
+        names = [*_READ.get(step.kind, ()), *(name for name, _ in step.config)]
+        if step.modal:
+            names.append("training")
+        if any(name not in own for name in names):
+            return None
+        records += [(own, name, "is", own[name]) for name in names]
+        tensors: tuple[tuple[str, str], ...] = _PARAMETERS if step.kind in _READ else ()
+        if step.kind == "norm":
+            tensors += _STATISTICS
+        for store, name in tensors:
+            records.append((own, store, "is", own[store]))
+            records.append((own[store], name, "is", own[store][name]))
+    return native.module.StateGuard(tuple(owners), tuple(records))  # type: ignore[union-attr]
+
+
+def _call(
+    x: Tensor, weight: Tensor, bias: Tensor | None, conv: Any, arguments: dict[str, Any]
+) -> tuple[Callable[[Tensor], Tensor], bool]:
+    """The operation as a function of x, and whether something made of the weights is kept in it."""
+    ready = interface.prepare_conv_act_pool2d(
+        x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, **arguments
+    )
+    fused = ready.native
+    if type(fused) is not FusedConv2d or x.dim() != 4 or x.stride() != fused.launch.x_strides:
+        return lambda x: interface.run_prepared(x, weight, bias, ready), False
+    if bias is not None and not bias.is_contiguous():
+        return lambda x: interface.run_prepared(x, weight, bias, ready), False
+    transformed = fused.prepare(weight, save=False)
+    dense = cpu_weights.contiguous(weight, transformed)
+    algorithm, problem = fused.algorithm, fused.launch.native
+    y_shape, y_strides = fused.launch.pool_launch.y_shape, fused.launch.pool_launch.y_strides
+    pointers = [0 if t is None else t.data_ptr() for t in (dense, transformed, bias)]
+    forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
+    holds = (dense, transformed, bias)  # the pointers' memory
+
+    def call(x: Tensor, holds: Any = holds) -> Tensor:
+        y = x.new_empty_strided(y_shape, y_strides)
+        x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
+        threads = native.thread_count()
+        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads)
+        return y
+
+    return call, transformed is not None or dense is not weight
+
+
+class BoundCalls:
+    """The bound calls of a region, by convolution and shape."""
+
+    MOST = 64
+
+    def __init__(self) -> None:
+        self.calls: dict[Any, BoundCall] = {}
+
+    def find(self, conv: Any, x: Tensor) -> BoundCall | None:
+        return self.calls.get((id(conv), x.shape))
+
+    def keep(self, conv: Any, x: Tensor, call: BoundCall | None) -> None:
+        if call is None:
+            return
+        calls, key = self.calls, (id(conv), x.shape)
+        if len(calls) >= self.MOST:
+            calls.clear()
+        call.owner = weakref.ref(conv, lambda _: calls.pop(key, None))
+        calls[key] = call
