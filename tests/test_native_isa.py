@@ -118,8 +118,12 @@ def test_pytorch_is_not_linked() -> None:
 FAULTS = """
 import platform, resource
 import torch, crossmedia_fast
-def call():
-    maps = [torch.ones(1 << 18) for _ in range(8)]  # 1 MiB each, freed at once
+def call():  # what a few layers take and give back
+    x = torch.ones(1 << 20)
+    for _ in range(4):
+        x = x + 1
+        x = torch.cat([x[: 1 << 19], x[1 << 19 :]])
+        parts = [x[:100000].clone() for _ in range(4)]
 for _ in range(5):
     call()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -135,5 +139,4 @@ def test_freed_feature_maps_are_taken_again_without_page_faults() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     command = [sys.executable, "-c", FAULTS]
     result = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-    # 8 MiB are 2048 pages, and were as many faults
-    assert float(result.stdout) < 100
+    assert float(result.stdout) < 100  # without the package 880
