@@ -307,6 +307,6 @@ def test_memory_around_outputs_is_left_alone() -> None:
 def test_weights_that_pytorch_would_pack_in_fresh_memory_are_kept_instead() -> None:
     """1024 filters of 1024×3×3 on 8×8 images: without gradients they are transformed once."""
     shapes = (1, 1024, 8, 8), (1024, 1024, 3, 3), (1, 1024, 8, 8), (1, 1)
-    assert winograd_gain(*shapes, 4, kept=True) > 2 > 1 > winograd_gain(*shapes, 4)
+    assert winograd_gain(*shapes, 4, kept=True) > 2 > 1.1 > winograd_gain(*shapes, 4)
     smaller = (1, 512, 8, 8), (512, 512, 3, 3), (1, 512, 8, 8), (1, 1)
     assert winograd_gain(*smaller, 4, kept=True) == winograd_gain(*smaller, 4)

@@ -16,6 +16,7 @@ from .report import FusionRow
 from .scanning import scan
 from .steps import hooked
 from .tracing import Untraceable
+from .transposed import find_transposed
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Found:
 
     owned: dict[str, list[Match]] = field(default_factory=dict)  # module path -> its own matches
     inline: dict[str, frozenset[str]] = field(default_factory=dict)  # of those, traced through
-    pools: set[str] = field(default_factory=set)  # paths of modules whose forwards call poolings
+    # paths of modules whose forwards call poolings or transposed convolutions
+    others: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)  # convolution path -> why left alone
     refused: dict[str, str] = field(default_factory=dict)  # module path -> why not traced
 
@@ -94,13 +96,14 @@ def analyse(model: nn.Module) -> Found:
             if match.note:
                 found.notes[join(path, match.path)] = match.note
         pools = find_pools(graph, module.get_submodule, {n for m in matches for n in m.nodes})
-        pools = [pool for pool in pools if not _common(pool.callers())]
-        if pools or any(tail_of(match.steps) > 0 for match in own):
-            found.pools.add(path)
+        others: list[Any] = [*pools, *find_transposed(graph, module.get_submodule)]
+        others = [other for other in others if not _common(other.callers())]
+        if others or any(tail_of(match.steps) > 0 for match in own):
+            found.others.add(path)
         if own:
             found.owned[path] = own
-        if own or pools:
-            called = [*(m.callers() for m in own), *(p.callers() for p in pools)]
+        if own or others:
+            called = [*(m.callers() for m in own), *(p.callers() for p in others)]
             callers = {caller for paths in called for caller in paths if caller}
             found.inline[path] = frozenset(p for c in callers for p in _prefixes(c))
     return found

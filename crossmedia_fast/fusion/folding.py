@@ -82,7 +82,7 @@ def foldable(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: 
     weight = conv.weight
     if weight.dtype not in (torch.float32, torch.float64):
         return False
-    channels = weight.shape[0]
+    channels = conv.out_channels
     used: list[Any] = [conv.bias]
     for step in steps:
         if step.kind == "norm":
@@ -163,9 +163,9 @@ def _compute(
     weight = conv.weight
     if scale is not None:
         if isinstance(scale, Tensor) and scale.numel() > 1:
-            scale = scale.reshape(-1, 1, 1, 1)
+            scale = scale.reshape((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
         weight = (weight.to(dtype) * scale).to(conv.weight.dtype)
-    channels = conv.weight.shape[0]
+    channels = conv.out_channels
     if shift is not None and not isinstance(shift, Tensor):
         shift = conv.weight.new_full((channels,), shift)
     if shift is not None:

@@ -22,7 +22,7 @@ class GivenConv:
 
     __slots__ = (
         *("_parameters", "bias", "dilation", "groups", "kernel_size", "out_channels", "padding"),
-        *("padding_mode", "stride", "weight"),
+        *("padding_mode", "stride", "transposed", "weight"),
     )
 
     def __init__(
@@ -38,6 +38,7 @@ class GivenConv:
         self.out_channels = weight.shape[0]
         self.kernel_size = tuple(weight.shape[2:])
         self.padding_mode = "zeros"
+        self.transposed = False
 
 
 def _pair(value: Any) -> Any:

@@ -35,7 +35,9 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
        activation that never decreases.
 
     Pooling that follows no convolution, or one behind a BatchNorm that trains, runs as one pass
-    with the activation before it, where that is faster.
+    with the activation before it, where that is faster. ``nn.ConvTranspose2d`` in float32 runs by
+    the kernels of the convolution whose adjoint it is, its gradients too; without gradients a
+    BatchNorm in eval mode is folded into it, and bias and activation are one pass.
 
     Equivalent to: ``model``, up to rounding.
 
@@ -91,11 +93,12 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
                 if reason:
                     notes[key] = f"in {mode} mode alone, else: {reason}"
     pooled: dict[str, str] = {}  # path -> pattern of poolings that no convolution's match has
-    for owner in dict.fromkeys((*found.owned, *sorted(found.pools))):
+    transposed: dict[str, str] = {}  # the same of transposed convolutions
+    for owner in dict.fromkeys((*found.owned, *sorted(found.others))):
         matches = found.owned.get(owner, [])
         module = model.get_submodule(owner)
         own = [modes.get(join(owner, m.path), {}).get(m.pattern) for m in matches]
-        if not any(own) and (owner not in found.pools or not device_has_kernels("cpu")):
+        if not any(own) and (owner not in found.others or not device_has_kernels("cpu")):
             continue
 
         def accepted(path: str, pattern: str, training: bool, owner: str = owner) -> bool:
@@ -114,6 +117,9 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
                 for name, pattern in program.pools:
                     known = pooled.setdefault(join(owner, name), pattern)
                     pooled[join(owner, name)] = max(known, pattern, key=len)
+                for name, pattern in program.transposed:
+                    known = transposed.setdefault(join(owner, name), pattern)
+                    transposed[join(owner, name)] = max(known, pattern, key=len)
         except (Untraceable, TypeError) as error:
             for match in matches:
                 why_not[join(owner, match.path), match.pattern] = str(error)
@@ -123,7 +129,7 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
                 for node in match.nodes:
                     pooled.pop(join(owner, str(node.target)), None)
     rows = make_rows(model, found, why_not, notes)
-    model.__dict__[_REPORT] = FusionReport(rows, pooled.items())
+    model.__dict__[_REPORT] = FusionReport(rows, pooled.items(), transposed.items())
     return model
 
 
@@ -149,7 +155,8 @@ def unfuse(model: _Model) -> _Model:
 
 def fusion_report(model: nn.Module) -> FusionReport:
     """A row for each convolution of `model`: path, pattern, whether it is fused, and why not; in
-    its ``pools`` path and pattern of the poolings that run as one pass without a convolution.
+    its ``pools`` path and pattern of the poolings that run as one pass without a convolution, and
+    in its ``transposed`` of the transposed convolutions that run by our kernels where those win.
 
     ``print`` shows a table. For a model that was not fused, the rows say what :func:`fuse` would
     look at, none of them fused.
@@ -158,6 +165,7 @@ def fusion_report(model: nn.Module) -> FusionReport:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     rows: list[FusionRow] = []
     pools: list[tuple[str, str]] = []
+    transposed: list[tuple[str, str]] = []
     covered: list[str] = []
     for path, module in model.named_modules():
         report = module.__dict__.get(_REPORT)
@@ -166,8 +174,9 @@ def fusion_report(model: nn.Module) -> FusionReport:
         covered.append(path)
         rows += [row._replace(path=join(path, row.path)) for row in report]
         pools += [(join(path, name), pattern) for name, pattern in report.pools]
+        transposed += [(join(path, name), pattern) for name, pattern in report.transposed]
     if covered:
-        return FusionReport(rows, pools)
+        return FusionReport(rows, pools, transposed)
     found = analyse(model)
     why = {}
     for owner, matches in found.owned.items():

@@ -88,7 +88,7 @@ class PoolSteps:
             return None
         if channels_last and not x.is_contiguous(memory_format=torch.channels_last):
             return None
-        if not _may_run(x) or not all(
+        if not may_run(x) or not all(
             step.module is None or as_matched(step, modules[step.module]) for step in self.steps
         ):
             return None
@@ -122,7 +122,7 @@ class PoolSteps:
         return not channels_last or (self.maximum and (self.activated or not learns))
 
 
-def _may_run(x: Tensor) -> bool:
+def may_run(x: Tensor) -> bool:
     return (
         native.module is not None
         and x.dtype in _DTYPES

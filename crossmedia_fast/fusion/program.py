@@ -18,6 +18,7 @@ from .references import pack, unpack
 from .region import Region
 from .scanning import scan, simple
 from .steps import hooked
+from .transposed import TransposedRegion, find_transposed, rewrite_transposed
 
 ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
 _get_tracing_state = torch._C._get_tracing_state  # of torch.jit.trace
@@ -75,6 +76,7 @@ class Program:
         self.names = names
         self.fused: set[tuple[str, str]] = set()  # path and pattern, of all variants
         self.pools: dict[tuple[str, str], None] = {}  # the same of poolings, in order
+        self.transposed: dict[tuple[str, str], None] = {}  # the same of transposed convolutions
         self.variants: dict[Any, Variant] = {}
 
     def __deepcopy__(self, memo: Any) -> Program:
@@ -216,6 +218,11 @@ def _add_variant(
         shielded = may_change(pool, module.get_submodule)
         rewrite_pool(graph, pool, PoolRegion(f"fused_{number}", pool.steps, shielded))
         program.pools[pool.path, pool.pattern] = None
+        number += 1
+    for transposed in find_transposed(graph, module.get_submodule):
+        region = TransposedRegion(f"fused_{number}", transposed.steps)
+        rewrite_transposed(graph, transposed, region)
+        program.transposed[transposed.path, transposed.pattern] = None
         number += 1
     if number:
         program.variants[state] = code_of(graph)

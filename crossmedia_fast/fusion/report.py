@@ -19,20 +19,32 @@ class FusionReport(tuple[FusionRow, ...]):
     """The rows of :func:`fusion_report`; prints as a table.
 
     `pools`: path and pattern of the poolings that run as one pass without a convolution.
+    `transposed`: the same of the transposed convolutions, which run by the kernels of convolutions.
     """
 
     pools: tuple[tuple[str, str], ...] = ()
+    transposed: tuple[tuple[str, str], ...] = ()
 
-    def __new__(cls, rows: Iterable[FusionRow] = (), pools: Iterable[tuple[str, str]] = ()) -> Any:
+    def __new__(
+        cls,
+        rows: Iterable[FusionRow] = (),
+        pools: Iterable[tuple[str, str]] = (),
+        transposed: Iterable[tuple[str, str]] = (),
+    ) -> Any:
         report = super().__new__(cls, rows)
         report.pools = tuple(pools)
+        report.transposed = tuple(transposed)
         return report
 
     def __str__(self) -> str:
-        pools = [f"{path} ({pattern})" for path, pattern in self.pools]
         parts = [self._table()]
-        if pools:
-            parts.append("pooling as one pass, where that is faster: " + ", ".join(pools))
+        for title, rows in (
+            ("pooling as one pass", self.pools),
+            ("transposed convolutions by the kernels of convolutions", self.transposed),
+        ):
+            if rows:
+                names = ", ".join(f"{path} ({pattern})" for path, pattern in rows)
+                parts.append(f"{title}, where that is faster: {names}")
         return "\n\n".join(parts)
 
     def _table(self) -> str:

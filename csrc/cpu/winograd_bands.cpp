@@ -11,6 +11,9 @@ namespace {
 constexpr int64_t kBandBytes = 512 * 1024;
 constexpr int64_t kLargeBandBytes = 8 << 20;
 constexpr int64_t kLargeWeightBytes = 16 << 20;
+// Above this weights are not in the second cache when a network comes back to them: what they cost
+// is their way there.
+constexpr int64_t kSharedWeightBytes = 1 << 20;
 constexpr int64_t kMostCarriedWindow = 8;  // rows
 constexpr int64_t kLeastTiles = 2 * kGemmRows;
 constexpr int64_t kMostTiles = 16 * kGemmRows;
@@ -24,13 +27,15 @@ WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStor
   const bool pairs = store != TileStore::kOutput;
   across_ = divide_up(pairs ? 2 * pool.out_width : pool.width, outputs);
   down_ = divide_up(pairs ? 2 * pool.out_height : pool.height, outputs);
-  const bool large = weight_floats * int64_t(sizeof(float)) >= kLargeWeightBytes;
+  const int64_t weight_bytes = weight_floats * int64_t(sizeof(float));
+  const bool large = weight_bytes >= kLargeWeightBytes;
   // what BandEpilogue pools shares the cache with the tiles
   const bool shares = store == TileStore::kOutput && pool.pool != Pool::kNone;
   const int64_t bytes = large ? kLargeBandBytes : (shares ? kBandBytes / 2 : kBandBytes);
   int64_t tiles = bytes / (tile_floats * int64_t(sizeof(float)));
   tiles = least(most(tiles, kLeastTiles), kMostTiles);
-  const bool single = large && pool.batch * down_ * across_ <= kMostTileBlock;
+  const bool single =
+      weight_bytes >= kSharedWeightBytes && pool.batch * down_ * across_ <= kMostTileBlock;
   int64_t rows = least(most(tiles / across_, 1), most(pool.batch * down_ / threads, 1));
   if (single) rows = down_;
   // what a cut carries over is kept for every channel: images with high windows stay whole

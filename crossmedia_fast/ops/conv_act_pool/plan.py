@@ -106,19 +106,22 @@ def make_plan(
 _TRANSFORM = 25
 _LEAST_GAIN = 1.1
 _LANES = 16
-# What reading a weight from memory costs, in multiply-adds: where few positions share it, that is
-# what takes the time, and Winograd's weights are 4 times as many (F(4×4, 3×3)). Kept ones are read
-# once more to see that they are still the same. Measured on ResNet-18 of 1×3×224² and 2×3×112²: of
-# 0, 8, 24 and 60 the best is 24; without it, 512 → 512 filters on 4×4 images took twice PyTorch's
-# time.
-_WEIGHT = 24
-# PyTorch's convolution packs its weights at every call. Above this size the C library takes the
-# memory for it from the system anew each time, and returns it: that costs as many positions'
-# products as this. Measured on 1024 filters of 1024×3×3, 8×8 images: 19.8 ms, of which 16 are it.
+# What reading a weight of Winograd's costs, in multiply-adds: where few positions share it, that is
+# what takes the time, and they are 4 times as many as the filter's (F(4×4, 3×3)). Kept ones are
+# read once more to see that they are still the same. PyTorch's convolution packs its weights at
+# every call. Both as measured on the Xeon, 13 layers of 49 to 400 positions, between weights that
+# are in the second cache and weights that come from memory, as most of a network's do. Those that
+# are not kept are transformed, written and read.
+_WEIGHT = 16
+_FRESH_WEIGHT = 24
+_PACKING = 40
+# Above this size the C library takes the memory for packed weights from the system anew each time,
+# and returns it: that costs as many positions' products as this. Measured on 1024 filters of
+# 1024×3×3, 8×8 images: 19.8 ms, of which 16 are it.
 _LARGE_WEIGHTS = 32 << 20  # bytes
 _LARGE_PACKING = 256
-# Positions that must share a 1×1 filter's weights to be worth that look at them.
-_LEAST_POSITIONS = 64
+# Positions that must share a 1×1 filter's weights to be worth the look at whether they changed.
+_LEAST_POSITIONS = 16
 # A product of float32 on a matrix unit is six of bfloat16, at 16 times the rate of multiply-adds;
 # half as much again, because processors slow the unit down where many cores use theirs. Measured on
 # a cloud's Xeon: 1 to 3 times as slow, from one second to the next, with multiply-adds as ever.
@@ -150,9 +153,9 @@ def winograd_gain(
     taps_of_all = max(channels, _LANES) * kernel_height * kernel_width
     images, points = x_shape[0], (outputs + taps - 1) ** 2
     large = kept and 4 * math.prod(w_shape) > _LARGE_WEIGHTS
-    packing = _WEIGHT + (_LARGE_PACKING if large else 0)
+    packing = _PACKING + (_LARGE_PACKING if large else 0)
     direct = (images * z_shape[2] * z_shape[3] + packing) * taps_of_all * filters
-    read = _WEIGHT * (points * products + taps_of_all * filters)
+    read = (_WEIGHT if kept else _FRESH_WEIGHT) * (points * products + taps_of_all * filters)
     return direct / (points * images * tiles * (products + transforms) + read)
 
 

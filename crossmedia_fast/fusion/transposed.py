@@ -1,0 +1,189 @@
+"""Transposed convolutions with what follows them: found, and run by the kernels of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from .. import precision
+from ..ops.conv_act_pool.arguments import Pool2d, check_pool
+from ..ops.conv_act_pool.kernels import launch_for
+from ..ops.conv_act_pool.memory_format import is_channels_last
+from ..ops.conv_act_pool.transposed import ConvTranspose2d, TransposedLaunch, why_not_transposed
+from .folding import FoldCache, fold
+from .pooling import may_run
+from .steps import (
+    Refusal,
+    Step,
+    as_matched,
+    fused_arguments,
+    hooked,
+    run_step,
+    step_of_call,
+    step_of_module,
+)
+from .tracing import CALLER
+
+_MOST_LAUNCHES = 64
+
+
+@dataclass
+class TransposedMatch:
+    """A transposed convolution, and the BatchNorm and the activation behind it."""
+
+    nodes: list[Node]
+    steps: tuple[Step, ...]
+
+    @property
+    def path(self) -> str:
+        return str(self.nodes[0].target)
+
+    @property
+    def pattern(self) -> str:
+        return " -> ".join(step.label for step in self.steps)
+
+    def callers(self) -> list[str]:
+        return [node.meta[CALLER] for node in self.nodes]
+
+
+def find_transposed(graph: Graph, module_at: Callable[[str], Any]) -> list[TransposedMatch]:
+    """The transposed convolutions of a graph that are modules of PyTorch's class."""
+    found = []
+    for node in graph.nodes:
+        if node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+            continue
+        conv = module_at(str(node.target))
+        if type(conv) is not nn.ConvTranspose2d or hooked(conv):
+            continue
+        if "weight" not in conv._parameters or hasattr(conv, "parametrizations"):
+            continue
+        nodes, steps = [node], [Step("conv", "ConvTranspose2d", 0, nn.ConvTranspose2d)]
+        for kinds in (("norm", "activation"), ("activation",)):
+            users = list(nodes[-1].users)
+            step = _step(users[0], nodes[-1], len(steps), module_at) if len(users) == 1 else None
+            if step is None or step.kind not in kinds:
+                break
+            nodes.append(users[0])
+            steps.append(step)
+            if step.kind == "activation":
+                break
+        found.append(TransposedMatch(nodes, tuple(steps)))
+    return found
+
+
+def _step(node: Node, value: Node, place: int, module_at: Callable[[str], Any]) -> Step | None:
+    step: Step | Refusal | None = None
+    if node.op == "call_module" and node.args == (value,) and not node.kwargs:
+        module = module_at(str(node.target))
+        step = None if hooked(module) else step_of_module(module, place)
+    elif node.op in ("call_function", "call_method"):
+        step = step_of_call(node, value, lambda _: None)
+    return step if isinstance(step, Step) else None
+
+
+def rewrite_transposed(graph: Graph, match: TransposedMatch, region: Any) -> None:
+    """Put a call of `region` into the graph where the match's nodes stand."""
+    with graph.inserting_before(match.nodes[0]):
+        modules = tuple(
+            graph.get_attr(str(node.target))
+            for node, step in zip(match.nodes, match.steps, strict=True)
+            if step.module is not None
+        )
+        call = graph.call_function(region, (match.nodes[0].args[0], modules, ()))
+    match.nodes[-1].replace_all_uses_with(call)
+    for node in reversed(match.nodes):
+        graph.erase_node(node)
+
+
+class TransposedRegion:
+    """A TransposedMatch, as a function of its input and its modules.
+
+    Without gradients a BatchNorm in eval mode is folded into the weights, and bias and activation
+    are one pass over the result; with them the convolution alone is ours.
+    """
+
+    def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
+        self.steps = steps
+        self.linear = tuple(step for step in steps if step.kind == "norm")
+        self.arguments = fused_arguments(steps)
+        self.cache = FoldCache()
+        self.launches: dict[Any, TransposedLaunch | None] = {}
+        # what torch.fx asks of a function that it writes a call of
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+
+    def __reduce__(self) -> Any:
+        return TransposedRegion, (self.__name__, self.steps)
+
+    def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
+        count = 0
+        launch = self._launch(x, modules[0])
+        if launch is not None:
+            conv = modules[0]
+            weight, bias = conv._parameters["weight"], conv._parameters["bias"]
+            if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+                x = ConvTranspose2d.apply(x, weight.contiguous(), launch)
+                x = x if bias is None else x + bias[:, None, None]
+                count = 1
+            else:
+                x, count = self._fused(x, modules, constants, launch)
+        for step in self.steps[count:]:
+            x = run_step(step, x, modules, constants)
+        return x
+
+    def _fused(
+        self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...], launch: Any
+    ) -> tuple[Any, int]:
+        """Without gradients: as many steps as these modules allow in this call."""
+        conv = modules[0]
+        weight, bias = conv._parameters["weight"], conv._parameters["bias"]
+        count = 1
+        for step in self.steps[1:]:
+            if step.module is not None and not as_matched(step, modules[step.module]):
+                break
+            count += 1
+        if count > 1 and self.linear:
+            folded = fold(self.cache, conv, self.linear, modules, constants, x)
+            if folded is None:
+                count = 1
+            else:
+                weight, bias = folded
+        y = launch.forward(x, weight.contiguous())
+        if self.steps[count - 1].kind == "activation":
+            pool: Pool2d = check_pool(
+                *(self.arguments["activation"], self.arguments["activation_param"], "none"),
+                *(2, None, 0, False, True),
+            )
+            act = launch_for("cpu", launch.y_shape, y.dtype, launch.channels_last, pool)
+            bias = None if bias is None else bias.contiguous()
+            return act.forward(y, bias, False, True)[0], count
+        return y if bias is None else y.add_(bias[:, None, None]), count
+
+    def _launch(self, x: Any, conv: Any) -> TransposedLaunch | None:
+        """The kernels that are faster than PyTorch's for this call."""
+        if type(x) not in (Tensor, nn.Parameter) or type(conv) is not nn.ConvTranspose2d:
+            return None
+        if hooked(conv) or "weight" not in conv._parameters or not may_run(x):
+            return None
+        if torch._C._is_any_autocast_enabled() or why_not_transposed(conv, x):
+            return None
+        channels_last = is_channels_last(x) or (
+            is_channels_last(conv.weight) and x.shape[2] * x.shape[3] > 1
+        )
+        arguments: Any = (conv.stride, conv.padding, conv.output_padding, channels_last)
+        key = (x.shape, conv.weight.shape, precision.get_conv_precision(), *arguments)
+        if key not in self.launches:
+            if len(self.launches) >= _MOST_LAUNCHES:
+                self.launches.clear()
+            try:
+                self.launches[key] = TransposedLaunch(
+                    tuple(x.shape), tuple(conv.weight.shape), *arguments
+                )
+            except (NotImplementedError, ValueError):  # what PyTorch says of it is its affair
+                self.launches[key] = None
+        return self.launches[key]
