@@ -128,7 +128,8 @@ bool BandEpilogue::prepare() {
   if (problem_.pool == Pool::kNone) return true;
   // three arrays in one: two of floats and one of bytes
   const size_t count = static_cast<size_t>(most_rows_ * problem_.out_width * lanes_);
-  y_ = static_cast<float*>(malloc(count * (2 * sizeof(float) + 1)));
+  // half a vector of lanes is read as a whole one
+  y_ = static_cast<float*>(malloc(count * (2 * sizeof(float) + 1) + sizeof(V)));
   if (!y_) return false;
   preactivation_ = y_ + count;
   codes_ = reinterpret_cast<uint8_t*>(preactivation_ + count);

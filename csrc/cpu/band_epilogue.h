@@ -1,7 +1,8 @@
 // What follows a convolution, for a band of its output in scratch memory: pooling, activation, and
 // the stores in either memory format.
 //
-// The scratch is [rows][columns][lanes]: `lanes` output channels of one image, side by side.
+// The scratch is [rows][columns][lanes]: `lanes` output channels of one image, side by side: whole
+// vectors, or half of one.
 #pragma once
 
 #include "common/conv_act_pool2d_kernels.h"
@@ -21,7 +22,7 @@ struct Band {
 
 class BandEpilogue {
  public:
-  // `most_rows`: rows of y in the largest band. The scratch's lanes are a multiple of the vector.
+  // `most_rows`: rows of y in the largest band.
   BandEpilogue(const ActPool2dProblem& problem, int lanes, int64_t most_rows);
   ~BandEpilogue();
   BandEpilogue(const BandEpilogue&) = delete;

@@ -28,7 +28,8 @@ class ForwardItem {
         tensors_(tensors),
         frame_(problem, frame_columns(problem, plan), frame_planar(problem, plan)),
         whole_(problem.pool, kBlockLanes, plan.rows),
-        rest_(problem.pool, kVector, plan.rows) {}
+        rest_lanes_(rest_lanes(problem.pool)),
+        rest_(problem.pool, rest_lanes_, plan.rows) {}
   ForwardItem(const ForwardItem&) = delete;
   ForwardItem& operator=(const ForwardItem&) = delete;
 
@@ -53,6 +54,12 @@ class ForwardItem {
     return plan_.direct || plan_.planes || (whole_.prepare() && rest_.prepare());
   }
 
+  // In scratch that is activated and pooled few channels take half a vector, and half the time.
+  int rest_lanes(const ActPool2dProblem& p) const {
+    const int64_t rest = p.channels % kBlockLanes;
+    return plan_.way == Way::kEpilogue && rest > 0 && rest <= kVector / 2 ? kVector / 2 : kVector;
+  }
+
   // Rows p_first .. p_last - 1 of y in image n.
   void run(int64_t n, int64_t p_first, int64_t p_last) {
     const int64_t start = p_first * p_.pool_stride_height - p_.pool_pad_height;
@@ -67,19 +74,21 @@ class ForwardItem {
       const int count = static_cast<int>(least(p_.channels - k, kBlockLanes));
       const Band band = {n, p_first, p_last, k, count};
       if (count > kVector) {
-        run_block<kBlockVectors>(band, z_first, z_last, whole_);
+        run_block<kBlockVectors>(band, z_first, z_last, kBlockLanes, whole_);
       } else {
-        run_block<1>(band, z_first, z_last, rest_);
+        run_block<1>(band, z_first, z_last, rest_lanes_, rest_);
       }
     }
   }
 
  private:
   template <int kVectors>
-  void run_block(const Band& band, int64_t z_first, int64_t z_last, BandEpilogue& epilogue) {
-    constexpr int kWidth = kVectors * kVector;
+  void run_block(const Band& band, int64_t z_first, int64_t z_last, int width,
+                 BandEpilogue& epilogue) {
     const int64_t first = (band.n * p_.out_height + band.p_first) * p_.out_width;
-    BlockOutput out = {scratch_, codes_.data, kWidth, 0, kVector, Activation::kIdentity, 0, false};
+    const int last_lanes = width - (kVectors - 1) * kVector;
+    BlockOutput out = {scratch_,   codes_.data,           width, 0,
+                       last_lanes, Activation::kIdentity, 0,     false};
     if (plan_.direct) {
       out.pixel = p_.channels;
       out.y = static_cast<float*>(tensors_.y) + first * out.pixel + band.k_first;
@@ -138,8 +147,8 @@ class ForwardItem {
       }
     }
     if (plan_.planes) {
-      store_planes(scratch_, kWidth, planes);
-      if (tensors_.index && p_.pool == Pool::kMax) store_planes(codes_.data, kWidth, planes);
+      store_planes(scratch_, width, planes);
+      if (tensors_.index && p_.pool == Pool::kMax) store_planes(codes_.data, width, planes);
     } else if (plan_.way == Way::kEpilogue) {
       epilogue.pool(scratch_, z_first, band, tensors_);
     } else if (!plan_.direct) {
@@ -260,7 +269,8 @@ class ForwardItem {
   const ConvForwardTensors& tensors_;
   Frame frame_;
   BandEpilogue whole_;          // of kBlockVectors vectors of channels
-  BandEpilogue rest_;           // of one
+  const int rest_lanes_;        // of the scratch, for a last vector of channels
+  BandEpilogue rest_;           // of one vector or less
   Scratch<const float*> rows_;  // [pool_height]: a window's
   Scratch<float> floats_;
   float* tiles_ = nullptr;    // [rows][groups][frequency][C][kTilesTogether]
