@@ -9,13 +9,14 @@ from torch import nn
 from torch.fx import GraphModule
 
 from .installing import why_not_class
+from .joining import concatenated
 from .matching import Match, find, why_not_conv
 from .pooling import find_pools, tail_of
 from .program import graph_of, original_class
 from .report import FusionRow
 from .scanning import scan
 from .steps import hooked
-from .tracing import Untraceable
+from .tracing import CALLER, Untraceable
 from .transposed import find_transposed
 
 
@@ -89,7 +90,15 @@ def analyse(model: nn.Module) -> Found:
         if not hooked(module):
             traced.add(path)
         matches, rest = find(graph, module.get_submodule)
-        own = [match for match in matches if not _common(match.callers())]
+        # a concatenation of the module's own takes in what its submodules end with
+        last = {match.nodes[-1] for match in matches}
+        joined = {
+            part
+            for node, _, parts in concatenated(graph, last.__contains__)
+            if not node.meta[CALLER]
+            for part in parts
+        }
+        own = [m for m in matches if not _common(m.callers()) or m.nodes[-1] in joined]
         for _, conv, note in rest:
             found.notes[join(path, conv)] = note
         for match in matches:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ _SETTINGS = (
 )
 # What the fused operation takes of a layer beside its parameters.
 _READ = {"conv": ("stride", "padding", "dilation", "groups", "padding_mode"), "norm": ("eps",)}
+_INTO = ("pointwise", "winograd")  # algorithms that write some channels of a larger tensor
 _PARAMETERS = (("_parameters", "weight"), ("_parameters", "bias"))
 _STATISTICS = (("_buffers", "running_mean"), ("_buffers", "running_var"))
 
@@ -44,6 +45,7 @@ class BoundCall:
 
     __slots__ = (
         "call",
+        "call_into",
         "constants",
         "dtype",
         "guard",
@@ -52,6 +54,7 @@ class BoundCall:
         "parts",
         "sizes",
         "strides",
+        "y_shape",
     )
 
     def __init__(
@@ -61,7 +64,7 @@ class BoundCall:
         guard: Any,
         parts: list[Any],
         hash: int | None,
-        call: Callable[[Tensor], Tensor],
+        call: _Call,
     ) -> None:
         self.dtype = x.dtype
         self.strides = x.stride()
@@ -70,11 +73,23 @@ class BoundCall:
         self.parts = parts  # (tensor, alias, dtype, pointer) of each tensor that is read
         self.hash = hash  # of their bytes; None where nothing made of them is kept
         self.sizes = [tensor.nbytes for tensor, *_ in parts]
-        self.call = call
+        self.call = call.run
+        self.call_into = call.into
+        self.y_shape = call.y_shape
         self.owner: Any = None  # a reference to the convolution that ends with it
 
-    def run(self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Tensor | None:
-        """The result, or None where something has changed. Without gradients alone."""
+    def run(
+        self,
+        x: Tensor,
+        modules: tuple[Any, ...],
+        constants: tuple[Any, ...],
+        joint: Any = None,
+        place: int = 0,
+    ) -> Tensor | None:
+        """The result, or None where something has changed. Without gradients alone.
+
+        It is a part of `joint`'s tensor where that has one for it and the call can write there.
+        """
         if (
             x.stride() != self.strides
             or x.dtype is not self.dtype
@@ -100,6 +115,11 @@ class BoundCall:
             pointers.append(pointer)
         if self.hash is not None and _hash(pointers, self.sizes) != self.hash:
             return None
+        if joint is not None and self.call_into is not None:
+            y = joint.part(place, self.y_shape, x)
+            if y is not None:
+                self.call_into(x, y)
+                return y
         return self.call(x)
 
 
@@ -137,8 +157,8 @@ def bind(
         parts = [part for part in found if part[0] is not None]
         # before anything is made of them: a write meanwhile will be noticed
         hash = _hash([part[3] for part in parts], [part[0].nbytes for part in parts])
-    call, keeps = _call(x, weight, bias, conv, arguments)
-    return BoundCall(x, constants, guard, parts, hash if folds or keeps else None, call)
+    call = _call(x, weight, bias, conv, arguments)
+    return BoundCall(x, constants, guard, parts, hash if folds or call.keeps else None, call)
 
 
 def _guard(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
@@ -168,22 +188,31 @@ def _guard(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
     return native.module.StateGuard(tuple(owners), tuple(records))  # type: ignore[union-attr]
 
 
+class _Call(NamedTuple):
+    """The operation as a function of x."""
+
+    run: Callable[[Tensor], Tensor]
+    into: Callable[[Tensor, Tensor], None] | None = None  # the same into some channels of a tensor
+    y_shape: tuple[int, ...] = ()
+    keeps: bool = False  # whether something made of the weights is kept in it
+
+
 def _call(
     x: Tensor, weight: Tensor, bias: Tensor | None, conv: Any, arguments: dict[str, Any]
-) -> tuple[Callable[[Tensor], Tensor], bool]:
-    """The operation as a function of x, and whether something made of the weights is kept in it."""
+) -> _Call:
     ready = interface.prepare_conv_act_pool2d(
         x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, **arguments
     )
     fused = ready.native
     if type(fused) is not FusedConv2d or x.dim() != 4 or x.stride() != fused.launch.x_strides:
-        return lambda x: interface.run_prepared(x, weight, bias, ready), False
+        return _Call(lambda x: interface.run_prepared(x, weight, bias, ready))
     if bias is not None and not bias.is_contiguous():
-        return lambda x: interface.run_prepared(x, weight, bias, ready), False
+        return _Call(lambda x: interface.run_prepared(x, weight, bias, ready))
     transformed = fused.prepare(weight, save=False)
     dense = cpu_weights.contiguous(weight, transformed)
     algorithm, problem = fused.algorithm, fused.launch.native
-    y_shape, y_strides = fused.launch.pool_launch.y_shape, fused.launch.pool_launch.y_strides
+    pool_launch = fused.launch.pool_launch
+    y_shape, y_strides = pool_launch.y_shape, pool_launch.y_strides
     pointers = [0 if t is None else t.data_ptr() for t in (dense, transformed, bias)]
     forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
     holds = (dense, transformed, bias)  # the pointers' memory
@@ -195,7 +224,13 @@ def _call(
         forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads)
         return y
 
-    return call, transformed is not None or dense is not weight
+    def call_into(x: Tensor, y: Tensor, holds: Any = holds) -> None:
+        x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
+        threads, pixel = native.thread_count(), y.stride(3)
+        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel)
+
+    into = call_into if pool_launch.channels_last and algorithm in _INTO else None
+    return _Call(call, into, y_shape, transformed is not None or dense is not weight)
 
 
 class BoundCalls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.fx import Graph
 from torch.nn.modules import module as _hooks
 
 from . import tracing
+from .joining import rewrite_concatenations
 from .matching import find, may_change, rewrite
 from .pooling import PoolRegion, find_pools, rewrite_pool
 from .references import pack, unpack
@@ -225,6 +227,8 @@ def _add_variant(
         program.transposed[transposed.path, transposed.pattern] = None
         number += 1
     if number:
+        names = (f"joined_{place}" for place in count())
+        rewrite_concatenations(graph, lambda: next(names))
         program.variants[state] = code_of(graph)
 
 

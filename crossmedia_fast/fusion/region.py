@@ -89,13 +89,20 @@ class Region:
     def __reduce__(self) -> Any:
         return Region, (self.__name__, self.steps, self.shielded)
 
-    def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
+    def __call__(
+        self,
+        x: Any,
+        modules: tuple[Any, ...],
+        constants: tuple[Any, ...],
+        joint: Any = None,  # a joining.Joint, whose part at `place` the result is
+        place: int = 0,
+    ) -> Any:
         count = 0
         plain = type(x) in _PLAIN
         if plain and not (torch.compiler.is_compiling() or torch.is_grad_enabled() or self.given):
             known = self.bound.find(modules[0], x)
             if known is not None:
-                y = known.run(x, modules, constants)
+                y = known.run(x, modules, constants, joint, place)
                 if y is not None:
                     return y
         if plain and has_kernels(x):

@@ -82,11 +82,29 @@ void prepare(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if (!success) throw std::bad_alloc();
 }
 
+// Of a y that is some channels of a larger NHWC tensor.
+void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int64_t y_pixel,
+                   bool tracks) {
+  if (algorithm != "pointwise" && algorithm != "winograd") {
+    throw py::value_error("y_pixel must be 0: algorithm '" + algorithm + "' writes dense tensors");
+  }
+  if (!p.channels_last || tracks) {
+    throw py::value_error("y_pixel must be 0 for contiguous tensors, and where there is an index");
+  }
+  int64_t elements = 0;
+  if (y_pixel < p.channels ||
+      __builtin_mul_overflow(p.batch * p.out_height, p.out_width, &elements) ||
+      __builtin_mul_overflow(elements, y_pixel, &elements) || elements > INT64_MAX / p.itemsize) {
+    throw py::value_error("y_pixel must be at least K and give a tensor that can exist");
+  }
+}
+
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
              uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
-             uintptr_t preactivation, int threads) {
+             uintptr_t preactivation, int threads, int64_t y_pixel) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  if (y_pixel != 0) check_y_pixel(algorithm, p.pool, y_pixel, index != 0);
   const int size = p.pool.itemsize;
   const bool some = p.pool.batch > 0;
   if (index != 0 && p.pool.index_itemsize == 0) {
@@ -96,6 +114,7 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
     throw py::value_error("preactivation must be 0 for this problem, or come with an index");
   }
   ConvForwardTensors t = {};
+  t.y_pixel = y_pixel;
   t.x = checked_pointer("x", x, size, some);
   t.w = checked_pointer("w", w, size, some);
   t.prepared = checked_pointer("prepared", prepared, size, some && k.prepare);
@@ -179,7 +198,10 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_refusal", &refusal);
   module.def("conv_act_pool2d_prepared_size", &prepared_size);
   module.def("conv_act_pool2d_prepare", &prepare);
-  module.def("conv_act_pool2d_forward", &forward);
+  module.def("conv_act_pool2d_forward", &forward, py::arg("algorithm"), py::arg("problem"),
+             py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),
+             py::arg("index"), py::arg("preactivation"), py::arg("threads"),
+             py::arg("y_pixel") = 0);
   module.def("conv_act_pool2d_backward", &backward);
   module.def("hash_bytes", &hash_bytes);
   module.def("hash_blocks", &hash_blocks);

@@ -25,6 +25,8 @@ struct ConvForwardTensors {
   void* y;               // [N, K, P, Q]
   void* index;           // [N, K, P, Q] or null
   void* preactivation;   // [N, K, P, Q] or null
+  int64_t y_pixel;       // of an NHWC y: elements from a pixel to the next, 0 = K; more where y is
+                         // some channels of a larger tensor
 };
 
 struct ConvBackwardTensors {

@@ -75,22 +75,22 @@ void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, 
   fence_streams();
 }
 
-bool streams(const ActPool2dProblem& p, const float* target) {
+bool streams(const ActPool2dProblem& p, int64_t pixel, const float* target) {
   constexpr int64_t kLine = 64;
   const int64_t bytes = p.batch * p.channels * p.out_height * p.out_width * int64_t(sizeof(float));
   return p.channels_last && bytes >= kStreamedBytes && p.channels * sizeof(float) % kLine == 0 &&
-         reinterpret_cast<uintptr_t>(target) % kLine == 0;
+         pixel * sizeof(float) % kLine == 0 && reinterpret_cast<uintptr_t>(target) % kLine == 0;
 }
 
 template <class T>
 void store_either(const ActPool2dProblem& p, const Band& band, const T* source, int lanes,
-                  T* target) {
+                  int64_t pixel, T* target) {
   const int64_t pixels = (band.p_last - band.p_first) * p.out_width;
   const int64_t plane = p.out_height * p.out_width;
   const int64_t first = band.p_first * p.out_width;
   if (p.channels_last) {
-    store_pixels(source, pixels, lanes, band.k_count, p.channels,
-                 target + (band.n * plane + first) * p.channels + band.k_first);
+    store_pixels(source, pixels, lanes, band.k_count, pixel,
+                 target + (band.n * plane + first) * pixel + band.k_first);
   } else {
     store_planes(source, pixels, lanes, band.k_count, plane,
                  target + (band.n * p.channels + band.k_first) * plane + first);
@@ -100,19 +100,19 @@ void store_either(const ActPool2dProblem& p, const Band& band, const T* source, 
 }  // namespace
 
 void store_band(const ActPool2dProblem& p, const Band& band, const float* source, int lanes,
-                float* target) {
-  if (!streams(p, target)) {
-    store_either(p, band, source, lanes, target);
+                int64_t pixel, float* target) {
+  if (!streams(p, pixel, target)) {
+    store_either(p, band, source, lanes, pixel, target);
     return;
   }
   const int64_t first = (band.n * p.out_height + band.p_first) * p.out_width;
-  stream_pixels(source, (band.p_last - band.p_first) * p.out_width, lanes, band.k_count, p.channels,
-                target + first * p.channels + band.k_first);
+  stream_pixels(source, (band.p_last - band.p_first) * p.out_width, lanes, band.k_count, pixel,
+                target + first * pixel + band.k_first);
 }
 
 void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* source, int lanes,
-                uint8_t* target) {
-  store_either(p, band, source, lanes, target);
+                int64_t pixel, uint8_t* target) {
+  store_either(p, band, source, lanes, pixel, target);
 }
 
 BandEpilogue::BandEpilogue(const ActPool2dProblem& problem, int lanes, int64_t most_rows)
@@ -151,12 +151,14 @@ void BandEpilogue::pool(float* z, int64_t z_first, const Band& band,
   float* preactivation = tensors.preactivation ? preactivation_ - skipped : nullptr;
   worker_.run(z - z_first * problem_.width * lanes_, -0.0f, y_ - skipped, codes, preactivation,
               band.p_first, band.p_last, 0, rows);
-  store_band(whole_, band, y_, lanes_, y);
+  const int64_t channels = whole_.channels;
+  store_band(whole_, band, y_, lanes_, y_pixel(whole_, tensors), y);
   if (tensors.index) {
-    store_band(whole_, band, codes_, lanes_, static_cast<uint8_t*>(tensors.index));
+    store_band(whole_, band, codes_, lanes_, channels, static_cast<uint8_t*>(tensors.index));
   }
   if (tensors.preactivation) {
-    store_band(whole_, band, preactivation_, lanes_, static_cast<float*>(tensors.preactivation));
+    store_band(whole_, band, preactivation_, lanes_, channels,
+               static_cast<float*>(tensors.preactivation));
   }
 }
 
@@ -166,9 +168,10 @@ void BandEpilogue::finish(float* pooled, const uint8_t* codes, const Band& band,
   if (problem_.pool != Pool::kAvg) {
     activate_row(problem_, pooled, RowBias<float>{-0.0f, nullptr}, pooled, count);
   }
-  store_band(whole_, band, pooled, lanes_, static_cast<float*>(tensors.y));
+  store_band(whole_, band, pooled, lanes_, y_pixel(whole_, tensors),
+             static_cast<float*>(tensors.y));
   if (codes && tensors.index) {
-    store_band(whole_, band, codes, lanes_, static_cast<uint8_t*>(tensors.index));
+    store_band(whole_, band, codes, lanes_, whole_.channels, static_cast<uint8_t*>(tensors.index));
   }
 }
 

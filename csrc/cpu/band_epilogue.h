@@ -20,6 +20,12 @@ struct Band {
   int k_count;  // at most the scratch's lanes
 };
 
+// Elements from a pixel of an NHWC y to the next.
+CMF_HOST_DEVICE int64_t y_pixel(const ActPool2dProblem& problem,
+                                const ConvForwardTensors& tensors) {
+  return tensors.y_pixel > 0 ? tensors.y_pixel : problem.channels;
+}
+
 class BandEpilogue {
  public:
   // `most_rows`: rows of y in the largest band.
@@ -53,11 +59,12 @@ class BandEpilogue {
 };
 
 // Where a band's values go: y, or what has its shape.
-// source [rows · columns][lanes] -> target [.., K, ..] in the problem's format.
+// source [rows · columns][lanes] -> target [.., K, ..] in the problem's format; `pixel`: elements
+// from a pixel of an NHWC target to the next.
 void store_band(const ActPool2dProblem& problem, const Band& band, const float* source, int lanes,
-                float* target);
+                int64_t pixel, float* target);
 void store_band(const ActPool2dProblem& problem, const Band& band, const uint8_t* source, int lanes,
-                uint8_t* target);
+                int64_t pixel, uint8_t* target);
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -186,7 +186,7 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
       pixel_rows(kernel, loops, PixelRows{image, target, h, rows}, gathers ? kV : band.k_count);
     }
     if (activated) {
-      store_band(pool, band, z, kV, static_cast<float*>(t.y));
+      store_band(pool, band, z, kV, pool.channels, static_cast<float*>(t.y));
     } else {
       epilogue.pool(z, wanted.first, band, t);
     }

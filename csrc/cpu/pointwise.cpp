@@ -26,13 +26,14 @@ class Forward {
         step_(round_up(p.in_channels, kV)),
         panels_((p.pool.channels + kTileLanes - 1) / kTileLanes),
         quick_(quick_activation(p.pool)),
-        afterwards_(quick_.kind == QuickActivation::kAfterwards) {
+        afterwards_(quick_.kind == QuickActivation::kAfterwards),
+        pixel_(y_pixel(p.pool, t)) {
     const ActPool2dProblem& pool = p.pool;
     const int64_t pixels = pool.batch * pool.height * pool.width;
     const int64_t most = pixels * pool.channels * p.in_channels / kProductsPerThread;
     threads_ = most < 2 ? 1 : most < threads ? static_cast<int>(most) : threads;
     const int64_t run = filters_are_rows(p) ? pool.height * pool.width : pool.channels;
-    past_caches_ = !afterwards_ && run % kV == 0 &&
+    past_caches_ = !afterwards_ && run % kV == 0 && pixel_ % kV == 0 &&
                    reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
                    pixels * pool.channels * 4 > kLargeBytes;
   }
@@ -112,9 +113,9 @@ class Forward {
         const Range panels =
             part_of(panels_, static_cast<int>(unit % cuts), static_cast<int>(cuts));
         pack_pixels(p_, static_cast<const float*>(t_.x), chunk, packed.data);
-        float* y = static_cast<float*>(t_.y) + chunk.first * K;
+        float* y = static_cast<float*>(t_.y) + chunk.first * pixel_;
         const int64_t count = chunk.last - chunk.first;
-        multiply(packed.data, TileRows{count}, panels, y, K, kTileLanes,
+        multiply(packed.data, TileRows{count}, panels, y, pixel_, kTileLanes,
                  afterwards_ ? no_activation() : quick_, past_caches_,
                  p_.x_channels_last && unit + 1 < units.last
                      ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
@@ -123,7 +124,7 @@ class Forward {
         const int64_t first = panels.first * kTileLanes;
         const int64_t last = panels.last == panels_ ? K : panels.last * kTileLanes;
         for (int64_t i = 0; i < count; ++i) {
-          float* row = y + i * K + first;
+          float* row = y + i * pixel_ + first;
           activate_row(pool, row, RowBias<float>{-0.0f, nullptr}, row, last - first);
         }
       }
@@ -225,6 +226,7 @@ class Forward {
   const int64_t panels_;  // of the output channels, where those are columns
   const QuickActivation quick_;
   const bool afterwards_;
+  const int64_t pixel_;  // of y
   bool past_caches_;
   int threads_;
   Scratch<float> scratch_;

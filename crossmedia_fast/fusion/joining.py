@@ -1,0 +1,157 @@
+"""Concatenation of channels whose parts are written where they belong, by those who compute them.
+
+An inception block's branches and a fire module's expansions end in torch.cat, which copies all of
+them. Without gradients, in channels_last, a convolution can write its channels into the joint
+tensor at once. Where it can, the concatenation found out in its last call of the same shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from ..ops.conv_act_pool.memory_format import dense_strides, is_channels_last
+from .region import Region
+
+_CALLS = (torch.cat, torch.concat, torch.concatenate)
+_CHANNELS = 1
+_MOST_KNOWN = 256
+
+
+class Joint:
+    """The joint tensor of one call, and the parts of it that have been given out."""
+
+    __slots__ = ("given", "known", "parts", "tensor")
+
+    def __init__(self, known: dict[Any, tuple[int, int]]) -> None:
+        self.known = known  # (place, shape of the part) -> all channels, the part's first
+        self.tensor: Tensor | None = None
+        self.parts: dict[int, Tensor] = {}
+        self.given: list[tuple[int, int]] = []  # the channels of each
+
+    def part(self, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+        """Where the tensor at `place` goes; None where that is not known."""
+        found = self.known.get((place, shape))
+        if found is None:
+            return None
+        channels, first = found
+        last = first + shape[1]
+        # learnt from several calls, places may not fit together
+        if any(first < end and begin < last for begin, end in self.given):
+            return None
+        whole = (shape[0], channels, *shape[2:])
+        if self.tensor is None:
+            self.tensor = like.new_empty_strided(whole, dense_strides(whole, True))
+        elif tuple(self.tensor.shape) != whole:
+            return None
+        self.given.append((first, last))
+        part = self.parts[place] = self.tensor.narrow(_CHANNELS, first, shape[1])
+        return part
+
+    def complete(self, tensors: list[Tensor]) -> Tensor | None:
+        """The concatenation of `tensors`; None where the joint tensor is not it."""
+        whole = self.tensor
+        if whole is None or sum(t.shape[_CHANNELS] for t in tensors) != whole.shape[_CHANNELS]:
+            return None
+        first = 0
+        for place, tensor in enumerate(tensors):
+            part = self.parts.get(place)
+            if (
+                tensor.shape[0] != whole.shape[0]
+                or tensor.shape[2:] != whole.shape[2:]
+                or tensor.dtype is not whole.dtype
+                or (tensor is part and part.storage_offset() != first)
+            ):
+                return None
+            first += tensor.shape[_CHANNELS]
+        first = 0
+        for place, tensor in enumerate(tensors):
+            count = tensor.shape[_CHANNELS]
+            if tensor is not self.parts.get(place):
+                whole.narrow(_CHANNELS, first, count).copy_(tensor)
+            first += count
+        return whole
+
+
+class Concatenation:
+    """Called without arguments it begins a call; with its Joint and the tensors it ends it."""
+
+    def __init__(self, name: str) -> None:
+        self.known: dict[Any, tuple[int, int]] = {}
+        # what torch.fx asks of a function that it writes a call of
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+
+    def __reduce__(self) -> Any:
+        return Concatenation, (self.__name__,)
+
+    def __call__(self, joint: Any = None, tensors: Any = None) -> Any:
+        if tensors is None:
+            compiling = torch.compiler.is_compiling() or torch.is_grad_enabled()
+            return None if compiling else Joint(self.known)
+        if joint is None:
+            return torch.cat(tensors, _CHANNELS)
+        y = joint.complete(tensors)
+        if y is None:
+            y = torch.cat(tensors, _CHANNELS)
+            self._learn(tensors, y)
+        return y
+
+    def _learn(self, tensors: list[Any], y: Any) -> None:
+        if y.dim() != 4 or not y.is_cpu or y.dtype is not torch.float32 or not is_channels_last(y):
+            return
+        if len(self.known) > _MOST_KNOWN:
+            self.known.clear()
+        first = 0
+        for place, tensor in enumerate(tensors):
+            self.known[place, tuple(tensor.shape)] = y.shape[_CHANNELS], first
+            first += tensor.shape[_CHANNELS]
+
+
+def concatenated(
+    graph: Graph, is_part: Callable[[Node], bool]
+) -> Iterator[tuple[Node, list[Node], list[Node]]]:
+    """Concatenations of channels: the node, what it takes, and those of it that are parts and
+    nobody else's, where they are at least half."""
+    for node in list(graph.nodes):
+        items = _items(node)
+        parts = [item for item in items if list(item.users) == [node] and is_part(item)]
+        if parts and 2 * len(parts) >= len(items):
+            yield node, items, parts
+
+
+def rewrite_concatenations(graph: Graph, next_name: Callable[[], str]) -> None:
+    """Let regions whose results are concatenated, and used by nobody else, write them in place."""
+    for node, items, parts in concatenated(graph, _is_region):
+        concatenation = Concatenation(next_name())
+        first = next(n for n in graph.nodes if n in parts)
+        with graph.inserting_before(first):
+            joint = graph.call_function(concatenation, ())
+        for place, item in enumerate(items):
+            if item in parts:
+                item.args = (*item.args, joint, place)
+        with graph.inserting_before(node):
+            whole = graph.call_function(concatenation, (joint, items))
+        node.replace_all_uses_with(whole)
+        graph.erase_node(node)
+
+
+def _items(node: Node) -> list[Node]:
+    """What a node concatenates along the channels; nothing where it is another call."""
+    if node.op != "call_function" or node.target not in _CALLS or not node.args:
+        return []
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    items: Any = node.args[0]
+    if set(node.kwargs) - {"dim"} or dim not in (_CHANNELS, -3):
+        return []
+    if not isinstance(items, (list, tuple)) or not all(isinstance(i, Node) for i in items):
+        return []
+    return list(items) if len(set(items)) == len(items) else []
+
+
+def _is_region(item: Node) -> bool:
+    return item.op == "call_function" and type(item.target) is Region and len(item.args) == 3
