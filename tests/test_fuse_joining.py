@@ -13,6 +13,8 @@ from torch import Tensor, nn
 import crossmedia_fast as cmf
 from crossmedia_fast import native
 from crossmedia_fast.fusion.joining import Joint
+from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
+from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
 
 from .tolerances import WINOGRAD, assert_within
 
@@ -211,9 +213,6 @@ def test_inside_torch_compile() -> None:
 
 @pytest.mark.parametrize("algorithm", ["depthwise", "implicit_gemm"])
 def test_native_calls_refuse_a_pitch_they_cannot_keep(algorithm: str) -> None:
-    from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
-    from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
-
     pool = check_pool("relu", None, "none", 2, None, 0, False, True)
     groups = 32 if algorithm == "depthwise" else 1
     shapes = (1, 32, 8, 8), (32, 32 // groups, 3, 3), (1, 32, 8, 8)
@@ -229,9 +228,6 @@ def test_native_calls_refuse_a_pitch_they_cannot_keep(algorithm: str) -> None:
 
 @pytest.mark.parametrize("pixel", [31, -64, 1 << 61])
 def test_native_calls_refuse_a_pitch_that_cannot_be(pixel: int) -> None:
-    from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
-    from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
-
     pool = check_pool("relu", None, "none", 2, None, 0, False, True)
     shapes = (1, 32, 8, 8), (32, 32, 1, 1), (1, 32, 8, 8)
     forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]

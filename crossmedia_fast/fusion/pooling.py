@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,17 +16,14 @@ from ..ops.conv_act_pool import interface
 from ..ops.conv_act_pool.arguments import Pool2d, check_pool
 from ..ops.conv_act_pool.autograd import ActPool2d
 from ..ops.conv_act_pool.kernels import ActPool2dLaunch, launch_for
+from .chains import Chain, step_at
 from .steps import (
-    Refusal,
     Step,
     as_matched,
     even_window,
     fused_arguments,
     run_step,
-    step_of_call,
-    step_of_module,
 )
-from .tracing import CALLER
 
 _PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -166,25 +162,14 @@ def tail_of(steps: tuple[Step, ...]) -> int:
     return place if all(kind in ("activation", "pooling") for kind in kinds[place:]) else -1
 
 
-@dataclass
-class PoolMatch:
+class PoolMatch(Chain):
     """A pooling, and the activation before it."""
-
-    nodes: list[Node]
-    steps: tuple[Step, ...]
 
     @property
     def path(self) -> str:
         """Of the pooling module; of a call the function's name."""
         node = self.nodes[-1]
         return str(node.target) if node.op == "call_module" else self.steps[-1].label
-
-    @property
-    def pattern(self) -> str:
-        return " -> ".join(step.label for step in self.steps)
-
-    def callers(self) -> list[str]:
-        return [node.meta[CALLER] for node in self.nodes]
 
 
 def find_pools(
@@ -195,19 +180,19 @@ def find_pools(
     for node in graph.nodes:
         if taken and node in taken:
             continue
-        pooling = _step(node, 0, module_at)
+        pooling = step_at(node, 0, module_at)
         if pooling is None or pooling.kind != "pooling":
             continue
         nodes, steps = [node], [pooling]
         before = node.args[0]
         if isinstance(before, Node) and len(before.users) == 1 and not (taken and before in taken):
-            activation = _step(before, 0, module_at)
+            activation = step_at(before, 0, module_at)
             if (
                 activation is not None
                 and activation.kind == "activation"
                 and _is_fresh(before.args[0], module_at)
             ):
-                pooling = _step(node, int(activation.module is not None), module_at)
+                pooling = step_at(node, int(activation.module is not None), module_at)
                 assert pooling is not None
                 nodes, steps = [before, node], [activation, pooling]
         found.append(PoolMatch(nodes, tuple(steps)))
@@ -222,29 +207,3 @@ def _is_fresh(value: Any, module_at: Callable[[str], Any]) -> bool:
         and len(value.users) == 1
         and type(module_at(str(value.target))) in _FRESH
     )
-
-
-def _step(node: Node, place: int, module_at: Callable[[str], Any]) -> Step | None:
-    if not node.args or not isinstance(node.args[0], Node):
-        return None
-    value = node.args[0]
-    step: Step | Refusal | None = None
-    if node.op == "call_module" and node.args == (value,) and not node.kwargs:
-        step = step_of_module(module_at(str(node.target)), place)
-    elif node.op in ("call_function", "call_method"):
-        step = step_of_call(node, value, lambda _: None)
-    return step if isinstance(step, Step) else None
-
-
-def rewrite_pool(graph: Graph, match: PoolMatch, region: Any) -> None:
-    """Put a call of `region` into the graph where the match's nodes stand."""
-    with graph.inserting_before(match.nodes[-1]):
-        modules = tuple(
-            graph.get_attr(str(node.target))
-            for node, step in zip(match.nodes, match.steps, strict=True)
-            if step.module is not None
-        )
-        call = graph.call_function(region, (match.nodes[0].args[0], modules, ()))
-    match.nodes[-1].replace_all_uses_with(call)
-    for node in reversed(match.nodes):
-        graph.erase_node(node)

@@ -13,14 +13,15 @@ from torch.fx import Graph
 from torch.nn.modules import module as _hooks
 
 from . import tracing
+from .chains import rewrite_chain
 from .joining import rewrite_concatenations
 from .matching import find, may_change, rewrite
-from .pooling import PoolRegion, find_pools, rewrite_pool
+from .pooling import PoolRegion, find_pools
 from .references import pack, unpack
 from .region import Region
 from .scanning import scan, simple
 from .steps import hooked
-from .transposed import TransposedRegion, find_transposed, rewrite_transposed
+from .transposed import TransposedRegion, find_transposed
 
 ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
 _get_tracing_state = torch._C._get_tracing_state  # of torch.jit.trace
@@ -218,12 +219,13 @@ def _add_variant(
             number += 1
     for pool in find_pools(graph, module.get_submodule):
         shielded = may_change(pool, module.get_submodule)
-        rewrite_pool(graph, pool, PoolRegion(f"fused_{number}", pool.steps, shielded))
+        pooling = PoolRegion(f"fused_{number}", pool.steps, shielded)
+        rewrite_chain(graph, pool, pooling, pool.nodes[-1])
         program.pools[pool.path, pool.pattern] = None
         number += 1
     for transposed in find_transposed(graph, module.get_submodule):
         region = TransposedRegion(f"fused_{number}", transposed.steps)
-        rewrite_transposed(graph, transposed, region)
+        rewrite_chain(graph, transposed, region, transposed.nodes[0])
         program.transposed[transposed.path, transposed.pattern] = None
         number += 1
     if number:

@@ -3,52 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Graph, Node
+from torch.fx import Graph
 
 from .. import precision
 from ..ops.conv_act_pool.arguments import Pool2d, check_pool
 from ..ops.conv_act_pool.kernels import launch_for
 from ..ops.conv_act_pool.memory_format import is_channels_last
 from ..ops.conv_act_pool.transposed import ConvTranspose2d, TransposedLaunch, why_not_transposed
+from .chains import Chain, step_at, watched
 from .folding import FoldCache, fold
 from .pooling import may_run
-from .steps import (
-    Refusal,
-    Step,
-    as_matched,
-    fused_arguments,
-    hooked,
-    run_step,
-    step_of_call,
-    step_of_module,
-)
-from .tracing import CALLER
+from .steps import Step, as_matched, fused_arguments, hooked, run_step
 
 _MOST_LAUNCHES = 64
 
 
-@dataclass
-class TransposedMatch:
+class TransposedMatch(Chain):
     """A transposed convolution, and the BatchNorm and the activation behind it."""
-
-    nodes: list[Node]
-    steps: tuple[Step, ...]
 
     @property
     def path(self) -> str:
         return str(self.nodes[0].target)
-
-    @property
-    def pattern(self) -> str:
-        return " -> ".join(step.label for step in self.steps)
-
-    def callers(self) -> list[str]:
-        return [node.meta[CALLER] for node in self.nodes]
 
 
 def find_transposed(graph: Graph, module_at: Callable[[str], Any]) -> list[TransposedMatch]:
@@ -65,7 +44,9 @@ def find_transposed(graph: Graph, module_at: Callable[[str], Any]) -> list[Trans
         nodes, steps = [node], [Step("conv", "ConvTranspose2d", 0, nn.ConvTranspose2d)]
         for kinds in (("norm", "activation"), ("activation",)):
             users = list(nodes[-1].users)
-            step = _step(users[0], nodes[-1], len(steps), module_at) if len(users) == 1 else None
+            if len(users) != 1 or watched(users[0], module_at):
+                break
+            step = step_at(users[0], len(steps), module_at)
             if step is None or step.kind not in kinds:
                 break
             nodes.append(users[0])
@@ -74,30 +55,6 @@ def find_transposed(graph: Graph, module_at: Callable[[str], Any]) -> list[Trans
                 break
         found.append(TransposedMatch(nodes, tuple(steps)))
     return found
-
-
-def _step(node: Node, value: Node, place: int, module_at: Callable[[str], Any]) -> Step | None:
-    step: Step | Refusal | None = None
-    if node.op == "call_module" and node.args == (value,) and not node.kwargs:
-        module = module_at(str(node.target))
-        step = None if hooked(module) else step_of_module(module, place)
-    elif node.op in ("call_function", "call_method"):
-        step = step_of_call(node, value, lambda _: None)
-    return step if isinstance(step, Step) else None
-
-
-def rewrite_transposed(graph: Graph, match: TransposedMatch, region: Any) -> None:
-    """Put a call of `region` into the graph where the match's nodes stand."""
-    with graph.inserting_before(match.nodes[0]):
-        modules = tuple(
-            graph.get_attr(str(node.target))
-            for node, step in zip(match.nodes, match.steps, strict=True)
-            if step.module is not None
-        )
-        call = graph.call_function(region, (match.nodes[0].args[0], modules, ()))
-    match.nodes[-1].replace_all_uses_with(call)
-    for node in reversed(match.nodes):
-        graph.erase_node(node)
 
 
 class TransposedRegion:
