@@ -309,4 +309,4 @@ def test_weights_that_pytorch_would_pack_in_fresh_memory_are_kept_instead() -> N
     shapes = (1, 1024, 8, 8), (1024, 1024, 3, 3), (1, 1024, 8, 8), (1, 1)
     assert winograd_gain(*shapes, 4, kept=True) > 2 > 1.1 > winograd_gain(*shapes, 4)
     smaller = (1, 512, 8, 8), (512, 512, 3, 3), (1, 512, 8, 8), (1, 1)
-    assert winograd_gain(*smaller, 4, kept=True) == winograd_gain(*smaller, 4)
+    assert winograd_gain(*smaller, 4, kept=True) < 1.1  # of which the C library keeps the memory
