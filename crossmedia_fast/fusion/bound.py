@@ -14,18 +14,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .. import native, precision
 from ..backends import why_unavailable
 from ..ops.conv_act_pool import cpu_weights, interface, prepared
 from ..ops.conv_act_pool.cpu_conv import FusedConv2d
-from .folding import FoldCache, parts_of
+from .folding import FoldCache, Memory, parts_of
 from .steps import HOOKS, Step
 
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
-_transforms_active = torch._C._are_functorch_transforms_active
 # What a plan depends on beside tensors and arguments: attributes of modules.
 _SETTINGS = (
     (sys.modules[why_unavailable.__module__], "_requested"),
@@ -49,10 +47,9 @@ class BoundCall:
         "constants",
         "dtype",
         "guard",
-        "hash",
+        "kept",
+        "memory",
         "owner",
-        "parts",
-        "sizes",
         "strides",
         "y_shape",
     )
@@ -62,17 +59,16 @@ class BoundCall:
         x: Tensor,
         constants: tuple[Any, ...],
         guard: Any,
-        parts: list[Any],
-        hash: int | None,
+        memory: Memory,
+        kept: bool,
         call: _Call,
     ) -> None:
         self.dtype = x.dtype
         self.strides = x.stride()
         self.constants = constants
         self.guard = guard
-        self.parts = parts  # (tensor, alias, dtype, pointer) of each tensor that is read
-        self.hash = hash  # of their bytes; None where nothing made of them is kept
-        self.sizes = [tensor.nbytes for tensor, *_ in parts]
+        self.memory = memory  # of each tensor that is read
+        self.kept = kept  # whether something made of its bytes is
         self.call = call.run
         self.call_into = call.into
         self.y_shape = call.y_shape
@@ -96,24 +92,14 @@ class BoundCall:
             or not x.is_cpu
             or _is_any_autocast_enabled()
             or _len_torch_dispatch_stack()
-            or _transforms_active()
-            or forward_ad._current_level >= 0
+            or interface._transforms_active()
             or not self.guard.holds(modules)
         ):
             return None
         for constant, known in zip(constants, self.constants, strict=True):
             if constant is not known:
                 return None
-        pointers = []
-        for tensor, alias, dtype, pointer in self.parts:
-            if (
-                tensor.data_ptr() != pointer
-                or tensor.dtype is not dtype
-                or not tensor.is_set_to(alias)
-            ):
-                return None
-            pointers.append(pointer)
-        if self.hash is not None and _hash(pointers, self.sizes) != self.hash:
+        if not (self.memory.holds() if self.kept else self.memory.lies_there()):
             return None
         if joint is not None and self.call_into is not None:
             y = joint.part(place, self.y_shape, x)
@@ -121,10 +107,6 @@ class BoundCall:
                 self.call_into(x, y)
                 return y
         return self.call(x)
-
-
-def _hash(pointers: list[int], sizes: list[int]) -> int:
-    return native.module.hash_blocks(pointers, sizes, native.thread_count())  # type: ignore[union-attr]
 
 
 def bind(
@@ -148,17 +130,15 @@ def bind(
         kept = cache.entries.get(conv)
         if kept is None or kept.folded is None:
             return None
-        parts, hash = [part for part in kept.parts if part[0] is not None], kept.hash
+        memory = kept.memory
         weight, bias = kept.folded
     else:
         found = parts_of([weight, bias])
         if found is None:
             return None
-        parts = [part for part in found if part[0] is not None]
-        # before anything is made of them: a write meanwhile will be noticed
-        hash = _hash([part[3] for part in parts], [part[0].nbytes for part in parts])
+        memory = Memory(found)  # before anything is made of it: a write meanwhile will be noticed
     call = _call(x, weight, bias, conv, arguments)
-    return BoundCall(x, constants, guard, parts, hash if folds or call.keeps else None, call)
+    return BoundCall(x, constants, guard, memory, folds or call.keeps, call)
 
 
 def _guard(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
@@ -204,9 +184,12 @@ def _call(
         x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, **arguments
     )
     fused = ready.native
-    if type(fused) is not FusedConv2d or x.dim() != 4 or x.stride() != fused.launch.x_strides:
-        return _Call(lambda x: interface.run_prepared(x, weight, bias, ready))
-    if bias is not None and not bias.is_contiguous():
+    if (
+        type(fused) is not FusedConv2d
+        or x.dim() != 4
+        or x.stride() != fused.launch.x_strides
+        or (bias is not None and not bias.is_contiguous())
+    ):
         return _Call(lambda x: interface.run_prepared(x, weight, bias, ready))
     transformed = fused.prepare(weight, save=False)
     dense = cpu_weights.contiguous(weight, transformed)
@@ -217,17 +200,18 @@ def _call(
     forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
     holds = (dense, transformed, bias)  # the pointers' memory
 
-    def call(x: Tensor, holds: Any = holds) -> Tensor:
-        y = x.new_empty_strided(y_shape, y_strides)
+    def write(x: Tensor, y: Tensor, pixel: int, holds: Any = holds) -> None:
         x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
         threads = native.thread_count()
-        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads)
+        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel)
+
+    def call(x: Tensor) -> Tensor:
+        y = x.new_empty_strided(y_shape, y_strides)
+        write(x, y, 0)
         return y
 
-    def call_into(x: Tensor, y: Tensor, holds: Any = holds) -> None:
-        x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
-        threads, pixel = native.thread_count(), y.stride(3)
-        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel)
+    def call_into(x: Tensor, y: Tensor) -> None:
+        write(x, y, y.stride(3))
 
     into = call_into if pool_launch.channels_last and algorithm in _INTO else None
     return _Call(call, into, y_shape, transformed is not None or dense is not weight)

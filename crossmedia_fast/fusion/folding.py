@@ -20,37 +20,55 @@ _PLAIN = (Tensor, nn.Parameter)
 _Folded = tuple[Tensor, "Tensor | None"]
 
 
-class _Kept:
-    """Folded weights, with what they were made of: tensors, layouts, a hash of the bytes."""
+class Memory:
+    """Tensors whose memory is watched: where it lies, its layout, and a hash of the bytes."""
 
-    __slots__ = ("folded", "hash", "parts", "pointers", "settings", "sizes")
+    __slots__ = ("hash", "parts", "pointers", "sizes")
 
-    def __init__(self, parts: list[Any], settings: Any) -> None:
-        self.parts = parts
-        self.settings = settings
-        self.folded: _Folded | None = None
-        present = [tensor for tensor, *_ in parts if tensor is not None]
-        self.pointers = [tensor.data_ptr() for tensor in present]
-        self.sizes = [tensor.nbytes for tensor in present]
+    def __init__(self, parts: list[Any]) -> None:
+        self.parts = [part for part in parts if part[0] is not None]  # as parts_of gives them
+        self.pointers = [pointer for *_, pointer in self.parts]
+        self.sizes = [tensor.nbytes for tensor, *_ in self.parts]
         self.hash = self._hash()
 
     def _hash(self) -> int:
         return native.module.hash_blocks(self.pointers, self.sizes, native.thread_count())  # type: ignore[union-attr]
 
-    def holds(self, tensors: list[Any], settings: Any) -> bool:
-        """Whether nothing has changed since: no tensor, no layout, no byte."""
-        if settings != self.settings:
-            return False
-        for tensor, (known, alias, dtype, pointer) in zip(tensors, self.parts, strict=True):
-            if tensor is not known:
-                return False
-            if tensor is not None and (
+    def lies_there(self) -> bool:
+        """Whether every tensor has the memory and the layout that it had."""
+        for tensor, alias, dtype, pointer in self.parts:
+            if (
                 tensor.data_ptr() != pointer
                 or tensor.dtype is not dtype
                 or not tensor.is_set_to(alias)
             ):
                 return False
-        return self._hash() == self.hash
+        return True
+
+    def holds(self) -> bool:
+        """Whether every byte is what it was, too."""
+        return self.lies_there() and self._hash() == self.hash
+
+
+class _Kept:
+    """Folded weights, with what they were made of."""
+
+    __slots__ = ("folded", "memory", "settings", "tensors")
+
+    def __init__(self, parts: list[Any], settings: Any) -> None:
+        self.tensors = [tensor for tensor, *_ in parts]
+        self.memory = Memory(parts)
+        self.settings = settings
+        self.folded: _Folded | None = None
+
+    def holds(self, tensors: list[Any], settings: Any) -> bool:
+        """Whether nothing has changed since: no tensor, no layout, no byte."""
+        if settings != self.settings:
+            return False
+        for tensor, known in zip(tensors, self.tensors, strict=True):
+            if tensor is not known:
+                return False
+        return self.memory.holds()
 
 
 class FoldCache:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph
 
 from .. import precision
-from ..ops.conv_act_pool.arguments import Pool2d, check_pool
+from ..ops.conv_act_pool.arguments import check_pool
 from ..ops.conv_act_pool.kernels import launch_for
 from ..ops.conv_act_pool.memory_format import is_channels_last
 from ..ops.conv_act_pool.transposed import ConvTranspose2d, TransposedLaunch, why_not_transposed
@@ -67,7 +67,11 @@ class TransposedRegion:
     def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
         self.steps = steps
         self.linear = tuple(step for step in steps if step.kind == "norm")
-        self.arguments = fused_arguments(steps)
+        arguments = fused_arguments(steps)
+        self.activation = check_pool(
+            *(arguments["activation"], arguments.get("activation_param"), "none"),
+            *(2, None, 0, False, True),
+        )
         self.cache = FoldCache()
         self.launches: dict[Any, TransposedLaunch | None] = {}
         # what torch.fx asks of a function that it writes a call of
@@ -112,11 +116,7 @@ class TransposedRegion:
                 weight, bias = folded
         y = launch.forward(x, weight.contiguous())
         if self.steps[count - 1].kind == "activation":
-            pool: Pool2d = check_pool(
-                *(self.arguments["activation"], self.arguments["activation_param"], "none"),
-                *(2, None, 0, False, True),
-            )
-            act = launch_for("cpu", launch.y_shape, y.dtype, launch.channels_last, pool)
+            act = launch_for("cpu", launch.y_shape, y.dtype, launch.channels_last, self.activation)
             bias = None if bias is None else bias.contiguous()
             return act.forward(y, bias, False, True)[0], count
         return y if bias is None else y.add_(bias[:, None, None]), count
