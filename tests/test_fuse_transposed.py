@@ -46,7 +46,7 @@ Launches = list[str]
 @pytest.fixture(autouse=True)
 def gain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' problems are small: PyTorch may be faster."""
-    monkeypatch.setattr(transposed, "_LEAST_GAIN", 0.0)
+    monkeypatch.setattr(transposed, "LEAST_GAIN", 0.0)
 
 
 @pytest.fixture

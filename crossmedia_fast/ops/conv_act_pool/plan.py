@@ -104,7 +104,7 @@ def make_plan(
 
 # What a transform costs a value, in multiply-adds; and what Winograd must save to be chosen.
 _TRANSFORM = 25
-_LEAST_GAIN = 1.1
+LEAST_GAIN = 1.1
 _LANES = 16
 # What reading a weight of Winograd's costs, in multiply-adds: where few positions share it, that is
 # what takes the time, and they are 4 times as many as the filter's (F(4×4, 3×3)). Kept ones are
@@ -239,7 +239,7 @@ def _why_no_winograd(
     positions = z_shape[0] * z_shape[2] * z_shape[3]
     if positions < _LEAST_POSITIONS and not needs_grad:
         refusals["pointwise"] = f"is for at least {_LEAST_POSITIONS} positions, not {positions}"
-    if gain < _LEAST_GAIN:
+    if gain < LEAST_GAIN:
         refusals["winograd"] = f"saves too little: {gain:.2f} times direct convolution's speed"
     elif takes_winograd and gain * min(x_shape[1], _LANES) / _LANES > 1:
         # that kernel leaves no lanes idle
@@ -248,6 +248,6 @@ def _why_no_winograd(
         refusals["winograd_f6"] = "conv_precision is 'high': F(6×6) rounds more"
     elif needs_grad:
         refusals["winograd_f6"] = "the gradients are F(4×4)'s"
-    elif winograd_gain(x_shape, w_shape, z_shape, stride, 6) < max(gain, _LEAST_GAIN):
+    elif winograd_gain(x_shape, w_shape, z_shape, stride, 6) < max(gain, LEAST_GAIN):
         refusals["winograd_f6"] = "saves less than F(4×4) or direct convolution"
     return refusals

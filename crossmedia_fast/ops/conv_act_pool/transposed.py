@@ -18,10 +18,9 @@ from ... import native, precision
 from .arguments import Conv2d, check_pool
 from .cpu_conv import ConvLaunch
 from .memory_format import as_format
-from .plan import winograd_gain
+from .plan import LEAST_GAIN, winograd_gain
 
 _NOTHING = check_pool("identity", None, "none", 2, None, 0, False, True)
-_LEAST_GAIN = 1.1
 
 
 class TransposedLaunch:
@@ -67,7 +66,7 @@ class TransposedLaunch:
             if precision.get_conv_precision() == "highest":
                 raise NotImplementedError("conv_precision is 'highest': the transforms round")
             gain = winograd_gain(self.y_shape, w_shape, x_shape, stride, 4)
-            if "winograd" not in takes or gain < _LEAST_GAIN:
+            if "winograd" not in takes or gain < LEAST_GAIN:
                 raise NotImplementedError("Winograd's F(4×4) saves too little")
         self.algorithm = takes[0]
 
