@@ -166,6 +166,21 @@ bool backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
   return !spoilt;
 }
 
+void transpose_matrices(uintptr_t source, uintptr_t target, int64_t count, int64_t rows,
+                        int64_t columns, int threads) {
+  check_threads(threads);
+  int64_t size = 0;
+  if (count < 0 || rows < 0 || columns < 0 || __builtin_mul_overflow(rows, columns, &size) ||
+      __builtin_mul_overflow(size, count, &size) || size > INT64_MAX / int64_t(sizeof(float))) {
+    throw py::value_error("count, rows and columns must be sizes of matrices that can exist");
+  }
+  const void* from = checked_pointer("source", source, sizeof(float), size > 0);
+  void* to = checked_pointer("target", target, sizeof(float), size > 0);
+  py::gil_scoped_release release;
+  kernels().transpose_matrices(static_cast<const float*>(from), static_cast<float*>(to), count,
+                               rows, columns, threads);
+}
+
 uint64_t hash_bytes(uintptr_t data, int64_t bytes, int threads) {
   check_threads(threads);
   if (bytes < 0) throw py::value_error("bytes must not be negative");
@@ -203,6 +218,7 @@ void bind_conv_act_pool2d(py::module_& module) {
              py::arg("index"), py::arg("preactivation"), py::arg("threads"),
              py::arg("y_pixel") = 0);
   module.def("conv_act_pool2d_backward", &backward);
+  module.def("transpose_matrices", &transpose_matrices);
   module.def("hash_bytes", &hash_bytes);
   module.def("hash_blocks", &hash_blocks);
 }

@@ -10,6 +10,7 @@
 #include "cpu/implicit_gemm.h"
 #include "cpu/pointwise.h"
 #include "cpu/simd.h"
+#include "cpu/transpose_matrices.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient.h"
 
@@ -45,6 +46,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::implicit_gemm_prepared_size, CMF_ISA::implicit_gemm_prepare},
       },
       CMF_ISA::hash_bytes,
+      CMF_ISA::transpose_matrices,
       CMF_ISA::gan_loss_forward,
       CMF_ISA::gan_loss_backward,
   };

@@ -54,6 +54,10 @@ struct KernelTable {
 
   HashBytes hash_bytes;
 
+  // `count` matrices [rows][columns] -> [columns][rows]
+  void (*transpose_matrices)(const float* source, float* target, int64_t count, int64_t rows,
+                             int64_t columns, int threads);
+
   // csrc/cpu/gan_loss.h says what these take and give
   int (*gan_loss_forward)(const GanLossProblem& problem, const void* const* operands,
                           void* const* gradients, void* loss, int threads);

@@ -70,9 +70,10 @@ class WinogradChannels {
 
 // r of the F(m, r) that a problem takes.
 int winograd_taps(const ConvActPool2dProblem& problem);
-// m for images of this size: 4; for 3 taps 5 where it covers them with clearly fewer products: 13
-// pixels are 3 tiles of 5, 21 products, or 4 of 4, 24 products.
-int winograd_outputs(int taps, int64_t height, int64_t width);
+// m of the gradients: 4; for 3 taps 5 where it covers the images with clearly fewer products (13
+// pixels are 3 tiles of 5, 21 products, or 4 of 4, 24 products), and 2 where few tiles share many
+// weights.
+int winograd_gradient_outputs(const ConvActPool2dProblem& problem);
 // m of the forward, where windows of 2x2 would straddle tiles of 5.
 int winograd_outputs(const ConvActPool2dProblem& problem);
 
@@ -83,6 +84,7 @@ auto with_winograd(const ConvActPool2dProblem& problem, int outputs, const Body&
     case 2:
       return body(Winograd<4, 2>{});
     case 3:
+      if (outputs == 2) return body(Winograd<2, 3>{});
       return outputs == 5 ? body(Winograd<5, 3>{}) : body(Winograd<4, 3>{});
     case 4:
       return body(Winograd<4, 4>{});

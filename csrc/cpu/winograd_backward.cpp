@@ -373,7 +373,7 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& tensors,
 }  // namespace
 
 bool winograd_backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
-  const int outputs = winograd_outputs(winograd_taps(p), p.pool.height, p.pool.width);
+  const int outputs = winograd_gradient_outputs(p);
   return with_winograd(p, outputs, [&](auto w) { return backward<decltype(w)>(p, t, threads); });
 }
 

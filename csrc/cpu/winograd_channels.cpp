@@ -16,10 +16,27 @@ int64_t phase_taps(int64_t kernel, int64_t stride, int64_t i) {
 
 // What pooling costs an output where it isn't done in registers, in multiply-adds.
 constexpr int64_t kPoolProducts = 32;
+// What reading a transformed weight costs that is not in the second cache, in multiply-adds.
+constexpr int64_t kWeightProducts = 16;
+constexpr int64_t kFarWeightBytes = 1 << 20;  // such weights
 
 // Multiplications of F(m, 3) for an image's outputs, a channel and filter.
 int64_t products_of(int64_t m, int64_t height, int64_t width) {
   return divide_up(height, m) * divide_up(width, m) * (m + 2) * (m + 2);
+}
+
+// The same for all images, and the way of the transformed weights to them.
+int64_t cost_of(int64_t m, const ConvActPool2dProblem& p) {
+  return p.pool.batch * products_of(m, p.pool.height, p.pool.width) +
+         kWeightProducts * (m + 2) * (m + 2);
+}
+
+// Whether so few tiles share the weights that fetching them takes the time: F(2, 3) has 16 for each
+// of the filter's 9, F(4, 3) 36. It rounds less.
+bool weights_dominate(const ConvActPool2dProblem& p, int64_t outputs) {
+  const double weights = double(p.in_channels * p.stride_height * p.stride_width) *
+                         double(p.pool.channels) * double((outputs + 2) * (outputs + 2));
+  return weights * sizeof(float) >= kFarWeightBytes && 9 * cost_of(2, p) <= 8 * cost_of(outputs, p);
 }
 
 }  // namespace
@@ -30,19 +47,23 @@ int winograd_taps(const ConvActPool2dProblem& p) {
   return static_cast<int>(height > width ? height : width);
 }
 
-int winograd_outputs(int taps, int64_t height, int64_t width) {
+int winograd_gradient_outputs(const ConvActPool2dProblem& p) {
+  const int64_t height = p.pool.height;
+  const int64_t width = p.pool.width;
+  if (winograd_taps(p) != 3) return 4;
   // it rounds twice as much: not for a little
-  return taps == 3 && 20 * products_of(5, height, width) <= 17 * products_of(4, height, width) ? 5
-                                                                                               : 4;
+  const bool five = 20 * products_of(5, height, width) <= 17 * products_of(4, height, width);
+  const int outputs = five ? 5 : 4;
+  return weights_dominate(p, outputs) ? 2 : outputs;
 }
 
 int winograd_outputs(const ConvActPool2dProblem& p) {
   const int64_t height = p.pool.height;
   const int64_t width = p.pool.width;
-  const int outputs = winograd_outputs(winograd_taps(p), height, width);
+  const int outputs = winograd_gradient_outputs(p);
   const bool pairs = p.pool.pool != Pool::kNone && p.pool.pool_height == 2 &&
                      p.pool.pool_width == 2 && p.pool.pool_stride_height == 2;
-  if (outputs == 4 || !pairs) return outputs;
+  if (outputs != 5 || !pairs) return outputs;
   // they would be pooled in registers
   const int64_t saved = products_of(4, height, width) - products_of(5, height, width);
   const int64_t channels = p.in_channels * p.stride_height * p.stride_width;

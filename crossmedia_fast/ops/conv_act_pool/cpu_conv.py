@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import native
-from . import cpu, cpu_weights
+from . import cpu, cpu_weights, filter_format
 from .arguments import Conv2d, Pool2d
 from .kernels import launch_for
 from .memory_format import as_format, dense_strides
@@ -95,7 +95,7 @@ class ConvLaunch:
             return None
 
         def transform(target: Tensor) -> None:
-            contiguous = w.contiguous()
+            contiguous = filter_format.contiguous(w)
             native.module.conv_act_pool2d_prepare(  # type: ignore[union-attr]
                 algorithm,
                 self.native,
@@ -130,7 +130,7 @@ class ConvLaunch:
         if not launch.y_shape[0]:
             return y, index, preactivation
         if save:
-            w = w.contiguous()
+            w = filter_format.contiguous(w)
         if prepared is None:
             prepared = self.prepare(algorithm, w, keep=not save)
         w = cpu_weights.contiguous(w, prepared)
@@ -167,7 +167,7 @@ class ConvLaunch:
         Winograd algorithm they spread), dw comes from PyTorch's own convolution.
         """
         dy = as_format(dy, self.pool_launch.channels_last)
-        w = w.contiguous()
+        given, w = w, filter_format.contiguous(w)
         dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
         dw = dy.new_empty(self.w_shape) if need_dw else None
         dbias = dy.new_empty((self.w_shape[0],)) if need_dbias else None
@@ -187,7 +187,7 @@ class ConvLaunch:
         )
         if need_dw and not dw_holds:
             dw = self._weight_gradient(dy, saved, index, x, w, bias)
-        return dx, dw, dbias
+        return dx, None if dw is None else filter_format.in_format_of(given, dw), dbias
 
     def _weight_gradient(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ... import native
+from . import filter_format
 
 
 class _Entry:
@@ -71,9 +72,9 @@ def contiguous(w: Tensor, prepared: Tensor | None) -> Tensor:
         return w
     entry = _entries.get(id(w))
     if entry is None or entry.prepared is not prepared:
-        return w.contiguous()
+        return filter_format.contiguous(w)
     if entry.contiguous is None:
-        entry.contiguous = w.contiguous()
+        entry.contiguous = filter_format.contiguous(w)
     return entry.contiguous
 
 

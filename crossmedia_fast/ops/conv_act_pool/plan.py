@@ -113,7 +113,7 @@ _LANES = 16
 # are in the second cache and weights that come from memory, as most of a network's do. Those that
 # are not kept are transformed, written and read.
 _WEIGHT = 16
-_FRESH_WEIGHT = 24
+_FRESH_WEIGHT = 20
 _PACKING = 40
 # Above this size the C library takes the memory for packed weights from the system anew each time,
 # and returns it: that costs as many positions' products as this. Measured on 1024 filters of
@@ -138,7 +138,7 @@ def winograd_gain(
     w_shape: tuple[int, ...],  # [K, C, R, S]
     z_shape: tuple[int, ...],  # [N, K, H', W']
     stride: tuple[int, int],
-    outputs: int,  # m of F(m×m)
+    outputs: int,  # m of F(m×m); 4 is 2 for 3 taps where few tiles share many weights
     kept: bool = False,  # whether transformed weights stay, as they do without gradients
 ) -> float:
     """How many times less work Winograd's F(m×m) is than direct convolution, about."""
@@ -147,16 +147,22 @@ def winograd_gain(
     kernel_height, kernel_width = w_shape[2:]
     taps = max(-(-kernel_height // stride[0]), -(-kernel_width // stride[1]))
     phases = stride[0] * stride[1]
-    tiles = -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
     products = channels * phases * filters
     transforms = (channels * phases + filters) * _TRANSFORM
     taps_of_all = max(channels, _LANES) * kernel_height * kernel_width
-    images, points = x_shape[0], (outputs + taps - 1) ** 2
+    images = x_shape[0]
     large = kept and 4 * math.prod(w_shape) > _LARGE_WEIGHTS
     packing = _PACKING + (_LARGE_PACKING if large else 0)
     direct = (images * z_shape[2] * z_shape[3] + packing) * taps_of_all * filters
-    read = (_WEIGHT if kept else _FRESH_WEIGHT) * (points * products + taps_of_all * filters)
-    return direct / (points * images * tiles * (products + transforms) + read)
+
+    def work(m: int) -> float:
+        points = (m + taps - 1) ** 2
+        tiles = images * -(-z_shape[2] // m) * -(-z_shape[3] // m)
+        read = (_WEIGHT if kept else _FRESH_WEIGHT) * (points * products + taps_of_all * filters)
+        return points * tiles * (products + transforms) + read
+
+    choices = (4, 2) if outputs == 4 and taps == 3 else (outputs,)
+    return direct / min(map(work, choices))
 
 
 def matrix_unit_gain(
