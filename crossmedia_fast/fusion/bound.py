@@ -43,6 +43,7 @@ class BoundCall:
 
     __slots__ = (
         "call",
+        "call_affine",
         "call_into",
         "constants",
         "dtype",
@@ -71,8 +72,14 @@ class BoundCall:
         self.kept = kept  # whether something made of its bytes is
         self.call = call.run
         self.call_into = call.into
+        self.call_affine = call.affine
         self.y_shape = call.y_shape
         self.owner: Any = None  # a reference to the convolution that ends with it
+
+    @property
+    def takes_affine(self) -> bool:
+        """Whether the kernel packs x, and can normalise it there."""
+        return self.call_affine is not None
 
     def run(
         self,
@@ -81,10 +88,12 @@ class BoundCall:
         constants: tuple[Any, ...],
         joint: Any = None,
         place: int = 0,
+        affine: tuple[Tensor, Tensor] | None = None,  # scale and shift [C] of `takes_affine`
     ) -> Tensor | None:
         """The result, or None where something has changed. Without gradients alone.
 
         It is a part of `joint`'s tensor where that has one for it and the call can write there.
+        With `affine`, of relu(x · scale + shift).
         """
         if (
             x.stride() != self.strides
@@ -106,7 +115,10 @@ class BoundCall:
             if y is not None:
                 self.call_into(x, y)
                 return y
-        return self.call(x)
+        if affine is None:
+            return self.call(x)
+        assert self.call_affine is not None
+        return self.call_affine(x, *affine)
 
 
 def bind(
@@ -122,7 +134,7 @@ def bind(
     conv = modules[0]
     if native.module is None or not x.is_cpu or conv.padding_mode != "zeros" or not x.numel():
         return None
-    guard = _guard(steps, modules)
+    guard = guard_of(steps, modules)
     if guard is None:
         return None
     weight, bias = conv._parameters["weight"], conv._parameters["bias"]
@@ -141,8 +153,9 @@ def bind(
     return BoundCall(x, constants, guard, memory, folds or call.keeps, call)
 
 
-def _guard(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
-    """Of all that the call reads of modules and settings; None where it can't be watched."""
+def guard_of(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
+    """Of all that a call of the steps reads of modules and settings; None where it can't be
+    watched."""
     owners: list[Any] = []
     records: list[Any] = [
         (vars(module), name, "is", vars(module)[name]) for module, name in _SETTINGS
@@ -173,6 +186,7 @@ class _Call(NamedTuple):
 
     run: Callable[[Tensor], Tensor]
     into: Callable[[Tensor, Tensor], None] | None = None  # the same into some channels of a tensor
+    affine: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # of relu(x · scale + shift)
     y_shape: tuple[int, ...] = ()
     keeps: bool = False  # whether something made of the weights is kept in it
 
@@ -200,10 +214,10 @@ def _call(
     forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
     holds = (dense, transformed, bias)  # the pointers' memory
 
-    def write(x: Tensor, y: Tensor, pixel: int, holds: Any = holds) -> None:
+    def write(x: Tensor, y: Tensor, pixel: int, *affine: int, holds: Any = holds) -> None:
         x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
         threads = native.thread_count()
-        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel)
+        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel, *affine)
 
     def call(x: Tensor) -> Tensor:
         y = x.new_empty_strided(y_shape, y_strides)
@@ -213,8 +227,14 @@ def _call(
     def call_into(x: Tensor, y: Tensor) -> None:
         write(x, y, y.stride(3))
 
+    def call_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        y = x.new_empty_strided(y_shape, y_strides)
+        write(x, y, 0, scale.data_ptr(), shift.data_ptr())
+        return y
+
     into = call_into if pool_launch.channels_last and algorithm in _INTO else None
-    return _Call(call, into, y_shape, transformed is not None or dense is not weight)
+    affine = call_affine if algorithm == "pointwise" else None
+    return _Call(call, into, affine, y_shape, transformed is not None or dense is not weight)
 
 
 class BoundCalls:

@@ -17,6 +17,7 @@ from .chains import rewrite_chain
 from .joining import rewrite_concatenations
 from .matching import find, may_change, rewrite
 from .pooling import PoolRegion, find_pools
+from .prologue import rewrite_prologues
 from .references import pack, unpack
 from .region import Region
 from .scanning import scan, simple
@@ -229,8 +230,10 @@ def _add_variant(
         program.transposed[transposed.path, transposed.pattern] = None
         number += 1
     if number:
-        names = (f"joined_{place}" for place in count())
-        rewrite_concatenations(graph, lambda: next(names))
+        joined = (f"joined_{place}" for place in count())
+        rewrite_concatenations(graph, lambda: next(joined))
+        normalised = (f"normalised_{place}" for place in count())
+        rewrite_prologues(graph, module.get_submodule, lambda: next(normalised))
         program.variants[state] = code_of(graph)
 
 

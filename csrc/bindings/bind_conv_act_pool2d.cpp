@@ -101,7 +101,8 @@ void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int6
 
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
              uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
-             uintptr_t preactivation, int threads, int64_t y_pixel) {
+             uintptr_t preactivation, int threads, int64_t y_pixel, uintptr_t x_scale,
+             uintptr_t x_shift) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
   if (y_pixel != 0) check_y_pixel(algorithm, p.pool, y_pixel, index != 0);
@@ -113,7 +114,12 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if (preactivation != 0 && (p.pool.saved != Saved::kPreactivation || index == 0)) {
     throw py::value_error("preactivation must be 0 for this problem, or come with an index");
   }
+  if ((x_scale != 0) != (x_shift != 0) || (x_scale != 0 && algorithm != "pointwise")) {
+    throw py::value_error("x_scale and x_shift come together, and with algorithm 'pointwise'");
+  }
   ConvForwardTensors t = {};
+  t.x_scale = checked_pointer("x_scale", x_scale, size, false);
+  t.x_shift = checked_pointer("x_shift", x_shift, size, false);
   t.y_pixel = y_pixel;
   t.x = checked_pointer("x", x, size, some);
   t.w = checked_pointer("w", w, size, some);
@@ -215,8 +221,8 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_prepare", &prepare);
   module.def("conv_act_pool2d_forward", &forward, py::arg("algorithm"), py::arg("problem"),
              py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),
-             py::arg("index"), py::arg("preactivation"), py::arg("threads"),
-             py::arg("y_pixel") = 0);
+             py::arg("index"), py::arg("preactivation"), py::arg("threads"), py::arg("y_pixel") = 0,
+             py::arg("x_scale") = 0, py::arg("x_shift") = 0);
   module.def("conv_act_pool2d_backward", &backward);
   module.def("transpose_matrices", &transpose_matrices);
   module.def("hash_bytes", &hash_bytes);

@@ -27,6 +27,8 @@ struct ConvForwardTensors {
   void* preactivation;   // [N, K, P, Q] or null
   int64_t y_pixel;       // of an NHWC y: elements from a pixel to the next, 0 = K; more where y is
                          // some channels of a larger tensor
+  const void* x_scale;   // [C] or null: x is max(x · x_scale + x_shift, 0), of pointwise alone
+  const void* x_shift;   // [C] or null, as x_scale
 };
 
 struct ConvBackwardTensors {

@@ -23,6 +23,8 @@ class Forward {
   Forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads)
       : p_(p),
         t_(t),
+        input_{static_cast<const float*>(t.x), static_cast<const float*>(t.x_scale),
+               static_cast<const float*>(t.x_shift)},
         step_(round_up(p.in_channels, kV)),
         panels_((p.pool.channels + kTileLanes - 1) / kTileLanes),
         quick_(quick_activation(p.pool)),
@@ -112,13 +114,13 @@ class Forward {
         const Range chunk = part_of(pixels, static_cast<int>(unit / cuts), chunks);
         const Range panels =
             part_of(panels_, static_cast<int>(unit % cuts), static_cast<int>(cuts));
-        pack_pixels(p_, static_cast<const float*>(t_.x), chunk, packed.data);
+        pack_pixels(p_, input_, chunk, packed.data);
         float* y = static_cast<float*>(t_.y) + chunk.first * pixel_;
         const int64_t count = chunk.last - chunk.first;
         multiply(packed.data, TileRows{count}, panels, y, pixel_, kTileLanes,
                  afterwards_ ? no_activation() : quick_, past_caches_,
                  p_.x_channels_last && unit + 1 < units.last
-                     ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
+                     ? input_.x + chunk.last * p_.in_channels
                      : nullptr);
         if (!afterwards_) continue;
         const int64_t first = panels.first * kTileLanes;
@@ -153,7 +155,7 @@ class Forward {
         const Range rows = band_rows(pool, band);
         const int64_t first = n * pool.height;
         const Range pixels = {(first + rows.first) * pool.width, (first + rows.last) * pool.width};
-        pack_pixels(p_, static_cast<const float*>(t_.x), pixels, scratch.data);
+        pack_pixels(p_, input_, pixels, scratch.data);
         for (int64_t panel = panels.first; panel < panels.last; ++panel) {
           band = band_of(pool, bands, n, unit / cuts % bands.count, panel * kTileLanes, kTileLanes);
           multiply(scratch.data, TileRows{pixels.last - pixels.first}, Range{panel, panel + 1}, z,
@@ -180,9 +182,8 @@ class Forward {
         const int64_t n = unit / cuts / across;
         const int64_t first = unit / cuts % across * kTileLanes;
         const int64_t last = first + kTileLanes < area ? first + kTileLanes : area;
-        const float* image =
-            static_cast<const float*>(t_.x) + n * p_.in_channels * p_.height * p_.width;
-        pack_columns(p_, image, Range{first, last}, packed.data);
+        const float* image = input_.x + n * p_.in_channels * p_.height * p_.width;
+        pack_columns(p_, input_, n, Range{first, last}, packed.data);
         const Range tiles =
             part_of(rows.tiles(), static_cast<int>(unit % cuts), static_cast<int>(cuts));
         float* y = static_cast<float*>(t_.y) + n * pool.channels * area + first;
@@ -222,6 +223,7 @@ class Forward {
 
   const ConvActPool2dProblem& p_;
   const ConvForwardTensors& t_;
+  const PointwiseInput input_;
   const int64_t step_;    // C, rounded up to whole vectors
   const int64_t panels_;  // of the output channels, where those are columns
   const QuickActivation quick_;

@@ -15,21 +15,31 @@ int64_t source_pixel(const ConvActPool2dProblem& p, int64_t pixel) {
   return pixel / p.pool.width * p.stride_height * p.width + pixel % p.pool.width * p.stride_width;
 }
 
+Vec<float> normalised(Vec<float> x, Vec<float> scale, Vec<float> shift) {
+  const Vec<float> z = x * scale + shift;
+  return 0.0f > z ? broadcast(0.0f) : z;  // a NaN stays
+}
+
 // Row `row` of its tile: channel c goes to packed[(c / kV · rows + row) · kV + c % kV].
-void pack_row(const float* source, int64_t channels, int64_t rows, int64_t row, float* packed) {
+template <bool kNormalised>
+void pack_row(const float* source, int64_t channels, int64_t rows, int64_t row, float* packed,
+              const float* scale = nullptr, const float* shift = nullptr) {
   float* target = packed + row * kV;
-  int64_t c = 0;
-  for (; c + kV <= channels; c += kV, target += rows * kV) {
-    store<float>(target, load<float>(source + c));
-  }
-  if (c < channels) {
-    store<float>(target, load_partial<float>(source + c, static_cast<int>(channels - c)));
+  for (int64_t c = 0; c < channels; c += kV, target += rows * kV) {
+    const int lanes = static_cast<int>(least(channels - c, kV));
+    Vec<float> value = load_lanes<float>(source + c, lanes);
+    if constexpr (kNormalised) {
+      value = normalised(value, load_lanes<float>(scale + c, lanes),
+                         load_lanes<float>(shift + c, lanes));
+    }
+    store<float>(target, value);
   }
 }
 
-// `count` <= kV pixels of kV channels of an NCHW image, of which `lanes` exist.
-void pack_block(const ConvActPool2dProblem& p, const float* planes, int lanes, int64_t pixel,
-                int count, float* packed) {
+// `count` <= kV pixels of kV channels of an NCHW image, of which `lanes` exist; scale and shift are
+// those channels'.
+void pack_block(const ConvActPool2dProblem& p, const float* planes, const float* scale,
+                const float* shift, int lanes, int64_t pixel, int count, float* packed) {
   const int64_t plane = p.height * p.width;
   const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
   Vec<float> block[kV];
@@ -46,6 +56,11 @@ void pack_block(const ConvActPool2dProblem& p, const float* planes, int lanes, i
     }
   }
   transpose_block<float>(block);
+  if (scale) {
+    const Vec<float> scales = load_lanes<float>(scale, lanes);
+    const Vec<float> shifts = load_lanes<float>(shift, lanes);
+    for (int j = 0; j < count; ++j) block[j] = normalised(block[j], scales, shifts);
+  }
   for (int j = 0; j < count; ++j) store<float>(packed + j * kV, block[j]);
 }
 
@@ -96,8 +111,8 @@ void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, 
       }
       const Range tile = rows.tile(static_cast<int>(unit));
       for (int64_t k = tile.first; k < tile.last; ++k) {
-        pack_row(w + k * C, C, tile.last - tile.first, k - tile.first,
-                 packed + tile.first * round_up(C, kV));
+        pack_row<false>(w + k * C, C, tile.last - tile.first, k - tile.first,
+                        packed + tile.first * round_up(C, kV));
       }
     }
     return true;
@@ -138,7 +153,8 @@ void pack_turned_weights(const ConvActPool2dProblem& p, const float* w, bool as_
   });
 }
 
-void pack_tile(const ConvActPool2dProblem& p, const float* x, Range pixels, float* packed) {
+void pack_tile(const ConvActPool2dProblem& p, const PointwiseInput& input, Range pixels,
+               float* packed) {
   const int64_t C = p.in_channels;
   const int64_t area = p.pool.height * p.pool.width;
   const int64_t image_size = C * p.height * p.width;
@@ -147,7 +163,12 @@ void pack_tile(const ConvActPool2dProblem& p, const float* x, Range pixels, floa
     for (int64_t row = 0; row < count; ++row) {
       const int64_t n = (pixels.first + row) / area;
       const int64_t pixel = (pixels.first + row) % area;
-      pack_row(x + n * image_size + source_pixel(p, pixel) * C, C, count, row, packed);
+      const float* source = input.x + n * image_size + source_pixel(p, pixel) * C;
+      if (input.scale) {
+        pack_row<true>(source, C, count, row, packed, input.scale, input.shift);
+      } else {
+        pack_row<false>(source, C, count, row, packed);
+      }
     }
     return;
   }
@@ -159,25 +180,30 @@ void pack_tile(const ConvActPool2dProblem& p, const float* x, Range pixels, floa
       const int64_t pixel = (pixels.first + row) % area;
       int64_t together = least(count - row, kV);
       if (area - pixel < together) together = area - pixel;
-      pack_block(p, x + n * image_size + c * p.height * p.width, lanes, pixel,
+      const bool plain = !input.scale;
+      pack_block(p, input.x + n * image_size + c * p.height * p.width,
+                 plain ? nullptr : input.scale + c, plain ? nullptr : input.shift + c, lanes, pixel,
                  static_cast<int>(together), packed + row * kV);
       row += together;
     }
   }
 }
 
-void pack_pixels(const ConvActPool2dProblem& p, const float* x, Range pixels, float* packed) {
+void pack_pixels(const ConvActPool2dProblem& p, const PointwiseInput& input, Range pixels,
+                 float* packed) {
   const int64_t step = round_up(p.in_channels, kV);
   const TileRows rows = {pixels.last - pixels.first};
   for (int i = 0; i < rows.tiles(); ++i) {
     const Range tile = rows.tile(i);
-    pack_tile(p, x, Range{pixels.first + tile.first, pixels.first + tile.last},
+    pack_tile(p, input, Range{pixels.first + tile.first, pixels.first + tile.last},
               packed + tile.first * step);
   }
 }
 
-void pack_columns(const ConvActPool2dProblem& p, const float* image, Range pixels, float* packed) {
+void pack_columns(const ConvActPool2dProblem& p, const PointwiseInput& input, int64_t n,
+                  Range pixels, float* packed) {
   const int64_t plane = p.height * p.width;
+  const float* image = input.x + n * p.in_channels * plane;
   const int count = static_cast<int>(pixels.last - pixels.first);
   const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
   int64_t sources[kTileLanes];
@@ -193,6 +219,12 @@ void pack_columns(const ConvActPool2dProblem& p, const float* image, Range pixel
     } else {
       for (int j = 0; j < count; ++j) packed[j] = source[sources[j]];
       for (int j = count; j < kTileLanes; ++j) packed[j] = 0.0f;
+    }
+    if (!input.scale) continue;
+    const Vec<float> scale = broadcast(input.scale[c]);
+    const Vec<float> shift = broadcast(input.shift[c]);
+    for (int j = 0; j < kTileLanes; j += kV) {
+      store<float>(packed + j, normalised(load<float>(packed + j), scale, shift));
     }
   }
 }

@@ -18,6 +18,14 @@ struct TileRows {
   CMF_HOST_DEVICE Range tile(int i) const { return part_of(count, i, tiles()); }
 };
 
+// x [N, C, H, W], in the problem's format; where scale and shift [C] are not null it is
+// max(x · scale + shift, 0) that is packed: normalised, then ReLU.
+struct PointwiseInput {
+  const float* x;
+  const float* scale;
+  const float* shift;
+};
+
 // Whether an image's pixels are worth being columns: few of those computed don't exist.
 bool fills_columns(int64_t pixels);
 
@@ -37,14 +45,16 @@ void pack_turned_weights(const ConvActPool2dProblem& problem, const float* w, bo
 
 // Pixels of the convolution's output, numbered from n · H' · W' on for image n: what x has there,
 // as one tile [C / kLanes][pixels][kLanes]; channels that don't exist are 0.
-void pack_tile(const ConvActPool2dProblem& problem, const float* x, Range pixels, float* packed);
+void pack_tile(const ConvActPool2dProblem& problem, const PointwiseInput& input, Range pixels,
+               float* packed);
 
 // The same, tile by tile as TileRows has them.
-void pack_pixels(const ConvActPool2dProblem& problem, const float* x, Range pixels, float* packed);
+void pack_pixels(const ConvActPool2dProblem& problem, const PointwiseInput& input, Range pixels,
+                 float* packed);
 
-// Up to kTileLanes pixels of an NCHW image as columns [C][kTileLanes], filled up with zeros.
-void pack_columns(const ConvActPool2dProblem& problem, const float* image, Range pixels,
-                  float* packed);
+// Up to kTileLanes pixels of image n of an NCHW x as columns [C][kTileLanes], filled up with zeros.
+void pack_columns(const ConvActPool2dProblem& problem, const PointwiseInput& input, int64_t n,
+                  Range pixels, float* packed);
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -1,0 +1,169 @@
+"""BatchNorm in eval mode and ReLU before a convolution: done where its kernel packs the input.
+
+DenseNet normalises before each convolution. Behind a 1×1 convolution's packing, which touches
+every value anyway, that costs nothing; alone it is two passes. Without gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+
+from .bound import BoundCall, guard_of
+from .chains import Chain, step_at, watched
+from .folding import Memory, parts_of
+from .region import Region
+from .steps import Step, as_matched, run_step
+
+_PLAIN = (Tensor, nn.Parameter)
+_STATISTICS = ("weight", "bias", "running_mean", "running_var")
+_MOST_REFUSED = 256
+
+
+class PrologueCall:
+    """What a region's bound call is given beside x: the BatchNorm as scale and shift."""
+
+    __slots__ = ("affine", "guard", "memory")
+
+    def __init__(self, steps: tuple[Step, ...], norm: Any, guard: Any, memory: Memory) -> None:
+        self.guard = guard
+        self.memory = memory
+        scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+        if norm.weight is not None:
+            scale = scale * norm.weight.double()
+        shift = -norm.running_mean.double() * scale
+        if norm.bias is not None:
+            shift = shift + norm.bias.double()
+        self.affine = scale.float(), shift.float()
+
+    def holds(self, modules: tuple[Any, ...]) -> bool:
+        return self.guard.holds(modules) and self.memory.holds()
+
+
+class PrologueRegion:
+    """A BatchNorm, a ReLU and the region behind them, as a function of x and their modules."""
+
+    def __init__(self, name: str, steps: tuple[Step, ...], region: Region) -> None:
+        self.steps = steps  # the BatchNorm and the ReLU
+        self.region = region
+        self.calls: dict[Any, PrologueCall] = {}  # by BatchNorm; the region knows those of x
+        self.refused: set[Any] = set()  # shapes of x whose convolution packs nothing
+        # what torch.fx asks of a function that it writes a call of
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+
+    def __reduce__(self) -> Any:
+        return PrologueRegion, (self.__name__, self.steps, self.region)
+
+    def __call__(
+        self,
+        x: Any,
+        before: tuple[Any, ...],  # the modules of its own steps
+        modules: tuple[Any, ...],  # and the region's
+        constants: tuple[Any, ...],
+    ) -> Any:
+        bindable = type(x) in _PLAIN and not (
+            torch.compiler.is_compiling() or torch.is_grad_enabled()
+        )
+        if bindable:
+            y = self._run(x, before, modules, constants)
+            if y is not None:
+                return y
+        z = x
+        for step in self.steps:
+            z = run_step(step, z, before, ())
+        y = self.region(z, modules, constants)
+        if bindable and x.shape not in self.refused:
+            self._bind(x, before, self.region.bound.find(modules[0], x))
+            # this call too: the next one shall give the same bits
+            again = self._run(x, before, modules, constants)
+            return y if again is None else again
+        return y
+
+    def _run(
+        self, x: Tensor, before: tuple[Any, ...], modules: tuple[Any, ...], constants: Any
+    ) -> Tensor | None:
+        """The result of the bound call; None where there is none, or something has changed."""
+        call = self.calls.get(id(before[0]))
+        known = None if call is None else self.region.bound.find(modules[0], x)
+        if call is None or known is None or not call.holds(before):
+            return None
+        return known.run(x, modules, constants, affine=call.affine)
+
+    def _bind(self, x: Tensor, before: tuple[Any, ...], known: BoundCall | None) -> None:
+        """Let the next call without gradients do all in one."""
+        self.calls.pop(id(before[0]), None)
+        norm = before[0]
+        if known is None or not known.takes_affine or x.dtype is not torch.float32:
+            if len(self.refused) < _MOST_REFUSED:
+                self.refused.add(x.shape)
+            return
+        if not all(
+            step.module is None or as_matched(step, before[step.module]) for step in self.steps
+        ):
+            return
+        tensors = [getattr(norm, name) for name in _STATISTICS]
+        if any(t is not None and t.dtype is not torch.float32 for t in tensors):
+            return
+        parts = parts_of(tensors)
+        guard = None if parts is None else guard_of(self.steps, before)
+        if parts is not None and guard is not None:
+            memory = Memory(parts)  # before it is read: a write meanwhile will be noticed
+            self.calls[id(norm)] = PrologueCall(self.steps, norm, guard, memory)
+
+
+def find_prologue(node: Node, module_at: Callable[[str], Any]) -> Chain | None:
+    """The BatchNorm and the ReLU in front of a region's call, whose results nobody else takes."""
+    relu = node.args[0]
+    if not isinstance(relu, Node) or len(relu.users) != 1:
+        return None
+    activation = step_at(relu, 0, module_at)
+    if activation is None or activation.activation != "relu" or watched(relu, module_at):
+        return None
+    norm = relu.args[0]
+    if not isinstance(norm, Node) or len(norm.users) != 1 or norm.op != "call_module":
+        return None
+    first = step_at(norm, 0, module_at)
+    if first is None or first.kind != "norm" or watched(norm, module_at):
+        return None
+    between = norm.next  # what stands there might change x
+    while between is not node:
+        if between is not relu and between.op != "get_attr":
+            return None
+        between = between.next
+    second = activation if activation.module is None else replace(activation, module=1)
+    return Chain([norm, relu], (first, second))
+
+
+def rewrite_prologues(
+    graph: Graph, module_at: Callable[[str], Any], next_name: Callable[[], str]
+) -> None:
+    """Let regions that begin with a 1×1 convolution take in the BatchNorm and ReLU before them."""
+    for node in list(graph.nodes):
+        if node.op != "call_function" or type(node.target) is not Region or len(node.args) != 3:
+            continue
+        region = node.target
+        if region.given or module_at(str(node.args[1][0].target)).kernel_size != (1, 1):
+            continue
+        chain = find_prologue(node, module_at)
+        if chain is None:
+            continue
+        _, modules, constants = node.args
+        with graph.inserting_before(chain.nodes[0]):
+            before = tuple(
+                graph.get_attr(str(part.target))
+                for part, step in zip(chain.nodes, chain.steps, strict=True)
+                if step.module is not None
+            )
+        with graph.inserting_before(node):
+            whole = PrologueRegion(next_name(), chain.steps, region)
+            x = chain.nodes[0].args[0]
+            call = graph.call_function(whole, (x, before, modules, constants))
+        node.replace_all_uses_with(call)
+        for part in (node, *reversed(chain.nodes)):
+            graph.erase_node(part)
