@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 
 from .installing import why_not_class
 from .joining import concatenated
+from .linear import find_linears
 from .matching import Match, find, why_not_conv
 from .pooling import find_pools, tail_of
 from .program import graph_of, original_class
@@ -26,7 +27,7 @@ class Found:
 
     owned: dict[str, list[Match]] = field(default_factory=dict)  # module path -> its own matches
     inline: dict[str, frozenset[str]] = field(default_factory=dict)  # of those, traced through
-    # paths of modules whose forwards call poolings or transposed convolutions
+    # paths of modules whose forwards call poolings, transposed convolutions or large linear layers
     others: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)  # convolution path -> why left alone
     refused: dict[str, str] = field(default_factory=dict)  # module path -> why not traced
@@ -106,6 +107,7 @@ def analyse(model: nn.Module) -> Found:
                 found.notes[join(path, match.path)] = match.note
         pools = find_pools(graph, module.get_submodule, {n for m in matches for n in m.nodes})
         others: list[Any] = [*pools, *find_transposed(graph, module.get_submodule)]
+        others += find_linears(graph, module.get_submodule)
         others = [other for other in others if not _common(other.callers())]
         if others or any(tail_of(match.steps) > 0 for match in own):
             found.others.add(path)

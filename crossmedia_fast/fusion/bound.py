@@ -19,6 +19,7 @@ from .. import native, precision
 from ..backends import why_unavailable
 from ..ops.conv_act_pool import cpu_weights, interface, prepared
 from ..ops.conv_act_pool.cpu_conv import FusedConv2d
+from ..ops.memory import fresh
 from .folding import FoldCache, Memory, parts_of
 from .steps import HOOKS, Step
 
@@ -220,7 +221,7 @@ def _call(
         forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel, *affine)
 
     def call(x: Tensor) -> Tensor:
-        y = x.new_empty_strided(y_shape, y_strides)
+        y = fresh(x, y_shape, y_strides)
         write(x, y, 0)
         return y
 
@@ -228,7 +229,7 @@ def _call(
         write(x, y, y.stride(3))
 
     def call_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        y = x.new_empty_strided(y_shape, y_strides)
+        y = fresh(x, y_shape, y_strides)
         write(x, y, 0, scale.data_ptr(), shift.data_ptr())
         return y
 

@@ -15,6 +15,7 @@ from torch.nn.modules import module as _hooks
 from . import tracing
 from .chains import rewrite_chain
 from .joining import rewrite_concatenations
+from .linear import LinearRegion, find_linears
 from .matching import find, may_change, rewrite
 from .pooling import PoolRegion, find_pools
 from .prologue import rewrite_prologues
@@ -81,6 +82,7 @@ class Program:
         self.fused: set[tuple[str, str]] = set()  # path and pattern, of all variants
         self.pools: dict[tuple[str, str], None] = {}  # the same of poolings, in order
         self.transposed: dict[tuple[str, str], None] = {}  # the same of transposed convolutions
+        self.linears: dict[tuple[str, str], None] = {}  # the same of fully connected layers
         self.variants: dict[Any, Variant] = {}
 
     def __deepcopy__(self, memo: Any) -> Program:
@@ -228,6 +230,10 @@ def _add_variant(
         region = TransposedRegion(f"fused_{number}", transposed.steps)
         rewrite_chain(graph, transposed, region, transposed.nodes[0])
         program.transposed[transposed.path, transposed.pattern] = None
+        number += 1
+    for layer in find_linears(graph, module.get_submodule):
+        rewrite_chain(graph, layer, LinearRegion(f"fused_{number}"), layer.nodes[0])
+        program.linears[layer.path, layer.pattern] = None
         number += 1
     if number:
         joined = (f"joined_{place}" for place in count())

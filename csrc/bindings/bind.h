@@ -20,6 +20,7 @@ void bind_act_pool2d(pybind11::module_& module);
 void bind_conv_act_pool2d(pybind11::module_& module);
 void bind_conv2d_small(pybind11::module_& module);
 void bind_gan_loss(pybind11::module_& module);
+void bind_linear(pybind11::module_& module);
 void bind_state_guard(pybind11::module_& module);
 
 }  // namespace cmf

@@ -8,6 +8,7 @@
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
 #include "cpu/implicit_gemm.h"
+#include "cpu/linear.h"
 #include "cpu/pointwise.h"
 #include "cpu/simd.h"
 #include "cpu/transpose_matrices.h"
@@ -46,6 +47,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::implicit_gemm_prepared_size, CMF_ISA::implicit_gemm_prepare},
       },
       CMF_ISA::hash_bytes,
+      CMF_ISA::linear_forward,
       CMF_ISA::transpose_matrices,
       CMF_ISA::gan_loss_forward,
       CMF_ISA::gan_loss_backward,

@@ -10,6 +10,7 @@
 #include "common/conv_act_pool2d_kernels.h"
 #include "common/gan_loss_problem.h"
 #include "common/hash.h"
+#include "common/linear_problem.h"
 
 namespace cmf {
 
@@ -53,6 +54,10 @@ struct KernelTable {
   ConvKernels conv_act_pool2d[kConvAlgorithms];
 
   HashBytes hash_bytes;
+
+  // y [N, K] = x [N, C] w^T + bias, for N up to kMostLinearRows
+  void (*linear_forward)(const LinearProblem& problem, const float* x, const float* w,
+                         const float* bias, float* y, int threads);
 
   // `count` matrices [rows][columns] -> [columns][rows]
   void (*transpose_matrices)(const float* source, float* target, int64_t count, int64_t rows,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ..memory import fresh
 from .arguments import Pool2d
 from .memory_format import as_format, dense_strides
 from .native_problem import INDEX_DTYPES, native_problem
@@ -56,7 +57,7 @@ class Launch:
         in_place: bool = False,  # write y over x; pool "none" alone
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
-        y = x if in_place else x.new_empty_strided(self.y_shape, self.y_strides)
+        y = x if in_place else fresh(x, self.y_shape, self.y_strides)
         index = preactivation = None
         index_ptr = preactivation_ptr = 0
         if save:
@@ -89,7 +90,7 @@ class Launch:
     ) -> tuple[Tensor | None, Tensor | None]:
         """dx [N, K, H, W] and dbias [K]."""
         dy = as_format(dy, self.channels_last)
-        dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
+        dx = fresh(dy, self.x_shape, self.x_strides) if need_dx else None
         dbias = dy.new_empty_strided((self.x_shape[1],), (1,)) if need_dbias else None
         if not self.x_shape[0]:
             return dx, None if dbias is None else dbias.zero_()

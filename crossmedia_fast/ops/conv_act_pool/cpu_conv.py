@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import native
+from ..memory import fresh
 from . import cpu, cpu_weights, filter_format
 from .arguments import Conv2d, Pool2d
 from .kernels import launch_for
@@ -121,7 +122,7 @@ class ConvLaunch:
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
         launch = self.pool_launch
-        y = x.new_empty_strided(launch.y_shape, launch.y_strides)
+        y = fresh(x, launch.y_shape, launch.y_strides)
         index = preactivation = None
         if save and launch.index_dtype is not None:
             index = x.new_empty_strided(launch.y_shape, launch.y_strides, dtype=launch.index_dtype)
@@ -168,7 +169,7 @@ class ConvLaunch:
         """
         dy = as_format(dy, self.pool_launch.channels_last)
         given, w = w, filter_format.contiguous(w)
-        dx = dy.new_empty_strided(self.x_shape, self.x_strides) if need_dx else None
+        dx = fresh(dy, self.x_shape, self.x_strides) if need_dx else None
         dw = dy.new_empty(self.w_shape) if need_dw else None
         dbias = dy.new_empty((self.w_shape[0],)) if need_dbias else None
         dw_holds = native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]

@@ -1,0 +1,14 @@
+#pragma once
+
+#include "common/dtype.h"
+#include "common/linear_problem.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// y [N, K] = x [N, C] w^T + bias, for N up to kMostLinearRows; w [K, C], bias [K] or null.
+void linear_forward(const LinearProblem& problem, const float* x, const float* w, const float* bias,
+                    float* y, int threads);
+
+}  // namespace CMF_ISA
+}  // namespace cmf
