@@ -84,6 +84,25 @@ def test_nothing_beside_the_result_is_written() -> None:
     close(memory[32 : 32 + 28].view(4, 7), x, weight, None)
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("rows", [0, 1, 2, 7, 8, 9, 20])
+@pytest.mark.parametrize(("inputs", "outputs"), [(1, 1), (37, 9), (300, 150), (4096, 1100)])
+def test_weight_gradients(rows: int, inputs: int, outputs: int) -> None:
+    x, weight = numbers(rows, inputs), numbers(outputs, inputs, seed=1)
+    dy = numbers(rows, outputs, seed=2)
+    want = dy.double().t() @ x.double()
+    scale = dy.double().abs().t() @ x.double().abs() + 1e-30
+    found = []
+    for count in (1, 2, 3):
+        weight.grad = None
+        with threads(count):
+            linear(x, weight.requires_grad_(), None).backward(dy)
+        assert weight.grad is not None
+        assert ((weight.grad.double() - want).abs() <= TOLERANCE * scale).all()
+        found.append(weight.grad)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
 def test_native_calls_check() -> None:
     x = numbers(64)
     p = x.data_ptr()
@@ -96,7 +115,14 @@ def test_native_calls_check() -> None:
             call(*pointers, 2, 2, 2, 1)
     with pytest.raises(ValueError, match="threads"):
         call(p, p, 0, p, 2, 2, 2, 0)
-    call(0, 0, 0, 0, 0, 5, 5, 1)
+    gradient = native.module.linear_weight_gradient
+    for sizes in ((17, 2, 2), (0, 2, 2), (2, 1 << 40, 1 << 40)):
+        with pytest.raises(ValueError, match="rows"):
+            gradient(p, p, p, *sizes, 1)
+    for three in ((0, p, p), (p, 0, p), (p, p, 0), (p, p + 2, p)):
+        with pytest.raises(ValueError, match="must"):
+            gradient(*three, 2, 2, 2, 1)
+    call(0, p, 0, 0, 0, 5, 5, 1)
     for bytes in (-1, 1 << 62):
         with pytest.raises((ValueError, TypeError)):
             native.module.advise_huge_pages((1 << 64) - 4096, bytes)

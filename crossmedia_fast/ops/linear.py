@@ -18,6 +18,9 @@ from .memory import LARGE_BYTES, fresh
 
 # Below as many weights PyTorch's call takes as long.
 LEAST_WEIGHTS = 1 << 19
+# Above as many rows PyTorch's product is as fast as writing its result past the caches.
+_MOST_GRADIENT_ROWS = 8
+_is_legacy_batchedtensor = torch._C._functorch.is_legacy_batchedtensor
 
 
 def why_not_linear(x: Tensor, weight: Tensor, learns: bool) -> str:
@@ -70,7 +73,7 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Linear(torch.autograd.Function):
-    """`linear` with gradients: PyTorch's products, the weight's into memory of huge pages."""
+    """`linear` with gradients: of the weight past the caches into memory of huge pages."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,11 +84,25 @@ class Linear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         need_dx, need_dw, need_db = ctx.needs_input_grad
-        dx = dw = None
-        if need_dx:
-            dx = dy.mm(weight)
-        if need_dw and (torch.is_grad_enabled() or type(dy) is not Tensor):
+        dx = dy.mm(weight) if need_dx else None
+        dw = None
+        if need_dw and (torch.is_grad_enabled() or _is_legacy_batchedtensor(dy)):
             dw = dy.t().mm(x)
         elif need_dw:
-            dw = torch.mm(dy.t(), x, out=fresh(weight, weight.shape, weight.stride()))
+            dw = _weight_gradient(dy.contiguous(), x, weight)
         return dx, dw, dy.sum(0) if need_db else None
+
+
+def _weight_gradient(dy: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    dw = fresh(weight, weight.shape, weight.stride())
+    if not 1 <= x.shape[0] <= _MOST_GRADIENT_ROWS:
+        return torch.mm(dy.t(), x, out=dw)
+    native.module.linear_weight_gradient(  # type: ignore[union-attr]
+        dy.data_ptr(),
+        x.data_ptr(),
+        dw.data_ptr(),
+        *x.shape,
+        weight.shape[0],
+        native.thread_count(),
+    )
+    return dw

@@ -17,8 +17,7 @@ bool fits(int64_t a, int64_t b) {
          size <= INT64_MAX / int64_t(sizeof(float));
 }
 
-void linear_forward(uintptr_t x, uintptr_t w, uintptr_t bias, uintptr_t y, int64_t rows,
-                    int64_t inputs, int64_t outputs, int threads) {
+LinearProblem checked_problem(int64_t rows, int64_t inputs, int64_t outputs, int threads) {
   check_threads(threads);
   if (rows < 0 || rows > kMostLinearRows) {
     throw py::value_error("rows must be between 0 and " + std::to_string(kMostLinearRows) +
@@ -27,17 +26,35 @@ void linear_forward(uintptr_t x, uintptr_t w, uintptr_t bias, uintptr_t y, int64
   if (!fits(rows, inputs) || !fits(outputs, inputs) || !fits(rows, outputs)) {
     throw py::value_error("rows, inputs and outputs must be sizes of matrices that can exist");
   }
-  const bool some = rows > 0 && outputs > 0;
-  const int size = sizeof(float);
-  const void* x_data = checked_pointer("x", x, size, some && inputs > 0);
-  const void* w_data = checked_pointer("w", w, size, some && inputs > 0);
-  const void* bias_data = checked_pointer("bias", bias, size, false);
-  void* y_data = checked_pointer("y", y, size, some);
-  if (!some) return;
+  return LinearProblem{rows, inputs, outputs};
+}
+
+float* matrix(const char* name, uintptr_t data, int64_t rows, int64_t columns) {
+  return static_cast<float*>(checked_pointer(name, data, sizeof(float), rows > 0 && columns > 0));
+}
+
+void linear_forward(uintptr_t x, uintptr_t w, uintptr_t bias, uintptr_t y, int64_t rows,
+                    int64_t inputs, int64_t outputs, int threads) {
+  const LinearProblem p = checked_problem(rows, inputs, outputs, threads);
+  const float* x_data = matrix("x", x, rows, inputs);
+  const float* w_data = matrix("w", w, outputs, inputs);
+  const float* bias_data = matrix("bias", bias, 0, 0);
+  float* y_data = matrix("y", y, rows, outputs);
+  if (rows == 0 || outputs == 0) return;
   py::gil_scoped_release release;
-  kernels().linear_forward(LinearProblem{rows, inputs, outputs}, static_cast<const float*>(x_data),
-                           static_cast<const float*>(w_data), static_cast<const float*>(bias_data),
-                           static_cast<float*>(y_data), threads);
+  kernels().linear_forward(p, x_data, w_data, bias_data, y_data, threads);
+}
+
+void linear_weight_gradient(uintptr_t dy, uintptr_t x, uintptr_t dw, int64_t rows, int64_t inputs,
+                            int64_t outputs, int threads) {
+  const LinearProblem p = checked_problem(rows, inputs, outputs, threads);
+  if (rows < 1) throw py::value_error("rows must be at least 1 here");
+  const float* dy_data = matrix("dy", dy, rows, outputs);
+  const float* x_data = matrix("x", x, rows, inputs);
+  float* dw_data = matrix("dw", dw, outputs, inputs);
+  if (outputs == 0 || inputs == 0) return;
+  py::gil_scoped_release release;
+  kernels().linear_weight_gradient(p, dy_data, x_data, dw_data, threads);
 }
 
 bool huge_pages(uintptr_t data, int64_t bytes) {
@@ -52,6 +69,7 @@ bool huge_pages(uintptr_t data, int64_t bytes) {
 void bind_linear(py::module_& module) {
   module.attr("most_linear_rows") = kMostLinearRows;
   module.def("linear_forward", &linear_forward);
+  module.def("linear_weight_gradient", &linear_weight_gradient);
   module.def("advise_huge_pages", &huge_pages);
 }
 

@@ -11,5 +11,7 @@ struct LinearProblem {
 };
 
 constexpr int64_t kMostLinearRows = 16;
+// A weight gradient of more bytes is stored past the caches.
+constexpr int64_t kLinearPastCaches = INT64_C(8) << 20;
 
 }  // namespace cmf

@@ -48,6 +48,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       },
       CMF_ISA::hash_bytes,
       CMF_ISA::linear_forward,
+      CMF_ISA::linear_weight_gradient,
       CMF_ISA::transpose_matrices,
       CMF_ISA::gan_loss_forward,
       CMF_ISA::gan_loss_backward,

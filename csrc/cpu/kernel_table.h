@@ -59,6 +59,10 @@ struct KernelTable {
   void (*linear_forward)(const LinearProblem& problem, const float* x, const float* w,
                          const float* bias, float* y, int threads);
 
+  // dw [K, C] = dy^T x
+  void (*linear_weight_gradient)(const LinearProblem& problem, const float* dy, const float* x,
+                                 float* dw, int threads);
+
   // `count` matrices [rows][columns] -> [columns][rows]
   void (*transpose_matrices)(const float* source, float* target, int64_t count, int64_t rows,
                              int64_t columns, int threads);

@@ -10,5 +10,9 @@ namespace CMF_ISA {
 void linear_forward(const LinearProblem& problem, const float* x, const float* w, const float* bias,
                     float* y, int threads);
 
+// dw [K, C] = dy^T x.
+void linear_weight_gradient(const LinearProblem& problem, const float* dy, const float* x,
+                            float* dw, int threads);
+
 }  // namespace CMF_ISA
 }  // namespace cmf
