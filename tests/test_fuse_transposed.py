@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import crossmedia_fast as cmf
 from crossmedia_fast import native
+from crossmedia_fast.fusion.bound import BoundCall
 from crossmedia_fast.ops.conv_act_pool import transposed
 from crossmedia_fast.ops.conv_act_pool.transposed import TransposedLaunch
 
@@ -38,6 +39,12 @@ CASES = [
     (32, 3, 4, 2, 1, 0, 12, 5),
     (20, 1, 5, 2, 2, 1, 6, 7),
     (16, 16, (3, 5), (1, 1), (1, 2), 0, 9, 14),
+    (33, 40, 2, 2, 0, 0, 9, 7),
+    (48, 64, 2, 2, 0, 0, 5, 35),
+    (20, 70, (3, 1), (3, 1), 0, 0, 6, 18),
+    (16, 24, 4, 4, 0, 0, 7, 1),
+    (100, 37, 4, 1, 0, 0, 1, 1),
+    (16, 3, (5, 2), (1, 2), 0, 0, 1, 17),
 ]
 IDS = ["-".join(str(v) for v in case) for case in CASES]
 Launches = list[str]
@@ -53,13 +60,20 @@ def gain(monkeypatch: pytest.MonkeyPatch) -> None:
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     """The algorithms of the calls that ran by our kernels."""
     seen: Launches = []
-    forward = TransposedLaunch.forward
+    forward, run = TransposedLaunch.forward, BoundCall.run
 
-    def record(self: TransposedLaunch, x: Tensor, w: Tensor) -> Tensor:
+    def record(self: TransposedLaunch, *arguments: Any, **rest: Any) -> Tensor:
         seen.append(self.algorithm)
-        return forward(self, x, w)
+        return forward(self, *arguments, **rest)
+
+    def record_bound(self: BoundCall, *arguments: Any) -> Tensor | None:
+        y = run(self, *arguments)
+        if y is not None:
+            seen.append("bound")
+        return y
 
     monkeypatch.setattr(TransposedLaunch, "forward", record)
+    monkeypatch.setattr(BoundCall, "run", record_bound)
     return seen
 
 
@@ -107,6 +121,7 @@ def test_values(
         again = fused(x)
         stride = copy.deepcopy(model).to(memory_format=format)(x).stride()
     assert len(launches) == 2
+    assert launches[1] == "bound"
     assert torch.equal(y, again)
     if y.shape[1] > 1:
         assert y.stride() == stride

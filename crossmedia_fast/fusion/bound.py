@@ -32,7 +32,10 @@ _SETTINGS = (
     (prepared, "forced_algorithm"),
 )
 # What the fused operation takes of a layer beside its parameters.
-_READ = {"conv": ("stride", "padding", "dilation", "groups", "padding_mode"), "norm": ("eps",)}
+_READ = {
+    "conv": ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode"),
+    "norm": ("eps",),
+}
 _INTO = ("pointwise", "winograd")  # algorithms that write some channels of a larger tensor
 _PARAMETERS = (("_parameters", "weight"), ("_parameters", "bias"))
 _STATISTICS = (("_buffers", "running_mean"), ("_buffers", "running_var"))
@@ -61,7 +64,7 @@ class BoundCall:
         guard: Any,
         memory: Memory,
         kept: bool,
-        call: _Call,
+        call: Call,
     ) -> None:
         self.dtype = x.dtype
         self.strides = x.stride()
@@ -111,7 +114,7 @@ class BoundCall:
 
 def bind(
     steps: tuple[Step, ...],
-    arguments: dict[str, Any],  # of conv_act_pool2d, for the steps behind the convolution
+    make: Callable[[Tensor, Tensor | None], Call],  # the call, of the weight and the bias
     folds: bool,
     x: Tensor,
     modules: tuple[Any, ...],
@@ -137,7 +140,7 @@ def bind(
         if found is None:
             return None
         memory = Memory(found)  # before anything is made of it: a write meanwhile will be noticed
-    call = _call(x, weight, bias, conv, arguments)
+    call = make(weight, bias)
     return BoundCall(x, constants, guard, memory, folds or call.keeps, call)
 
 
@@ -168,7 +171,7 @@ def _guard(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
     return native.module.StateGuard(tuple(owners), tuple(records))  # type: ignore[union-attr]
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """The operation as a function of x."""
 
     run: Callable[[Tensor], Tensor]
@@ -177,9 +180,31 @@ class _Call(NamedTuple):
     keeps: bool = False  # whether something made of the weights is kept in it
 
 
-def _call(
-    x: Tensor, weight: Tensor, bias: Tensor | None, conv: Any, arguments: dict[str, Any]
-) -> _Call:
+def native_call(
+    write: Callable[[Tensor, Tensor, int], None],  # of x, y, and the distance of y's pixels or 0
+    y_shape: tuple[int, ...],
+    y_strides: tuple[int, ...],
+    joins: bool,  # whether it can write some channels of a larger tensor
+    keeps: bool,
+) -> Call:
+    def call(x: Tensor) -> Tensor:
+        y = x.new_empty_strided(y_shape, y_strides)
+        write(x, y, 0)
+        return y
+
+    def call_into(x: Tensor, y: Tensor) -> None:
+        write(x, y, y.stride(3))
+
+    return Call(call, call_into if joins else None, y_shape, keeps)
+
+
+def conv_call(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    conv: Any,
+    arguments: dict[str, Any],  # of conv_act_pool2d, for what follows the convolution
+) -> Call:
     ready = interface.prepare_conv_act_pool2d(
         x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, **arguments
     )
@@ -190,12 +215,11 @@ def _call(
         or x.stride() != fused.launch.x_strides
         or (bias is not None and not bias.is_contiguous())
     ):
-        return _Call(lambda x: interface.run_prepared(x, weight, bias, ready))
+        return Call(lambda x: interface.run_prepared(x, weight, bias, ready))
     transformed = fused.prepare(weight, save=False)
     dense = cpu_weights.contiguous(weight, transformed)
     algorithm, problem = fused.algorithm, fused.launch.native
     pool_launch = fused.launch.pool_launch
-    y_shape, y_strides = pool_launch.y_shape, pool_launch.y_strides
     pointers = [0 if t is None else t.data_ptr() for t in (dense, transformed, bias)]
     forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
     holds = (dense, transformed, bias)  # the pointers' memory
@@ -205,16 +229,13 @@ def _call(
         threads = native.thread_count()
         forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel)
 
-    def call(x: Tensor) -> Tensor:
-        y = x.new_empty_strided(y_shape, y_strides)
-        write(x, y, 0)
-        return y
-
-    def call_into(x: Tensor, y: Tensor) -> None:
-        write(x, y, y.stride(3))
-
-    into = call_into if pool_launch.channels_last and algorithm in _INTO else None
-    return _Call(call, into, y_shape, transformed is not None or dense is not weight)
+    return native_call(
+        write,
+        pool_launch.y_shape,
+        pool_launch.y_strides,
+        pool_launch.channels_last and algorithm in _INTO,
+        transformed is not None or dense is not weight,
+    )
 
 
 class BoundCalls:
