@@ -6,6 +6,7 @@
 #include "cpu/patches_layout.h"
 #include "cpu/pointwise_pack.h"
 #include "cpu/scratch.h"
+#include "cpu/simd_shuffle.h"
 #include "cpu/transposed_epilogue.h"
 
 namespace cmf {
@@ -14,7 +15,8 @@ namespace {
 
 constexpr int kV = kLanes<float>;
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;   // stored past the caches
-constexpr int64_t kPackedBytes = INT64_C(1) << 18;  // of pixels: beside weights in the second cache
+constexpr int64_t kPackedBytes = INT64_C(1) << 19;  // of pixels: beside weights in the second cache
+constexpr int64_t kMostTiles = 16;
 constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
 
 class Transposed {
@@ -32,9 +34,9 @@ class Transposed {
     threads_ =
         static_cast<int>(most(1, least(threads, outputs * layout_.inner / kProductsPerThread)));
     pixel_ = t.transposed->y_pixel ? t.transposed->y_pixel : layout_.filters;
-    past_caches_ = !afterwards_ && layout_.pixels_are_rows && layout_.filters % kV == 0 &&
-                   pixel_ % kV == 0 && reinterpret_cast<uintptr_t>(y_) % CMF_VECTOR_BYTES == 0 &&
-                   outputs * 4 > kLargeBytes;
+    large_ = outputs * 4 > kLargeBytes;
+    past_caches_ = large_ && !afterwards_ && layout_.pixels_are_rows && layout_.filters % kV == 0 &&
+                   pixel_ % kV == 0 && reinterpret_cast<uintptr_t>(y_) % CMF_VECTOR_BYTES == 0;
   }
 
   bool run() {
@@ -98,7 +100,8 @@ class Transposed {
   // Channels of y side by side: chunks of a line, or of several, by panels of filters.
   bool run_pixels() const {
     const Lines all = lines();
-    const int64_t room = most(least(kPackedBytes / (step_ * 4) / kGemmRows, 8), 1) * kGemmRows;
+    const int64_t room =
+        most(least(kPackedBytes / (step_ * 4) / kGemmRows, kMostTiles), 1) * kGemmRows;
     const int cuts = static_cast<int>(divide_up(all.pixels, room));
     const int64_t together = cuts > 1 ? 1 : most(1, room / all.pixels);
     const int64_t chunks = divide_up(all.count, together) * cuts;
@@ -183,6 +186,7 @@ class Transposed {
           }
         }
       }
+      if (large_) fence_streams();
       return true;
     });
   }
@@ -217,19 +221,32 @@ class Transposed {
 
   // `run` pixels of each column of the patches, side by side.
   void store_run(const float* sums, int64_t run, float* target) const {
+    constexpr int64_t kNext = kGemmRows * kTileLanes;  // from a column's sums to the next one's
     const int64_t across = p_.kernel_width;
-    for (int64_t j = 0; j < across; ++j, sums += kGemmRows * kTileLanes) {
-      for (int64_t i = 0; i < run; i += kV) {
-        const int lanes = static_cast<int>(least(run - i, kV));
-        if (across == 2) {
-          store_alternate(target + 2 * i + j, load<float>(sums + i), lanes);
-        } else {
-          for (int lane = 0; lane < lanes; ++lane) {
-            target[(i + lane) * across + j] = sums[i + lane];
-          }
+    for (int64_t i = 0; i < run; i += kV) {
+      const int64_t lanes = least(run - i, kV);
+      if (across == 2) {
+        Vec<float> first, second;
+        interleave<float>(load<float>(sums + i), load<float>(sums + kNext + i), &first, &second);
+        store_pair(target + 2 * i, first, second, static_cast<int>(2 * lanes));
+        continue;
+      }
+      for (int64_t j = 0; j < across; ++j) {
+        for (int64_t lane = i; lane < i + lanes; ++lane) {
+          target[lane * across + j] = sums[j * kNext + lane];
         }
       }
     }
+  }
+
+  void store_pair(float* target, Vec<float> first, Vec<float> second, int lanes) const {
+    if (large_ && lanes == 2 * kV && reinterpret_cast<uintptr_t>(target) % CMF_VECTOR_BYTES == 0) {
+      stream(target, first);
+      stream(target + kV, second);
+      return;
+    }
+    store_lanes<float>(target, first, lanes < kV ? lanes : kV);
+    if (lanes > kV) store_lanes<float>(target + kV, second, lanes - kV);
   }
 
   const ConvActPool2dProblem& p_;
@@ -240,8 +257,9 @@ class Transposed {
   const int64_t step_;  // inner, rounded up to whole vectors
   const float* const x_;
   float* const y_;
-  int64_t pixel_;  // of y
-  bool past_caches_;
+  int64_t pixel_;     // of y
+  bool large_;        // whether y's readers would hardly find it in the caches
+  bool past_caches_;  // the same where the tiles store y
   int threads_;
   Scratch<float> scratch_;
   float* bias_ = nullptr;
