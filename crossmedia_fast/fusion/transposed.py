@@ -157,12 +157,14 @@ class TransposedRegion:
     ) -> None:
         """Let the next call without gradients do what this one did."""
 
+        activation = self.activation
+
         def make(weight: Tensor, bias: Tensor | None) -> Call:
             dense = as_format(x, launch.channels_last) is x
             if not dense or (bias is not None and not bias.is_contiguous()):
-                return Call(lambda x: launch.forward(x, weight, bias, self.activation, keep=True))
+                return Call(lambda x: launch.forward(x, weight, bias, activation, keep=True))
             return native_call(
-                launch.writer(weight, bias, self.activation, keep=True),
+                launch.writer(weight, bias, activation, keep=True),
                 launch.y_shape,
                 launch.y_strides,
                 launch.joins,
