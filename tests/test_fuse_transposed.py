@@ -46,6 +46,7 @@ CASES = [
     (100, 37, 4, 1, 0, 0, 1, 1),
     (16, 3, (5, 2), (1, 2), 0, 0, 1, 17),
 ]
+APART = CASES[8:]  # without overlaps
 IDS = ["-".join(str(v) for v in case) for case in CASES]
 Launches = list[str]
 
@@ -142,7 +143,8 @@ def test_gradients(case: Any, format: torch.memory_format, launches: Launches) -
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.dtype)
         y.backward(dy)
         results.append([value.grad, *(p.grad for p in m.parameters())])
-    assert launches
+    # of patches in NHWC the weights' way into their order takes what is saved
+    assert bool(launches) == (case not in APART or format is not LAST or case[6:] == (1, 1))
     for name, found, expected in zip(("x", *dict(model.named_parameters())), *results, strict=True):
         if name == "0.bias":  # BatchNorm takes it out again: 0 but for rounding
             assert float(found.abs().max()) < 1e-3 * float(results[1][1].abs().max())
@@ -321,6 +323,16 @@ def test_the_plan_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # of the gain that every other test asks
     rest: Any = (2, 2), (1, 1), (0, 0), False
     assert TransposedLaunch((8, 256, 16, 16), (256, 128, 4, 4), *rest).algorithm == "winograd"
+    few = TransposedLaunch((10, 512, 4, 4), (512, 256, 4, 4), *rest, kept=True)
+    assert few.algorithm == "winograd"  # weights that change at every step take what it saves
+    with pytest.raises(NotImplementedError, match="saves too little"):
+        TransposedLaunch((10, 512, 4, 4), (512, 256, 4, 4), *rest)
+    apart: Any = (2, 2), (0, 0), (0, 0)
+    for last, kept in ((False, False), (False, True), (True, True)):
+        launch = TransposedLaunch((1, 64, 16, 16), (64, 32, 2, 2), *apart, last, kept)
+        assert launch.algorithm == "patches"
+    with pytest.raises(NotImplementedError, match="weights change"):
+        TransposedLaunch((1, 64, 16, 16), (64, 32, 2, 2), *apart, True)
     with pytest.raises(NotImplementedError, match="saves too little"):
         TransposedLaunch((8, 16, 4, 4), (16, 16, 4, 4), *rest)
 
