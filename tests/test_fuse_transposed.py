@@ -152,6 +152,26 @@ def test_gradients(case: Any, format: torch.memory_format, launches: Launches) -
         assert_within(found, expected, 4 * WINOGRAD[max(model[0].kernel_size)])
 
 
+def test_gradients_of_one_pixel_are_no_matter_of_matmul_precision(launches: Launches) -> None:
+    case = next(c for c in APART if c[6:] == (1, 1))
+    model = layers(case, act=None, norm=False)
+    fused = cmf.fuse(copy.deepcopy(model))
+    exact = copy.deepcopy(model).double()
+    before = torch.get_float32_matmul_precision()
+    results = []
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for m, x in ((fused, images(case)), (exact, images(case).double())):
+            x = x.clone().requires_grad_()
+            m(x).square().sum().backward()
+            results.append([x.grad, m[0].weight.grad, m[0].bias.grad])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert launches
+    for found, expected in zip(*results, strict=True):
+        assert_within(found, expected, 4 * WINOGRAD[4])
+
+
 def test_second_derivatives(launches: Launches) -> None:
     case = CASES[0]
     model = layers(case, norm=False, act=nn.Tanh)

@@ -175,6 +175,12 @@ class TransposedLaunch:
     def _backward_by_pytorch(
         self, dy: Tensor, x: Tensor, w: Tensor, need_dx: bool, need_dw: bool
     ) -> tuple[Tensor | None, Tensor | None]:
+        # of one pixel all is matrix products, of which PyTorch's convolution knows nothing; but
+        # their precision may be set lower than a convolution's
+        if x.shape[2:] == (1, 1) and torch.get_float32_matmul_precision() == "highest":
+            patches, pixels = dy.reshape(dy.shape[0], -1), x.reshape(x.shape[:2])
+            dx = (patches @ w.reshape(w.shape[0], -1).t()).reshape(x.shape) if need_dx else None
+            return dx, (pixels.t() @ patches).reshape(w.shape) if need_dw else None
         dx, dw, _ = torch.ops.aten.convolution_backward(
             dy,
             x,
