@@ -91,6 +91,40 @@ def test_values(whole: bool, batch: int, size: int, joins: Joins) -> None:
     assert written >= (1 if batch * size < 14 else 3 if whole else 2)
 
 
+class Upwards(nn.Module):
+    """Where a U-Net's halves meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = nn.Sequential(nn.Conv2d(32, 24, 3, padding=1), nn.ReLU())
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.ConvTranspose2d(24, 40, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        past = self.down(x)
+        return torch.cat((past, self.up(self.pool(past))), 1)
+
+
+@pytest.mark.parametrize("format", [torch.contiguous_format, LAST], ids=["planes", "last"])
+def test_a_transposed_convolution_writes_in_place(
+    format: torch.memory_format, joins: Joins
+) -> None:
+    torch.manual_seed(0)
+    model = Upwards().eval().to(memory_format=format)
+    fused = cmf.fuse(copy.deepcopy(model))
+    x = images(format=format)
+    with torch.inference_mode():
+        for _ in range(4):
+            y, expected = fused(x), model(x)
+            assert_within(y, expected, TOLERANCE)
+            assert y.stride() == expected.stride()
+        assert joins[-1] == ((1, True) if format is LAST else (0, False))
+        for m in (fused, model):
+            m.up.weight.data.mul_(-1)
+        for _ in range(3):
+            assert_within(fused(x), model(x), TOLERANCE)
+
+
 def test_shapes_in_turn(joins: Joins) -> None:
     fused, model = network()
     with torch.no_grad():

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import crossmedia_fast as cmf
 from crossmedia_fast import native
+from crossmedia_fast.fusion.bound import BoundCall
 from crossmedia_fast.ops.conv_act_pool import transposed
 from crossmedia_fast.ops.conv_act_pool.transposed import TransposedLaunch
 
@@ -38,7 +39,14 @@ CASES = [
     (32, 3, 4, 2, 1, 0, 12, 5),
     (20, 1, 5, 2, 2, 1, 6, 7),
     (16, 16, (3, 5), (1, 1), (1, 2), 0, 9, 14),
+    (33, 40, 2, 2, 0, 0, 9, 7),
+    (48, 64, 2, 2, 0, 0, 5, 35),
+    (20, 70, (3, 1), (3, 1), 0, 0, 6, 18),
+    (16, 24, 4, 4, 0, 0, 7, 1),
+    (100, 37, 4, 1, 0, 0, 1, 1),
+    (16, 3, (5, 2), (1, 2), 0, 0, 1, 17),
 ]
+APART = CASES[8:]  # without overlaps
 IDS = ["-".join(str(v) for v in case) for case in CASES]
 Launches = list[str]
 
@@ -53,13 +61,20 @@ def gain(monkeypatch: pytest.MonkeyPatch) -> None:
 def launches(monkeypatch: pytest.MonkeyPatch) -> Launches:
     """The algorithms of the calls that ran by our kernels."""
     seen: Launches = []
-    forward = TransposedLaunch.forward
+    forward, run = TransposedLaunch.forward, BoundCall.run
 
-    def record(self: TransposedLaunch, x: Tensor, w: Tensor) -> Tensor:
+    def record(self: TransposedLaunch, *arguments: Any, **rest: Any) -> Tensor:
         seen.append(self.algorithm)
-        return forward(self, x, w)
+        return forward(self, *arguments, **rest)
+
+    def record_bound(self: BoundCall, *arguments: Any) -> Tensor | None:
+        y = run(self, *arguments)
+        if y is not None:
+            seen.append("bound")
+        return y
 
     monkeypatch.setattr(TransposedLaunch, "forward", record)
+    monkeypatch.setattr(BoundCall, "run", record_bound)
     return seen
 
 
@@ -107,6 +122,7 @@ def test_values(
         again = fused(x)
         stride = copy.deepcopy(model).to(memory_format=format)(x).stride()
     assert len(launches) == 2
+    assert launches[1] == "bound"
     assert torch.equal(y, again)
     if y.shape[1] > 1:
         assert y.stride() == stride
@@ -127,12 +143,33 @@ def test_gradients(case: Any, format: torch.memory_format, launches: Launches) -
         dy = torch.randn(y.shape, generator=torch.Generator().manual_seed(2)).to(y.dtype)
         y.backward(dy)
         results.append([value.grad, *(p.grad for p in m.parameters())])
-    assert launches
+    # of patches in NHWC the weights' way into their order takes what is saved
+    assert bool(launches) == (case not in APART or format is not LAST or case[6:] == (1, 1))
     for name, found, expected in zip(("x", *dict(model.named_parameters())), *results, strict=True):
         if name == "0.bias":  # BatchNorm takes it out again: 0 but for rounding
             assert float(found.abs().max()) < 1e-3 * float(results[1][1].abs().max())
             continue
         assert_within(found, expected, 4 * WINOGRAD[max(model[0].kernel_size)])
+
+
+def test_gradients_of_one_pixel_are_no_matter_of_matmul_precision(launches: Launches) -> None:
+    case = next(c for c in APART if c[6:] == (1, 1))
+    model = layers(case, act=None, norm=False)
+    fused = cmf.fuse(copy.deepcopy(model))
+    exact = copy.deepcopy(model).double()
+    before = torch.get_float32_matmul_precision()
+    results = []
+    torch.set_float32_matmul_precision("medium")
+    try:
+        for m, x in ((fused, images(case)), (exact, images(case).double())):
+            x = x.clone().requires_grad_()
+            m(x).square().sum().backward()
+            results.append([x.grad, m[0].weight.grad, m[0].bias.grad])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert launches
+    for found, expected in zip(*results, strict=True):
+        assert_within(found, expected, 4 * WINOGRAD[4])
 
 
 def test_second_derivatives(launches: Launches) -> None:
@@ -306,6 +343,16 @@ def test_the_plan_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()  # of the gain that every other test asks
     rest: Any = (2, 2), (1, 1), (0, 0), False
     assert TransposedLaunch((8, 256, 16, 16), (256, 128, 4, 4), *rest).algorithm == "winograd"
+    few = TransposedLaunch((10, 512, 4, 4), (512, 256, 4, 4), *rest, kept=True)
+    assert few.algorithm == "winograd"  # weights that change at every step take what it saves
+    with pytest.raises(NotImplementedError, match="saves too little"):
+        TransposedLaunch((10, 512, 4, 4), (512, 256, 4, 4), *rest)
+    apart: Any = (2, 2), (0, 0), (0, 0)
+    for last, kept in ((False, False), (False, True), (True, True)):
+        launch = TransposedLaunch((1, 64, 16, 16), (64, 32, 2, 2), *apart, last, kept)
+        assert launch.algorithm == "patches"
+    with pytest.raises(NotImplementedError, match="weights change"):
+        TransposedLaunch((1, 64, 16, 16), (64, 32, 2, 2), *apart, True)
     with pytest.raises(NotImplementedError, match="saves too little"):
         TransposedLaunch((8, 16, 4, 4), (16, 16, 4, 4), *rest)
 

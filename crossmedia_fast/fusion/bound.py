@@ -33,7 +33,10 @@ _SETTINGS = (
     (prepared, "forced_algorithm"),
 )
 # What the fused operation takes of a layer beside its parameters.
-_READ = {"conv": ("stride", "padding", "dilation", "groups", "padding_mode"), "norm": ("eps",)}
+_READ = {
+    "conv": ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode"),
+    "norm": ("eps",),
+}
 _INTO = ("pointwise", "winograd")  # algorithms that write some channels of a larger tensor
 _PARAMETERS = (("_parameters", "weight"), ("_parameters", "bias"))
 _STATISTICS = (("_buffers", "running_mean"), ("_buffers", "running_var"))
@@ -63,7 +66,7 @@ class BoundCall:
         guard: Any,
         memory: Memory,
         kept: bool,
-        call: _Call,
+        call: Call,
     ) -> None:
         self.dtype = x.dtype
         self.strides = x.stride()
@@ -124,7 +127,7 @@ class BoundCall:
 
 def bind(
     steps: tuple[Step, ...],
-    arguments: dict[str, Any],  # of conv_act_pool2d, for the steps behind the convolution
+    make: Callable[[Tensor, Tensor | None], Call],  # the call, of the weight and the bias
     folds: bool,
     x: Tensor,
     modules: tuple[Any, ...],
@@ -150,7 +153,7 @@ def bind(
         if found is None:
             return None
         memory = Memory(found)  # before anything is made of it: a write meanwhile will be noticed
-    call = _call(x, weight, bias, conv, arguments)
+    call = make(weight, bias)
     return BoundCall(x, constants, guard, memory, folds or call.keeps, call)
 
 
@@ -182,7 +185,7 @@ def guard_of(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
     return native.module.StateGuard(tuple(owners), tuple(records))  # type: ignore[union-attr]
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
     """The operation as a function of x."""
 
     run: Callable[[Tensor], Tensor]
@@ -192,34 +195,14 @@ class _Call(NamedTuple):
     keeps: bool = False  # whether something made of the weights is kept in it
 
 
-def _call(
-    x: Tensor, weight: Tensor, bias: Tensor | None, conv: Any, arguments: dict[str, Any]
-) -> _Call:
-    ready = interface.prepare_conv_act_pool2d(
-        x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, **arguments
-    )
-    fused = ready.native
-    if (
-        type(fused) is not FusedConv2d
-        or x.dim() != 4
-        or x.stride() != fused.launch.x_strides
-        or (bias is not None and not bias.is_contiguous())
-    ):
-        return _Call(lambda x: interface.run_prepared(x, weight, bias, ready))
-    transformed = fused.prepare(weight, save=False)
-    dense = cpu_weights.contiguous(weight, transformed)
-    algorithm, problem = fused.algorithm, fused.launch.native
-    pool_launch = fused.launch.pool_launch
-    y_shape, y_strides = pool_launch.y_shape, pool_launch.y_strides
-    pointers = [0 if t is None else t.data_ptr() for t in (dense, transformed, bias)]
-    forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
-    holds = (dense, transformed, bias)  # the pointers' memory
-
-    def write(x: Tensor, y: Tensor, pixel: int, *affine: int, holds: Any = holds) -> None:
-        x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
-        threads = native.thread_count()
-        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel, *affine)
-
+def native_call(
+    write: Callable[..., None],  # of x, y, the distance of y's pixels or 0, and scale and shift
+    y_shape: tuple[int, ...],
+    y_strides: tuple[int, ...],
+    joins: bool,  # whether it can write some channels of a larger tensor
+    keeps: bool,
+    packs: bool = False,  # whether it packs x, and can normalise it there
+) -> Call:
     def call(x: Tensor) -> Tensor:
         y = fresh(x, y_shape, y_strides)
         write(x, y, 0)
@@ -233,9 +216,49 @@ def _call(
         write(x, y, 0, scale.data_ptr(), shift.data_ptr())
         return y
 
-    into = call_into if pool_launch.channels_last and algorithm in _INTO else None
-    affine = call_affine if algorithm == "pointwise" else None
-    return _Call(call, into, affine, y_shape, transformed is not None or dense is not weight)
+    into = call_into if joins else None
+    return Call(call, into, call_affine if packs else None, y_shape, keeps)
+
+
+def conv_call(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    conv: Any,
+    arguments: dict[str, Any],  # of conv_act_pool2d, for what follows the convolution
+) -> Call:
+    ready = interface.prepare_conv_act_pool2d(
+        x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, **arguments
+    )
+    fused = ready.native
+    if (
+        type(fused) is not FusedConv2d
+        or x.dim() != 4
+        or x.stride() != fused.launch.x_strides
+        or (bias is not None and not bias.is_contiguous())
+    ):
+        return Call(lambda x: interface.run_prepared(x, weight, bias, ready))
+    transformed = fused.prepare(weight, save=False)
+    dense = cpu_weights.contiguous(weight, transformed)
+    algorithm, problem = fused.algorithm, fused.launch.native
+    pool_launch = fused.launch.pool_launch
+    pointers = [0 if t is None else t.data_ptr() for t in (dense, transformed, bias)]
+    forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
+    holds = (dense, transformed, bias)  # the pointers' memory
+
+    def write(x: Tensor, y: Tensor, pixel: int, *affine: int, holds: Any = holds) -> None:
+        x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
+        threads = native.thread_count()
+        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel, *affine)
+
+    return native_call(
+        write,
+        pool_launch.y_shape,
+        pool_launch.y_strides,
+        pool_launch.channels_last and algorithm in _INTO,
+        transformed is not None or dense is not weight,
+        algorithm == "pointwise",
+    )
 
 
 class BoundCalls:

@@ -16,9 +16,11 @@ from torch.fx import Graph, Node
 
 from ..ops.conv_act_pool.memory_format import dense_strides, is_channels_last
 from .region import Region
+from .transposed import TransposedRegion
 
 _CALLS = (torch.cat, torch.concat, torch.concatenate)
 _CHANNELS = 1
+_REGIONS = (Region, TransposedRegion)  # that can write their results where they are told
 _MOST_KNOWN = 256
 
 
@@ -154,4 +156,4 @@ def _items(node: Node) -> list[Node]:
 
 
 def _is_region(item: Node) -> bool:
-    return item.op == "call_function" and type(item.target) is Region and len(item.args) == 3
+    return item.op == "call_function" and type(item.target) in _REGIONS and len(item.args) == 3

@@ -25,7 +25,7 @@ from .steps import (
     run_step,
 )
 
-_PLAIN = (Tensor, nn.Parameter)
+PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _backends = sys.modules[why_unavailable.__module__]  # the package exports a function of that name
 # Of fewer elements PyTorch's call takes less than ours.
@@ -76,7 +76,7 @@ class PoolSteps:
 
     def run(self, x: Any, modules: tuple[Any, ...]) -> Tensor | None:
         """The result, or None where the steps are to run as the model wrote them."""
-        if type(x) not in _PLAIN or not x.is_cpu or x.dim() != 4:
+        if type(x) not in PLAIN or not x.is_cpu or x.dim() != 4:
             return None
         learns = x.requires_grad and torch.is_grad_enabled()
         channels_last = not x.is_contiguous()

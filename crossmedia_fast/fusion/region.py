@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from .. import native
 from ..backends import why_unavailable
 from ..ops.conv_act_pool import conv_act_pool2d
-from .bound import BoundCalls, bind
+from .bound import BoundCalls, bind, conv_call
 from .folding import FoldCache, fold
 from .given import GivenConv, given_conv
 from .pooling import PoolSteps, tail_of
@@ -142,7 +142,15 @@ class Region:
         self.bound.keep(
             modules[0],
             x,
-            bind(self.steps, arguments, bool(part.linear), x, modules, constants, self.cache),
+            bind(
+                self.steps,
+                lambda weight, bias: conv_call(x, weight, bias, modules[0], arguments),
+                bool(part.linear),
+                x,
+                modules,
+                constants,
+                self.cache,
+            ),
         )
 
     def _whole(self, x: Tensor, modules: tuple[Any, ...]) -> bool:

@@ -11,12 +11,17 @@ from torch.fx import Graph
 
 from .. import precision
 from ..ops.conv_act_pool.arguments import check_pool
-from ..ops.conv_act_pool.kernels import launch_for
-from ..ops.conv_act_pool.memory_format import is_channels_last
-from ..ops.conv_act_pool.transposed import ConvTranspose2d, TransposedLaunch, why_not_transposed
+from ..ops.conv_act_pool.memory_format import as_format, is_channels_last
+from ..ops.conv_act_pool.transposed import (
+    NOTHING,
+    ConvTranspose2d,
+    TransposedLaunch,
+    why_not_transposed,
+)
+from .bound import BoundCalls, Call, bind, native_call
 from .chains import Chain, step_at, watched
 from .folding import FoldCache, fold
-from .pooling import may_run
+from .pooling import PLAIN, may_run
 from .steps import Step, as_matched, fused_arguments, hooked, run_step
 
 _MOST_LAUNCHES = 64
@@ -61,7 +66,7 @@ class TransposedRegion:
     """A TransposedMatch, as a function of its input and its modules.
 
     Without gradients a BatchNorm in eval mode is folded into the weights, and bias and activation
-    are one pass over the result; with them the convolution alone is ours.
+    are the kernel's; with them the convolution and its bias alone are.
     """
 
     def __init__(self, name: str, steps: tuple[Step, ...]) -> None:
@@ -73,6 +78,7 @@ class TransposedRegion:
             *(2, None, 0, False, True),
         )
         self.cache = FoldCache()
+        self.bound = BoundCalls()
         self.launches: dict[Any, TransposedLaunch | None] = {}
         # what torch.fx asks of a function that it writes a call of
         self.__name__ = self.__qualname__ = name
@@ -81,25 +87,45 @@ class TransposedRegion:
     def __reduce__(self) -> Any:
         return TransposedRegion, (self.__name__, self.steps)
 
-    def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
+    def __call__(
+        self,
+        x: Any,
+        modules: tuple[Any, ...],
+        constants: tuple[Any, ...],
+        joint: Any = None,  # a joining.Joint, whose part at `place` the result is
+        place: int = 0,
+    ) -> Any:
+        if type(x) in PLAIN and not (torch.compiler.is_compiling() or torch.is_grad_enabled()):
+            known = self.bound.find(modules[0], x)
+            if known is not None:
+                y = known.run(x, modules, constants, joint, place)
+                if y is not None:
+                    return y
         count = 0
-        launch = self._launch(x, modules[0])
-        if launch is not None:
+        if self._may_run(x, modules[0]):
             conv = modules[0]
             weight, bias = conv._parameters["weight"], conv._parameters["bias"]
-            if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-                x = ConvTranspose2d.apply(x, weight.contiguous(), launch)
-                x = x if bias is None else x + bias[:, None, None]
+            learns = torch.is_grad_enabled() and any(
+                t is not None and t.requires_grad for t in (x, weight, bias)
+            )
+            launch = self._launch(x, conv, learns)
+            if launch is not None and learns:
+                bias = None if bias is None else bias.contiguous()
+                x = ConvTranspose2d.apply(x, weight.contiguous(), bias, launch)
                 count = 1
-            else:
+            elif launch is not None:
                 x, count = self._fused(x, modules, constants, launch)
         for step in self.steps[count:]:
             x = run_step(step, x, modules, constants)
         return x
 
     def _fused(
-        self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...], launch: Any
-    ) -> tuple[Any, int]:
+        self,
+        x: Tensor,
+        modules: tuple[Any, ...],
+        constants: tuple[Any, ...],
+        launch: TransposedLaunch,
+    ) -> tuple[Tensor, int]:
         """Without gradients: as many steps as these modules allow in this call."""
         conv = modules[0]
         weight, bias = conv._parameters["weight"], conv._parameters["bias"]
@@ -114,25 +140,54 @@ class TransposedRegion:
                 count = 1
             else:
                 weight, bias = folded
-        y = launch.forward(x, weight.contiguous())
-        if self.steps[count - 1].kind == "activation":
-            act = launch_for("cpu", launch.y_shape, y.dtype, launch.channels_last, self.activation)
-            bias = None if bias is None else bias.contiguous()
-            return act.forward(y, bias, False, True)[0], count
-        return y if bias is None else y.add_(bias[:, None, None]), count
+        bias = None if bias is None else bias.contiguous()
+        activated = self.steps[count - 1].kind == "activation"
+        activation = self.activation if activated else NOTHING
+        y = launch.forward(x, weight, bias, activation, keep=True)
+        if count == len(self.steps) and not torch.is_grad_enabled():
+            self._bind(x, modules, constants, launch)
+        return y, count
 
-    def _launch(self, x: Any, conv: Any) -> TransposedLaunch | None:
-        """The kernels that are faster than PyTorch's for this call."""
-        if type(x) not in (Tensor, nn.Parameter) or type(conv) is not nn.ConvTranspose2d:
-            return None
+    def _bind(
+        self,
+        x: Tensor,
+        modules: tuple[Any, ...],
+        constants: tuple[Any, ...],
+        launch: TransposedLaunch,
+    ) -> None:
+        """Let the next call without gradients do what this one did."""
+
+        activation = self.activation
+
+        def make(weight: Tensor, bias: Tensor | None) -> Call:
+            dense = as_format(x, launch.channels_last) is x
+            if not dense or (bias is not None and not bias.is_contiguous()):
+                return Call(lambda x: launch.forward(x, weight, bias, activation, keep=True))
+            return native_call(
+                launch.writer(weight, bias, activation, keep=True),
+                launch.y_shape,
+                launch.y_strides,
+                launch.joins,
+                True,
+            )
+
+        folds = bool(self.linear)
+        call = bind(self.steps, make, folds, x, modules, constants, self.cache)
+        self.bound.keep(modules[0], x, call)
+
+    def _may_run(self, x: Any, conv: Any) -> bool:
+        """Whether nothing but speed speaks against our kernels."""
+        if type(x) not in PLAIN or type(conv) is not nn.ConvTranspose2d:
+            return False
         if hooked(conv) or "weight" not in conv._parameters or not may_run(x):
-            return None
-        if torch._C._is_any_autocast_enabled() or why_not_transposed(conv, x):
-            return None
-        channels_last = is_channels_last(x) or (
-            is_channels_last(conv.weight) and x.shape[2] * x.shape[3] > 1
-        )
+            return False
+        return not (torch._C._is_any_autocast_enabled() or why_not_transposed(conv, x))
+
+    def _launch(self, x: Tensor, conv: Any, learns: bool) -> TransposedLaunch | None:
+        """The kernels that are faster than PyTorch's for this call."""
+        channels_last = is_channels_last(x) or is_channels_last(conv.weight)
         arguments: Any = (conv.stride, conv.padding, conv.output_padding, channels_last)
+        arguments = (*arguments, not learns)
         key = (x.shape, conv.weight.shape, precision.get_conv_precision(), *arguments)
         if key not in self.launches:
             if len(self.launches) >= _MOST_LAUNCHES:

@@ -18,6 +18,7 @@ void check_threads(int threads);
 
 void bind_act_pool2d(pybind11::module_& module);
 void bind_conv_act_pool2d(pybind11::module_& module);
+void bind_conv_transposed2d(pybind11::module_& module);
 void bind_conv2d_small(pybind11::module_& module);
 void bind_gan_loss(pybind11::module_& module);
 void bind_linear(pybind11::module_& module);

@@ -85,6 +85,7 @@ PYBIND11_MODULE(_native, module) {
   cmf::bind_act_pool2d(module);
   cmf::bind_conv2d_small(module);
   cmf::bind_conv_act_pool2d(module);
+  cmf::bind_conv_transposed2d(module);
   cmf::bind_gan_loss(module);
   cmf::bind_linear(module);
   cmf::bind_state_guard(module);

@@ -13,9 +13,10 @@ enum class ConvAlgorithm : int32_t {
   kFewChannels,
   kPointwise,
   kDepthwise,
-  kImplicitGemm
+  kImplicitGemm,
+  kPatches
 };
-constexpr int kConvAlgorithms = 6;
+constexpr int kConvAlgorithms = 7;
 
 struct ConvForwardTensors {
   const void* x;         // [N, C, H, W], in the problem's format
@@ -31,6 +32,14 @@ struct ConvForwardTensors {
   const void* x_shift;   // [C] or null, as x_scale
 };
 
+// What makes an input gradient a transposed convolution's output: y [N, C, H, W] = act(dx + bias).
+struct ConvTransposed {
+  const void* prepared;            // w as `prepare_transposed` gives it, or null: made of w anew
+  const void* bias;                // [C] or null
+  const ActPool2dProblem* output;  // of y, without a pooling: its activation
+  int64_t y_pixel;                 // as in ConvForwardTensors
+};
+
 struct ConvBackwardTensors {
   const void* dy;     // [N, K, P, Q], in y's format
   const void* saved;  // what problem.pool.saved names, or null
@@ -44,6 +53,7 @@ struct ConvBackwardTensors {
   // Set, where not null: whether dw must be computed some other way, because in the algorithm what
   // is not finite reaches elements of dw that it has nothing to do with.
   bool* dw_spoilt;
+  const ConvTransposed* transposed;  // or null: dx is a gradient
 };
 
 // The kernels of one algorithm. `forward` and `backward` give false where scratch memory could not
@@ -59,6 +69,14 @@ struct ConvKernels {
   // transform. Null for one that reads w as it is.
   int64_t (*prepared_size)(const ConvActPool2dProblem& problem);
   bool (*prepare)(const ConvActPool2dProblem& problem, const void* w, void* prepared, int threads);
+  // The transposed convolution, whose problem is that of the convolution that it is the adjoint of,
+  // without activation and pooling: dx alone, `tensors.transposed` given. `refusal` of a backward
+  // speaks for it too. Then its weights, as above.
+  bool (*transposed)(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
+                     int threads);
+  int64_t (*transposed_size)(const ConvActPool2dProblem& problem);
+  bool (*prepare_transposed)(const ConvActPool2dProblem& problem, const void* w, void* prepared,
+                             int threads);
 };
 
 // -1 where the name is unknown.

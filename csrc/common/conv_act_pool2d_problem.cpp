@@ -8,8 +8,9 @@
 namespace cmf {
 namespace {
 
-const char* const kAlgorithmNames[kConvAlgorithms] = {"winograd", "winograd_f6", "few_channels",
-                                                      "pointwise", "depthwise", "implicit_gemm"};
+const char* const kAlgorithmNames[kConvAlgorithms] = {"winograd",  "winograd_f6", "few_channels",
+                                                      "pointwise", "depthwise",   "implicit_gemm",
+                                                      "patches"};
 constexpr int64_t kLargest = INT64_C(1) << 40;
 
 void check_axis(const char* name, int64_t in, int64_t taps, int64_t stride, int64_t pad,

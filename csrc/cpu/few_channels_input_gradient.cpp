@@ -10,6 +10,7 @@
 #include "cpu/integers.h"
 #include "cpu/parts.h"
 #include "cpu/scratch.h"
+#include "cpu/transposed_epilogue.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -31,19 +32,29 @@ class Filters {
         blocks(divide_up(p.pool.channels, kV)),
         p_(p) {}
 
-  bool prepare(const float* w) {
-    if (!memory_.allocate(groups * blocks * kV * kColumns) || !index_.allocate(2 * blocks)) {
-      return false;
-    }
+  // `prepared`: what `fill` gave, or null.
+  bool prepare(const float* w, const float* prepared) {
+    if (!index_.allocate(2 * blocks)) return false;
     for (int64_t b = 0; b < blocks; ++b) {
       index_.data[b] = static_cast<int32_t>(b);
       index_.data[blocks + b] = static_cast<int32_t>(least(p_.pool.channels - b * kV, kV));
     }
+    data_ = prepared;
+    if (prepared) return true;
+    if (!memory_.allocate(size())) return false;
+    fill(w, memory_.data);
+    data_ = memory_.data;
+    return true;
+  }
+
+  int64_t size() const { return groups * blocks * kV * kColumns; }
+
+  void fill(const float* w, float* data) const {
     const int64_t area = p_.kernel_height * p_.kernel_width;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t width = vectors(g) * kV;
       for (int64_t k = 0; k < p_.pool.channels; ++k) {
-        float* target = memory_.data + g * blocks * kV * kColumns + k * width;
+        float* target = data + g * blocks * kV * kColumns + k * width;
         for (int64_t i = 0; i < width; ++i) {
           const int64_t column = g * kColumns + i;
           const int64_t c = column % p_.in_channels, tap = column / p_.in_channels;
@@ -51,11 +62,10 @@ class Filters {
         }
       }
     }
-    return true;
   }
 
   int vectors(int64_t group) const { return columns - group * kColumns > kV ? 2 : 1; }
-  const float* at(int64_t group) const { return memory_.data + group * blocks * kV * kColumns; }
+  const float* at(int64_t group) const { return data_ + group * blocks * kV * kColumns; }
   GemmBlocks sums() const {
     return GemmBlocks{static_cast<int>(blocks), index_.data, index_.data + blocks};
   }
@@ -67,6 +77,7 @@ class Filters {
 
  private:
   const ConvActPool2dProblem& p_;
+  const float* data_ = nullptr;
   Scratch<float> memory_;
   Scratch<int32_t> index_;
 };
@@ -95,7 +106,8 @@ class Worker {
         bands_(bands),
         z_rows_(least((bands.rows + p.kernel_height - 2) / p.stride_height + 1, p.pool.height)),
         row_(((p.pool.width - 1) * p.stride_width + p.kernel_width) * p.in_channels),
-        frame_(p, t, z_rows_, p.pool.width, 0, kV) {}
+        frame_(p, t, z_rows_, p.pool.width, 0, kV),
+        epilogue_(t.transposed) {}
 
   bool prepare() {
     const int64_t positions = z_rows_ * p_.pool.width;
@@ -103,7 +115,7 @@ class Worker {
     return frame_.prepare() && g_.allocate(positions * filters_.blocks * kV) &&
            m_.allocate(kGemmRows * kColumns) &&
            taps_.allocate(kGemmRows * filters_.groups * kColumns + kV) &&
-           dx_.allocate(bands_.rows * row_ + kV);
+           dx_.allocate(bands_.rows * row_ + kV) && prepare_bias();
   }
 
   void run(int64_t item) {
@@ -126,6 +138,20 @@ class Worker {
   }
 
  private:
+  // The bias of a row of NHWC.
+  bool prepare_bias() {
+    if (!epilogue_.bias() || !p_.x_channels_last) return true;
+    if (!bias_.allocate(p_.width * p_.in_channels)) return false;
+    for (int64_t i = 0; i < p_.width * p_.in_channels; ++i) {
+      bias_.data[i] = epilogue_.bias()[i % p_.in_channels];
+    }
+    return true;
+  }
+
+  void activate(float* row, int64_t count, RowBias<float> bias) const {
+    if (epilogue_.exists()) activate_row(epilogue_.output(), row, bias, row, count);
+  }
+
   // dz as the products read it: [block of filters][row][column][filter].
   void fill(int64_t n, int64_t first, int64_t rows) {
     const int64_t count = rows * p_.pool.width * kV;
@@ -190,12 +216,15 @@ class Worker {
         memcpy(target, row, static_cast<size_t>(reached * C) * sizeof(float));
         memset(target + reached * C, 0,
                static_cast<size_t>((p_.width - reached) * C) * sizeof(float));
+        activate(target, p_.width * C, RowBias<float>{-0.0f, bias_.data});
         continue;
       }
       for (int64_t c = 0; c < C; ++c) {
         float* target = image + (c * p_.height + h) * p_.width;
         for (int64_t w = 0; w < reached; ++w) target[w] = row[w * C + c];
         for (int64_t w = reached; w < p_.width; ++w) target[w] = 0;
+        activate(target, p_.width,
+                 RowBias<float>{epilogue_.bias() ? epilogue_.bias()[c] : -0.0f, nullptr});
       }
     }
   }
@@ -207,6 +236,8 @@ class Worker {
   const int64_t z_rows_;  // that a band reads at most
   const int64_t row_;     // floats of a row of the frame of dx
   GradientFrame frame_;
+  const TransposedEpilogue epilogue_;
+  Scratch<float> bias_;  // [column][C]; nothing where there is no bias
   Scratch<float> g_;     // [block][row][column][kV]
   Scratch<float> m_;     // [position][columns of a group]
   Scratch<float> taps_;  // [position][R][S][C]
@@ -219,7 +250,10 @@ bool few_channels_input_gradient(const ConvActPool2dProblem& p, const ConvBackwa
                                  int threads) {
   Filters filters(p);
   const Bands bands(p);
-  if (!filters.prepare(static_cast<const float*>(t.w))) return false;
+  const void* prepared = t.transposed ? t.transposed->prepared : nullptr;
+  if (!filters.prepare(static_cast<const float*>(t.w), static_cast<const float*>(prepared))) {
+    return false;
+  }
   const int64_t products =
       p.pool.batch * p.pool.channels * p.pool.height * p.pool.width * filters.columns;
   const int64_t items = p.pool.batch * bands.count;
@@ -230,6 +264,14 @@ bool few_channels_input_gradient(const ConvActPool2dProblem& p, const ConvBackwa
     for (int64_t item = range.first; item < range.last; ++item) worker.run(item);
     return true;
   });
+}
+
+int64_t few_channels_transposed_size(const ConvActPool2dProblem& p) { return Filters(p).size(); }
+
+bool few_channels_prepare_transposed(const ConvActPool2dProblem& p, const void* w, void* prepared,
+                                     int) {
+  Filters(p).fill(static_cast<const float*>(w), static_cast<float*>(prepared));
+  return true;
 }
 
 }  // namespace CMF_ISA

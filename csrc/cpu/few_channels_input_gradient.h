@@ -12,5 +12,10 @@ namespace CMF_ISA {
 bool few_channels_input_gradient(const ConvActPool2dProblem& problem,
                                  const ConvBackwardTensors& tensors, int threads);
 
+// The filters of a transposed convolution, as the products read them.
+int64_t few_channels_transposed_size(const ConvActPool2dProblem& problem);
+bool few_channels_prepare_transposed(const ConvActPool2dProblem& problem, const void* w,
+                                     void* prepared, int threads);
+
 }  // namespace CMF_ISA
 }  // namespace cmf

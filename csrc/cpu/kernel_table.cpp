@@ -5,10 +5,12 @@
 #include "cpu/conv2d_small.h"
 #include "cpu/depthwise.h"
 #include "cpu/few_channels.h"
+#include "cpu/few_channels_input_gradient.h"
 #include "cpu/gan_loss.h"
 #include "cpu/hash_bytes.h"
 #include "cpu/implicit_gemm.h"
 #include "cpu/linear.h"
+#include "cpu/patches.h"
 #include "cpu/pointwise.h"
 #include "cpu/simd.h"
 #include "cpu/transpose_matrices.h"
@@ -34,17 +36,24 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_ISA::conv2d_small_backward,
       {
           {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, CMF_ISA::winograd_backward,
-           CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare},
+           CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare, CMF_ISA::winograd_backward,
+           CMF_ISA::winograd_transposed_size, CMF_ISA::winograd_prepare_transposed},
           {CMF_ISA::winograd_f6_refusal, CMF_ISA::winograd_f6_forward, nullptr,
-           CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare},
+           CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare, nullptr, nullptr,
+           nullptr},
           {CMF_ISA::few_channels_refusal, CMF_ISA::few_channels_forward,
-           CMF_ISA::few_channels_backward, nullptr, nullptr},
+           CMF_ISA::few_channels_backward, nullptr, nullptr, CMF_ISA::few_channels_backward,
+           CMF_ISA::few_channels_transposed_size, CMF_ISA::few_channels_prepare_transposed},
           {CMF_ISA::pointwise_refusal, CMF_ISA::pointwise_forward, CMF_ISA::pointwise_backward,
-           CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare},
+           CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare, nullptr, nullptr, nullptr},
           {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, CMF_ISA::depthwise_backward,
-           nullptr, nullptr},  // kDepthwise
+           nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise
           {CMF_ISA::implicit_gemm_refusal, CMF_ISA::implicit_gemm_forward, nullptr,
-           CMF_ISA::implicit_gemm_prepared_size, CMF_ISA::implicit_gemm_prepare},
+           CMF_ISA::implicit_gemm_prepared_size, CMF_ISA::implicit_gemm_prepare, nullptr, nullptr,
+           nullptr},
+          {CMF_ISA::patches_refusal, nullptr, nullptr, nullptr, nullptr,
+           CMF_ISA::patches_transposed, CMF_ISA::patches_transposed_size,
+           CMF_ISA::patches_prepare_transposed},
       },
       CMF_ISA::hash_bytes,
       CMF_ISA::linear_forward,

@@ -12,8 +12,14 @@ const KernelTable& kernel_table_amx() {
     KernelTable t = kernel_table_avx512();
     t.isa = "amx";
     t.conv_act_pool2d[static_cast<int>(ConvAlgorithm::kImplicitGemm)] = {
-        amx::implicit_gemm_refusal, amx::implicit_gemm_forward, nullptr,
-        amx::implicit_gemm_prepared_size, amx::implicit_gemm_prepare};
+        amx::implicit_gemm_refusal,
+        amx::implicit_gemm_forward,
+        nullptr,
+        amx::implicit_gemm_prepared_size,
+        amx::implicit_gemm_prepare,
+        nullptr,
+        nullptr,
+        nullptr};
     return t;
   }();
   return table;

@@ -136,8 +136,8 @@ class Backward {
     void work(Range filters, float* sums) {
       const int64_t first = (n_ * pool_.height + rows_.first) * pool_.width;
       if (dw_wanted_) {
-        pack_tile(p_, PointwiseInput{static_cast<const float*>(c_.t_.x), nullptr, nullptr},
-                  Range{first, first + pixels()}, x_.data);
+        pack_tile(p_, plain(static_cast<const float*>(c_.t_.x)), Range{first, first + pixels()},
+                  x_.data);
       }
       for (int64_t k = filters.first; k < filters.last; k += lanes_) {
         const float* g = expand(k, dbias_wanted_ ? sums + c_.bias_offset() + k : nullptr);

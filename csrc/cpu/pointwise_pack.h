@@ -26,6 +26,8 @@ struct PointwiseInput {
   const float* shift;
 };
 
+CMF_HOST_DEVICE PointwiseInput plain(const float* x) { return PointwiseInput{x, nullptr, nullptr}; }
+
 // Whether an image's pixels are worth being columns: few of those computed don't exist.
 bool fills_columns(int64_t pixels);
 

@@ -13,6 +13,7 @@
 #include "cpu/winograd_gradient_source.h"
 #include "cpu/winograd_input_gradient.h"
 #include "cpu/winograd_matrices.h"
+#include "cpu/winograd_turned_weights.h"
 #include "cpu/winograd_weight_gradient.h"
 
 namespace cmf {
@@ -283,9 +284,10 @@ int useful_threads(const GradientPlan& plan, int64_t frequencies, int threads) {
 
 template <class W>
 bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, const PhaseSet& set,
-              int threads) {
+              int threads, int64_t* turned_floats) {
   GradientPlan plan;
   if (!plan.prepare(p, set, W::kOutputs, W::kTaps, t.dw != nullptr)) return false;
+  *turned_floats = plan.groups() * turned_group_floats<W>(plan);
   threads = useful_threads(plan, W::kFrequencies, threads);
   Shared shared;
   if (!allocate<W>(t, plan, &shared)) return false;
@@ -361,9 +363,15 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& tensors,
   PhaseSet sets[kPhaseSets];
   const int count = choose_phase_sets(p, W::kOutputs, W::kTaps, sets);
   ConvBackwardTensors t = tensors;
+  ConvTransposed transposed = {};
+  if (t.transposed) transposed = *t.transposed, t.transposed = &transposed;
   if (t.dw_spoilt) *t.dw_spoilt = false;
   for (int i = 0; i < count; ++i) {
-    if (!backward<W>(p, t, sets[i], threads)) return false;
+    int64_t turned_floats = 0;
+    if (!backward<W>(p, t, sets[i], threads, &turned_floats)) return false;
+    if (transposed.prepared) {
+      transposed.prepared = static_cast<const float*>(transposed.prepared) + turned_floats;
+    }
     t.dbias = nullptr;  // the first set gave it
     if (!t.dx && !t.dw) break;
   }

@@ -191,6 +191,9 @@ class ChunkCursor {
 
 bool winograd_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                        int threads);
+int64_t winograd_transposed_size(const ConvActPool2dProblem& problem);
+bool winograd_prepare_transposed(const ConvActPool2dProblem& problem, const void* w, void* prepared,
+                                 int threads);
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -4,13 +4,13 @@
 
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/simd_transpose.h"
+#include "cpu/transposed_epilogue.h"
 #include "cpu/winograd_gradient.h"
-#include "cpu/winograd_tile.h"
+#include "cpu/winograd_turned_weights.h"
 
 namespace cmf {
 namespace CMF_ISA {
 
-constexpr int kGroupColumns = kGemmVectors * kLanes<float>;
 constexpr int64_t kStreamBytes = 4 << 20;  // a smaller dx may well be read from the cache next
 
 // dx of one vector of channels at pixel (h, w) of image n, tap by tap, for the tiles that a
@@ -25,12 +25,16 @@ class InputGradient {
   static constexpr int kM = W::kOutputs;
   static constexpr int kV = kLanes<float>;
   static constexpr int64_t kChunk = GradientBlock::kChunk;
-  // between frequencies: at distances of a power of two they would share a few sets of the cache
-  static constexpr int64_t kPadding = 3 * kV;
 
   InputGradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                 const GradientPlan& plan)
-      : p_(problem), t_(tensors), plan_(plan), dx_(static_cast<float*>(tensors.dx)) {
+      : p_(problem),
+        t_(tensors),
+        plan_(plan),
+        dx_(static_cast<float*>(tensors.dx)),
+        prepared_(tensors.transposed ? static_cast<const float*>(tensors.transposed->prepared)
+                                     : nullptr),
+        epilogue_(tensors.transposed) {
     const int64_t bytes = p_.pool.batch * p_.in_channels * p_.height * p_.width * 4;
     // whole lines alone
     streams_ =
@@ -44,68 +48,34 @@ class InputGradient {
   // False where memory could not be had.
   bool prepare() {
     const int64_t area = p_.kernel_height * p_.kernel_width;
-    return u_.allocate(W::kFrequencies * (plan_.k_blocks() * kV * kGroupColumns + kPadding)) &&
-           m_.allocate(W::kFrequencies * kChunk * kGroupColumns) && taps_.allocate(area * kV) &&
+    return (prepared_ ||
+            (u_.allocate(turned_group_floats<W>(plan_)) && taps_.allocate(area * kV))) &&
+           m_.allocate(W::kFrequencies * kChunk * kGroupColumns) &&
            stage_.allocate(kChunk * kM * kM * kGroupColumns);
   }
 
   // Channels of group `group`, chunks of tiles first .. last - 1.
   void run(const GradientBlock& block, const float* v, int64_t group, int first, int last) {
-    transform_weights(group);
+    const float* u = group_weights(group);
     for (int chunk = first; chunk < last; ++chunk) {
-      multiply(block.chunks(), chunk, v, group);
+      multiply(block.chunks(), chunk, v, u, group);
       store_chunk(block, chunk, group);
     }
   }
 
  private:
-  // U [frequency][k block][lane][column]: w with its input channels as columns.
-  void transform_weights(int64_t group) {
-    if (group == transformed_) return;
+  const float* group_weights(int64_t group) {
+    if (prepared_) return prepared_ + group * turned_group_floats<W>(plan_);
+    if (group != transformed_) {
+      turn_group_weights<W>(p_, plan_, group, static_cast<const float*>(t_.w), taps_.data, u_.data);
+    }
     transformed_ = group;
-    const PhaseGroup& g = plan_.group(group);
-    const int64_t columns = g.vectors * kV;
-    const int64_t area = p_.kernel_height * p_.kernel_width;
-    const int64_t step = plan_.k_blocks() * kV * columns + kPadding;
-    const int64_t next = p_.in_channels * area;
-    for (int64_t k = 0; k < plan_.filters(); ++k) {
-      for (int v = 0; v < g.vectors; ++v) {
-        const PhaseVector& vector = plan_.vector(g.vector + v);
-        const float* w =
-            static_cast<const float*>(t_.w) + (k * p_.in_channels + vector.first) * area;
-        // filters lie far apart
-        for (int64_t i = 0; i < vector.lanes * area; i += kV) __builtin_prefetch(w + 3 * next + i);
-        gather_columns(w, area, vector.lanes, taps_.data);
-        Vec<float> filter[W::kTaps][W::kTaps];
-        for (int r = 0; r < W::kTaps; ++r) {
-          const int64_t row = r * p_.stride_height + vector.phase_height;
-          for (int s = 0; s < W::kTaps; ++s) {
-            const int64_t column = s * p_.stride_width + vector.phase_width;
-            const bool inside = row < p_.kernel_height && column < p_.kernel_width;
-            filter[r][s] = inside ? load<float>(taps_.data + (row * p_.kernel_width + column) * kV)
-                                  : Vec<float>{};
-          }
-        }
-        transform_weight_tile<W>(filter, u_.data + k * columns + v * kV, step);
-      }
-    }
-  }
-
-  // [lanes][count] -> target [count][kV], lanes that don't exist as 0.
-  static void gather_columns(const float* w, int64_t count, int lanes, float* target) {
-    for (int64_t i = 0; i < count; i += kV) {
-      const int left = count - i < kV ? static_cast<int>(count - i) : kV;
-      Vec<float> block[kV];
-      for (int c = 0; c < kV; ++c) {
-        block[c] = c < lanes ? load_lanes<float>(w + c * count + i, left) : Vec<float>{};
-      }
-      transpose_block<float>(block);
-      for (int j = 0; j < left; ++j) store<float>(target + (i + j) * kV, block[j]);
-    }
+    return u_.data;
   }
 
   // M [frequency][tile][column]
-  void multiply(const TileChunks& chunks, int chunk, const float* v, int64_t group) {
+  void multiply(const TileChunks& chunks, int chunk, const float* v, const float* weights,
+                int64_t group) {
     const int64_t first = chunks.first[chunk];
     const int64_t size = chunks.first[chunk + 1] - first;
     const PhaseGroup& g = plan_.group(group);
@@ -123,10 +93,10 @@ class InputGradient {
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t row = size * part / parts;
         const int rows = static_cast<int>(size * (part + 1) / parts - row);
-        const float* u = u_.data + f * (count * kV * columns + kPadding);
+        const float* u = weights + f * (count * kV * columns + kTurnedPadding);
         // the next frequency's weights, a vector of columns a part
-        const float* soon =
-            u + count * kV * columns + kPadding + (part < g.vectors ? part : 0) * count * kV * kV;
+        const float* soon = u + count * kV * columns + kTurnedPadding +
+                            (part < g.vectors ? part : 0) * count * kV * kV;
         gemm_tile_for(rows, g.vectors)(v + layout.at(chunk, first, size, f, 0) + row * kV,
                                        size * kV, u, soon, blocks, m + row * columns);
       }
@@ -150,6 +120,7 @@ class InputGradient {
         for (int j = 1; j < kM * kM; ++j) sum += z[j / kM][j % kM];
         // infinity and NaN anywhere in the tile spread over all of it
         if (__builtin_expect(any_nan(sum - sum), 0)) direct_tile(place, vector, z);
+        epilogue_.apply(&z[0][0], kM * kM, vector.first, vector.lanes);
         if (p_.x_channels_last) {
           store_pixels(place, vector, z);
         } else {
@@ -278,6 +249,8 @@ class InputGradient {
   const ConvBackwardTensors& t_;
   const GradientPlan& plan_;
   float* dx_;
+  const float* prepared_;  // U of all groups, or null
+  const TransposedEpilogue epilogue_;
   bool streams_;
   int64_t transformed_ = -1;  // the group whose weights U holds
   Scratch<float> u_;

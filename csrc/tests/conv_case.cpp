@@ -182,8 +182,8 @@ void ConvCase::check_backward() {
     std::vector<float> our_dx(x_.size(), -99.0f), our_dw(w_.size(), -99.0f),
         our_dbias(bias_.size(), -99.0f);
     const ConvBackwardTensors tensors = {
-        dy.data(),    y.data(),      nullptr,       x_.data(),        w_.data(),
-        bias_.data(), our_dx.data(), our_dw.data(), our_dbias.data(), nullptr};
+        dy.data(),     y.data(),      nullptr,          x_.data(), w_.data(), bias_.data(),
+        our_dx.data(), our_dw.data(), our_dbias.data(), nullptr,   nullptr};
     CHECK(algorithm_.backward(p_, tensors, threads));
     const auto differing = [](const std::vector<float>& ours, const std::vector<double>& theirs) {
       size_t count = 0;

@@ -24,6 +24,7 @@ void test_act_pool2d(const KernelTable& kernels);
 void test_few_channels(const KernelTable& kernels);
 void test_depthwise(const KernelTable& kernels);
 void test_conv_backward(const KernelTable& kernels);
+void test_conv_transposed(const KernelTable& kernels);
 void test_gan_loss(const KernelTable& kernels);
 void test_implicit_gemm(const KernelTable& kernels);
 void test_pointwise(const KernelTable& kernels);
@@ -34,7 +35,7 @@ const KernelTest kKernelTests[] = {
     {"act_pool2d", test_act_pool2d},       {"few_channels", test_few_channels},
     {"depthwise", test_depthwise},         {"conv_backward", test_conv_backward},
     {"gan_loss", test_gan_loss},           {"pointwise", test_pointwise},
-    {"implicit_gemm", test_implicit_gemm},
+    {"implicit_gemm", test_implicit_gemm}, {"transposed", test_conv_transposed},
 };
 
 const IsaTest* tests_of(const char* isa) {

@@ -32,6 +32,7 @@ add_executable(cmf_tests
   csrc/tests/test_few_channels.cpp
   csrc/tests/test_depthwise.cpp
   csrc/tests/test_conv_backward.cpp
+  csrc/tests/test_conv_transposed.cpp
   csrc/tests/test_gan_loss.cpp
   csrc/tests/test_implicit_gemm.cpp
   csrc/tests/test_pointwise.cpp

@@ -1,0 +1,55 @@
+// U = G w G^T for the input gradient: the filters' channels are columns.
+//
+// U [group][frequency][k block][lane][column]
+#pragma once
+
+#include "cpu/turn_filters.h"
+#include "cpu/winograd_gradient.h"
+#include "cpu/winograd_tile.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+constexpr int kGroupColumns = kGemmVectors * kLanes<float>;
+// between frequencies: at distances of a power of two they would share a few sets of the cache
+constexpr int64_t kTurnedPadding = 3 * kLanes<float>;
+
+template <class W>
+int64_t turned_group_floats(const GradientPlan& plan) {
+  return W::kFrequencies * (plan.k_blocks() * kLanes<float> * kGroupColumns + kTurnedPadding);
+}
+
+// U of one group. `taps`: scratch memory, [R][S][kLanes].
+template <class W>
+void turn_group_weights(const ConvActPool2dProblem& p, const GradientPlan& plan, int64_t group,
+                        const float* weights, float* taps, float* u) {
+  constexpr int kV = kLanes<float>;
+  const PhaseGroup& g = plan.group(group);
+  const int64_t columns = g.vectors * kV;
+  const int64_t area = p.kernel_height * p.kernel_width;
+  const int64_t step = plan.k_blocks() * kV * columns + kTurnedPadding;
+  const int64_t next = p.in_channels * area;
+  for (int64_t k = 0; k < plan.filters(); ++k) {
+    for (int v = 0; v < g.vectors; ++v) {
+      const PhaseVector& vector = plan.vector(g.vector + v);
+      const float* w = weights + (k * p.in_channels + vector.first) * area;
+      // filters lie far apart
+      for (int64_t i = 0; i < vector.lanes * area; i += kV) __builtin_prefetch(w + 3 * next + i);
+      turn_filters(w, area, vector.lanes, area, taps, kV);
+      Vec<float> filter[W::kTaps][W::kTaps];
+      for (int r = 0; r < W::kTaps; ++r) {
+        const int64_t row = r * p.stride_height + vector.phase_height;
+        for (int s = 0; s < W::kTaps; ++s) {
+          const int64_t column = s * p.stride_width + vector.phase_width;
+          const bool inside = row < p.kernel_height && column < p.kernel_width;
+          filter[r][s] =
+              inside ? load<float>(taps + (row * p.kernel_width + column) * kV) : Vec<float>{};
+        }
+      }
+      transform_weight_tile<W>(filter, u + k * columns + v * kV, step);
+    }
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
