@@ -1,0 +1,148 @@
+// How the work of batch normalization is cut: pieces of the positions, and threads.
+//
+// Each direction reduces every channel to two numbers, finishes those, and goes over the positions
+// again. The numbers are added over pieces that depend on the problem alone, in order: the same
+// bits for any number of threads, however these share the work.
+#pragma once
+
+#include "common/batch_norm_act_problem.h"
+#include "common/dtype.h"
+#include "cpu/scratch.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+struct Range {
+  int64_t first, last;
+};
+
+CMF_HOST_DEVICE Range share(int64_t count, int64_t part, int64_t parts) {
+  return {count * part / parts, count * (part + 1) / parts};
+}
+
+// Positions of a channel that lie in one run (planes), or in as many rows (pixels).
+struct Piece {
+  int64_t start;  // planes: of the first channel's run, in elements; pixels: the first row
+  int64_t count;
+};
+
+class Pieces {
+ public:
+  explicit Pieces(const BatchNormActProblem& p)
+      : pixels_(p.channels_last),
+        rows_(p.channels_last ? p.batch * p.plane : p.plane),
+        stride_(p.channels * p.plane) {
+    if (pixels_) {
+      per_image_ = 1;
+      while (2 * per_image_ <= kMostPieces && 2 * per_image_ * kLeastPixels <= rows_) {
+        per_image_ *= 2;
+      }
+      count = per_image_;
+    } else {
+      per_image_ = (p.plane + kLongestRun - 1) / kLongestRun;
+      count = p.batch * per_image_;
+    }
+  }
+
+  Piece operator[](int64_t i) const {
+    const Range range = share(rows_, i % per_image_, per_image_);
+    return {pixels_ ? range.first : i / per_image_ * stride_ + range.first,
+            range.last - range.first};
+  }
+
+  int64_t count;
+
+ private:
+  static constexpr int64_t kMostPieces = 64;
+  static constexpr int64_t kLeastPixels = 32;
+  static constexpr int64_t kLongestRun = 32768;
+
+  bool pixels_;
+  int64_t rows_;
+  int64_t stride_;
+  int64_t per_image_;
+};
+
+// The two numbers of each piece and channel: piece i of channel c at [i, 0 or 1, c - first].
+struct Partial {
+  double* data;
+  int64_t first;
+  int64_t width;
+
+  double* row(int64_t piece, int number, int64_t channel) const {
+    return data + (piece * 2 + number) * width + (channel - first);
+  }
+};
+
+// A parallel region costs about as much as this many elements take one thread.
+constexpr int64_t kNormElementsPerThread = 8192;
+
+// pass.reduce(pieces, channels, partial), pass.finish(channels, partial), pass.apply(pieces,
+// channels), each for all pieces and channels. False where scratch memory could not be had.
+template <class Pass>
+bool run_phases(const BatchNormActProblem& p, const Pieces& pieces, int threads, const Pass& pass) {
+  const int64_t most = p.batch * p.channels * p.plane / kNormElementsPerThread;
+  int64_t parts = most < threads ? (most > 1 ? most : 1) : threads;
+  // A granule of channels stays in the cache from the first phase to the last; pixels go by cache
+  // lines.
+  const int64_t granule = p.channels_last ? 64 : 1;
+  const int64_t granules = (p.channels + granule - 1) / granule;
+  const bool by_channel = p.channels_last ? pieces.count < 2 * parts && granules >= parts
+                                          : granules % parts == 0 || granules >= 8 * parts;
+  const int64_t units = by_channel ? granules : pieces.count;
+  if (parts > units) parts = units;
+  const int64_t width = by_channel ? (granule < p.channels ? granule : p.channels) : p.channels;
+  const int64_t size = pieces.count * 2 * width;
+  Scratch<double> memory;
+  if (!memory.allocate(by_channel ? parts * size : size)) return false;
+  const Range all_pieces = {0, pieces.count};
+  const Range all_channels = {0, p.channels};
+  const int team = static_cast<int>(parts);
+  (void)team;  // unused where there is no OpenMP
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(team) if (team > 1)
+#endif
+  {
+    if (by_channel) {
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+      for (int64_t part = 0; part < parts; ++part) {
+        const Range mine = share(granules, part, parts);
+        for (int64_t g = mine.first; g < mine.last; ++g) {
+          const int64_t end = (g + 1) * granule;
+          const Range channels = {g * granule, end < p.channels ? end : p.channels};
+          const Partial partial = {memory.data + part * size, channels.first,
+                                   channels.last - channels.first};
+          pass.reduce(all_pieces, channels, partial);
+          pass.finish(channels, partial);
+          pass.apply(all_pieces, channels);
+        }
+      }
+    } else {
+      const Partial partial = {memory.data, 0, width};
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+      for (int64_t part = 0; part < parts; ++part) {
+        pass.reduce(share(pieces.count, part, parts), all_channels, partial);
+      }
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+      for (int64_t part = 0; part < parts; ++part) {
+        pass.finish(share(p.channels, part, parts), partial);
+      }
+#if defined(_OPENMP)
+#pragma omp for schedule(static)
+#endif
+      for (int64_t part = 0; part < parts; ++part) {
+        pass.apply(share(pieces.count, part, parts), all_channels);
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,203 @@
+#include "cpu/batch_norm_rows.h"
+
+#include "common/activation.h"
+#include "cpu/simd.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kV = kLanes<float>;
+// Terms that a lane adds up in float32 before they go to float64.
+constexpr int64_t kTerms = 32;
+
+// Constants of a vector of channels, or of one channel in every lane.
+struct Lanes {
+  Vec<float> mean, scale, shift;
+
+  static CMF_HOST_DEVICE Lanes one(const BatchNormAffine& a) {
+    return {broadcast(*a.mean), broadcast(*a.scale), broadcast(*a.shift)};
+  }
+  static CMF_HOST_DEVICE Lanes at(const BatchNormAffine& a, int64_t c, int lanes) {
+    return {load_lanes<float>(a.mean + c, lanes), load_lanes<float>(a.scale + c, lanes),
+            load_lanes<float>(a.shift + c, lanes)};
+  }
+};
+
+template <Activation A>
+struct Rows {
+  static CMF_HOST_DEVICE Vec<float> gradient(const Lanes& k, Vec<float> deviation, Vec<float> dy,
+                                             float param) {
+    return backward_from_input<A>(dy, deviation * k.scale + k.shift, param);
+  }
+
+  static void plane_forward(const BatchNormAffine& affine, const float* x, float* y,
+                            int64_t count) {
+    const Lanes k = Lanes::one(affine);
+    const float param = affine.param;
+    const auto body = [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      const Vec<float> deviation = load_lanes<float>(x + i, lanes) - k.mean;
+      store_lanes<float>(y + i, activate<A>(deviation * k.scale + k.shift, param), lanes);
+    };
+    int64_t i = 0;
+    for (; i + kV <= count; i += kV) body(i, kV);
+    if (i < count) body(i, static_cast<int>(count - i));
+  }
+
+  static void pixel_forward(const BatchNormAffine& affine, const float* x, float* y, int64_t pixels,
+                            int64_t channels, int64_t first, int64_t last) {
+    const float param = affine.param;
+    for (int64_t i = 0; i < pixels; ++i, x += channels, y += channels) {
+      const auto body = [&](int64_t c, int lanes) __attribute__((always_inline)) {
+        const Lanes k = Lanes::at(affine, c, lanes);
+        const Vec<float> deviation = load_lanes<float>(x + c, lanes) - k.mean;
+        store_lanes<float>(y + c, activate<A>(deviation * k.scale + k.shift, param), lanes);
+      };
+      int64_t c = first;
+      for (; c + kV <= last; c += kV) body(c, kV);
+      if (c < last) body(c, static_cast<int>(last - c));
+    }
+  }
+
+  static void plane_sums(const BatchNormAffine& affine, const float* x, const float* dy,
+                         int64_t count, double* dz_sum, double* dot) {
+    const Lanes k = Lanes::one(affine);
+    const float param = affine.param;
+    constexpr int64_t kBlock = 2 * kTerms * kV;
+    for (int64_t start = 0; start < count; start += kBlock) {
+      const int64_t end = count - start < kBlock ? count : start + kBlock;
+      Vec<float> sum[2] = {};
+      Vec<float> product[2] = {};
+      int64_t i = start;
+      for (; i + 2 * kV <= end; i += 2 * kV) {
+        for (int j = 0; j < 2; ++j) {
+          const Vec<float> deviation = load<float>(x + i + j * kV) - k.mean;
+          const Vec<float> dz = gradient(k, deviation, load<float>(dy + i + j * kV), param);
+          sum[j] += dz;
+          product[j] += dz * deviation;
+        }
+      }
+      for (; i < end; i += kV) {
+        const int lanes = end - i < kV ? static_cast<int>(end - i) : kV;
+        // behind the end a gradient of 0, and no value that an activation could make NaN of
+        const Vec<float> deviation = (lanes == kV ? load<float>(x + i)
+                                                  : load_partial<float>(x + i, lanes, *affine.mean)) -
+                                     k.mean;
+        const Vec<float> dz = gradient(k, deviation, load_lanes<float>(dy + i, lanes), param);
+        sum[0] += dz;
+        product[0] += dz * deviation;
+      }
+      *dz_sum += reduce_add<float>(sum[0] + sum[1]);
+      *dot += reduce_add<float>(product[0] + product[1]);
+    }
+  }
+
+  // `kCount` vectors of channels
+  template <int kCount>
+  static CMF_HOST_DEVICE void block_sums(const BatchNormAffine& affine, const float* x,
+                                         const float* dy, int64_t pixels, int64_t channels,
+                                         int64_t c, int lanes, double* dz_sums, double* dots) {
+    const float param = affine.param;
+    Lanes k[kCount];
+    Vec<float> sum[kCount] = {};
+    Vec<float> product[kCount] = {};
+    for (int j = 0; j < kCount; ++j) k[j] = Lanes::at(affine, c + j * kV, lanes);
+    for (int64_t i = 0; i < pixels; ++i) {
+      for (int j = 0; j < kCount; ++j) {
+        const int64_t place = i * channels + c + j * kV;
+        const Vec<float> deviation = load_lanes<float>(x + place, lanes) - k[j].mean;
+        const Vec<float> dz =
+            gradient(k[j], deviation, load_lanes<float>(dy + place, lanes), param);
+        sum[j] += dz;
+        product[j] += dz * deviation;
+      }
+    }
+    float sums[2][kCount * kV] = {};
+    for (int j = 0; j < kCount; ++j) {
+      store<float>(sums[0] + j * kV, sum[j]);
+      store<float>(sums[1] + j * kV, product[j]);
+    }
+    const int64_t width = (kCount - 1) * kV + lanes;
+    for (int64_t j = 0; j < width; ++j) {
+      dz_sums[j] += sums[0][j];
+      dots[j] += sums[1][j];
+    }
+  }
+
+  static void pixel_sums(const BatchNormAffine& affine, const float* x, const float* dy,
+                         int64_t pixels, int64_t channels, int64_t first, int64_t last,
+                         double* dz_sums, double* dots) {
+    for (int64_t i = 0; i < pixels; i += kTerms, x += kTerms * channels, dy += kTerms * channels) {
+      const int64_t block = pixels - i < kTerms ? pixels - i : kTerms;
+      int64_t c = first;
+      for (; c + 2 * kV <= last; c += 2 * kV) {
+        block_sums<2>(affine, x, dy, block, channels, c, kV, dz_sums + (c - first),
+                      dots + (c - first));
+      }
+      for (; c < last; c += kV) {
+        const int lanes = last - c < kV ? static_cast<int>(last - c) : kV;
+        block_sums<1>(affine, x, dy, block, channels, c, lanes, dz_sums + (c - first),
+                      dots + (c - first));
+      }
+    }
+  }
+
+  static void plane_gradient(const BatchNormAffine& affine, const BatchNormGradient& g,
+                             const float* x, const float* dy, float* dx, int64_t count) {
+    const Lanes k = Lanes::one(affine);
+    const Vec<float> slope = broadcast(*g.slope);
+    const Vec<float> offset = broadcast(*g.offset);
+    const float param = affine.param;
+    const auto body = [&](int64_t i, int lanes) __attribute__((always_inline)) {
+      const Vec<float> deviation = load_lanes<float>(x + i, lanes) - k.mean;
+      const Vec<float> dz = gradient(k, deviation, load_lanes<float>(dy + i, lanes), param);
+      store_lanes<float>(dx + i, dz * k.scale + (deviation * slope + offset), lanes);
+    };
+    int64_t i = 0;
+    for (; i + kV <= count; i += kV) body(i, kV);
+    if (i < count) body(i, static_cast<int>(count - i));
+  }
+
+  static void pixel_gradient(const BatchNormAffine& affine, const BatchNormGradient& g,
+                             const float* x, const float* dy, float* dx, int64_t pixels,
+                             int64_t channels, int64_t first, int64_t last) {
+    const float param = affine.param;
+    for (int64_t i = 0; i < pixels; ++i, x += channels, dy += channels, dx += channels) {
+      const auto body = [&](int64_t c, int lanes) __attribute__((always_inline)) {
+        const Lanes k = Lanes::at(affine, c, lanes);
+        const Vec<float> deviation = load_lanes<float>(x + c, lanes) - k.mean;
+        const Vec<float> dz = gradient(k, deviation, load_lanes<float>(dy + c, lanes), param);
+        const Vec<float> straight =
+            deviation * load_lanes<float>(g.slope + c, lanes) + load_lanes<float>(g.offset + c, lanes);
+        store_lanes<float>(dx + c, dz * k.scale + straight, lanes);
+      };
+      int64_t c = first;
+      for (; c + kV <= last; c += kV) body(c, kV);
+      if (c < last) body(c, static_cast<int>(last - c));
+    }
+  }
+};
+
+template <Activation A>
+constexpr BatchNormRows rows_of() {
+  return {Rows<A>::plane_forward,  Rows<A>::pixel_forward,  Rows<A>::plane_sums,
+          Rows<A>::pixel_sums, Rows<A>::plane_gradient, Rows<A>::pixel_gradient};
+}
+
+}  // namespace
+
+const BatchNormRows& batch_norm_rows(int32_t activation) {
+  // the order of Activation
+  static const BatchNormRows rows[kActivations] = {
+      rows_of<Activation::kIdentity>(), rows_of<Activation::kRelu>(),
+      rows_of<Activation::kLeakyRelu>(), rows_of<Activation::kRelu6>(),
+      rows_of<Activation::kElu>(),      rows_of<Activation::kSilu>(),
+      rows_of<Activation::kGelu>(),     rows_of<Activation::kGeluTanh>(),
+      rows_of<Activation::kTanh>(),     rows_of<Activation::kSigmoid>(),
+      rows_of<Activation::kSoftplus>(), rows_of<Activation::kHardswish>(),
+  };
+  return rows[activation];
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
