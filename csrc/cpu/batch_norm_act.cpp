@@ -35,6 +35,10 @@ void affine_of(const float* statistics, const float* weight, const float* bias, 
   out.row(kShift)[c] = static_cast<float>((bias ? bias[c] : 0.0f) - tail * scale);
 }
 
+PlaneRuns planes(const BatchNormActProblem& p, const Piece& piece) {
+  return {piece.count, piece.runs, p.channels * p.plane};
+}
+
 struct Forward {
   const BatchNormActProblem& p;
   const BatchNormActForward& call;
@@ -54,7 +58,9 @@ struct Forward {
         continue;
       }
       for (int64_t c = channels.first; c < channels.last; ++c) {
-        const Moments moments = plane_moments(call.x + piece.start + c * p.plane, piece.count);
+        const Moments moments = 
+            plane_moments(call.x + piece.start + c * p.plane, piece.count, piece.runs,
+                          p.channels * p.plane);
         *sums++ = moments.sum;
         *squares++ = moments.squares;
       }
@@ -65,9 +71,9 @@ struct Forward {
     const double count = static_cast<double>(p.batch * p.plane);
     for (int64_t c = channels.first; c < channels.last; ++c) {
       Moments total = {*partial.row(0, 0, c), *partial.row(0, 1, c)};
-      double before = static_cast<double>(pieces[0].count);
+      double before = pieces[0].size();
       for (int64_t i = 1; i < pieces.count; ++i) {
-        const double more = static_cast<double>(pieces[i].count);
+        const double more = pieces[i].size();
         merge_moments(total, before, {*partial.row(i, 0, c), *partial.row(i, 1, c)}, more);
         before += more;
       }
@@ -100,7 +106,7 @@ struct Forward {
       }
       for (int64_t c = channels.first; c < channels.last; ++c) {
         const int64_t start = piece.start + c * p.plane;
-        rows.plane_forward(affine.from(c), call.x + start, call.y + start, piece.count);
+        rows.plane_forward(affine.from(c), call.x + start, call.y + start, planes(p, piece));
       }
     }
   }
@@ -129,7 +135,7 @@ struct Backward {
       }
       for (int64_t c = channels.first; c < channels.last; ++c) {
         const int64_t start = piece.start + c * p.plane;
-        rows.plane_sums(affine.from(c), call.x + start, call.dy + start, piece.count, sums++,
+        rows.plane_sums(affine.from(c), call.x + start, call.dy + start, planes(p, piece), sums++,
                         dots++);
       }
     }
@@ -170,7 +176,7 @@ struct Backward {
       for (int64_t c = channels.first; c < channels.last; ++c) {
         const int64_t start = piece.start + c * p.plane;
         rows.plane_gradient(affine.from(c), gradient.from(c), call.x + start, call.dy + start,
-                            call.dx + start, piece.count);
+                            call.dx + start, planes(p, piece));
       }
     }
   }

@@ -11,13 +11,18 @@ constexpr int64_t kBlockPixels = 16;
 constexpr int kVectors = 4;  // channels of a block of pixels: four vectors
 
 // In float64, for what float32 has no room for: sums and squares beyond its range, infinities.
-__attribute__((noinline)) Moments exact_moments(const float* x, int64_t stride, int64_t count) {
+__attribute__((noinline)) Moments exact_moments(const float* x, int64_t count, int64_t runs,
+                                                int64_t stride) {
   Moments moments = {0, 0};
-  for (int64_t i = 0; i < count; ++i) moments.sum += x[i * stride];
-  const double mean = moments.sum / static_cast<double>(count);
-  for (int64_t i = 0; i < count; ++i) {
-    const double deviation = x[i * stride] - mean;
-    moments.squares += deviation * deviation;
+  for (int64_t run = 0; run < runs; ++run) {
+    for (int64_t i = 0; i < count; ++i) moments.sum += x[run * stride + i];
+  }
+  const double mean = moments.sum / static_cast<double>(count * runs);
+  for (int64_t run = 0; run < runs; ++run) {
+    for (int64_t i = 0; i < count; ++i) {
+      const double deviation = x[run * stride + i] - mean;
+      moments.squares += deviation * deviation;
+    }
   }
   return moments;
 }
@@ -29,44 +34,52 @@ CMF_HOST_DEVICE Moments about(float shift, float sum, float squares, double coun
   return {count * shift + d, squares - d * d * reciprocal};
 }
 
-Moments block_moments(const float* x, int64_t count) {
-  constexpr int kV = kLanes<float>;
-  const int64_t fours = count / (4 * kV) * (4 * kV);
-  Vec<float> a[4] = {};
-  for (int64_t i = 0; i < fours; i += 4 * kV) {
-    for (int j = 0; j < 4; ++j) a[j] += load<float>(x + i + j * kV);
-  }
-  int64_t i = fours;
-  for (; i + kV <= count; i += kV) a[0] += load<float>(x + i);
-  if (i < count) a[1] += load_partial<float>(x + i, static_cast<int>(count - i));
-  const float shift =
-      reduce_add<float>((a[0] + a[1]) + (a[2] + a[3])) / static_cast<float>(count);
-
+// One long run: four sums, for an addition takes four cycles.
+struct Sums {
   Vec<float> sum[4] = {};
   Vec<float> squares[4] = {};
-  for (i = 0; i < fours; i += 4 * kV) {
-    for (int j = 0; j < 4; ++j) {
-      const Vec<float> deviation = load<float>(x + i + j * kV) - shift;
-      sum[j] += deviation;
-      squares[j] += deviation * deviation;
+
+  CMF_HOST_DEVICE void add(int j, Vec<float> deviation) {
+    sum[j] += deviation;
+    squares[j] += deviation * deviation;
+  }
+};
+
+Moments block_moments(const float* x, int64_t count, int64_t runs, int64_t stride) {
+  constexpr int kV = kLanes<float>;
+  const int64_t fours = count / (4 * kV) * (4 * kV);
+  Vec<float> total[4] = {};
+  for (int64_t run = 0; run < runs; ++run) {
+    const float* values = x + run * stride;
+    int64_t i = 0;
+    for (; i < fours; i += 4 * kV) {
+      for (int j = 0; j < 4; ++j) total[j] += load<float>(values + i + j * kV);
+    }
+    for (; i + kV <= count; i += kV) total[0] += load<float>(values + i);
+    if (i < count) total[1] += load_partial<float>(values + i, static_cast<int>(count - i));
+  }
+  const double n = static_cast<double>(count * runs);
+  const float shift = reduce_add<float>((total[0] + total[1]) + (total[2] + total[3])) /
+                      static_cast<float>(count * runs);
+
+  Sums sums;
+  for (int64_t run = 0; run < runs; ++run) {
+    const float* values = x + run * stride;
+    int64_t i = 0;
+    for (; i < fours; i += 4 * kV) {
+      for (int j = 0; j < 4; ++j) sums.add(j, load<float>(values + i + j * kV) - shift);
+    }
+    for (; i + kV <= count; i += kV) sums.add(0, load<float>(values + i) - shift);
+    if (i < count) {
+      sums.add(1, load_partial<float>(values + i, static_cast<int>(count - i), shift) - shift);
     }
   }
-  for (; i + kV <= count; i += kV) {
-    const Vec<float> deviation = load<float>(x + i) - shift;
-    sum[0] += deviation;
-    squares[0] += deviation * deviation;
-  }
-  if (i < count) {
-    const Vec<float> deviation =
-        load_partial<float>(x + i, static_cast<int>(count - i), shift) - shift;
-    sum[1] += deviation;
-    squares[1] += deviation * deviation;
-  }
-  const double n = static_cast<double>(count);
+  const Vec<float> sum = (sums.sum[0] + sums.sum[1]) + (sums.sum[2] + sums.sum[3]);
+  const Vec<float> squares =
+      (sums.squares[0] + sums.squares[1]) + (sums.squares[2] + sums.squares[3]);
   const Moments moments =
-      about(shift, reduce_add<float>((sum[0] + sum[1]) + (sum[2] + sum[3])),
-            reduce_add<float>((squares[0] + squares[1]) + (squares[2] + squares[3])), n, 1 / n);
-  return __builtin_isfinite(moments.squares) ? moments : exact_moments(x, 1, count);
+      about(shift, reduce_add<float>(sum), reduce_add<float>(squares), n, 1 / n);
+  return __builtin_isfinite(moments.squares) ? moments : exact_moments(x, count, runs, stride);
 }
 
 // Shift, sum and squares of x - shift, of `kCount` vectors of channels.
@@ -126,15 +139,21 @@ CMF_HOST_DEVICE void add_pixels(const float* x, int64_t before, int64_t pixels, 
 
 }  // namespace
 
-Moments plane_moments(const float* x, int64_t count) {
+Moments plane_moments(const float* x, int64_t count, int64_t runs, int64_t stride) {
+  if (count <= kBlock) return block_moments(x, count, runs, stride);
   Moments total = {0, 0};
-  for (int64_t i = 0; i < count; i += kBlock) {
-    const int64_t block = count - i < kBlock ? count - i : kBlock;
-    const Moments moments = block_moments(x + i, block);
-    if (i == 0) {
-      total = moments;
-    } else {
-      merge_moments(total, static_cast<double>(i), moments, static_cast<double>(block));
+  double before = 0;
+  for (int64_t run = 0; run < runs; ++run) {
+    for (int64_t i = 0; i < count; i += kBlock) {
+      const int64_t block = count - i < kBlock ? count - i : kBlock;
+      const Moments moments = block_moments(x + run * stride + i, block, 1, 0);
+      const double more = static_cast<double>(block);
+      if (before > 0) {
+        merge_moments(total, before, moments, more);
+      } else {
+        total = moments;
+      }
+      before += more;
     }
   }
   return total;
@@ -154,7 +173,7 @@ void pixel_moments(const float* x, int64_t pixels, int64_t channels, int64_t fir
   }
   for (int64_t c = 0; c < last - first; ++c) {
     if (__builtin_isfinite(squares[c])) continue;
-    const Moments exact = exact_moments(x + first + c, channels, pixels);
+    const Moments exact = exact_moments(x + first + c, 1, pixels, channels);
     sums[c] = exact.sum;
     squares[c] = exact.squares;
   }

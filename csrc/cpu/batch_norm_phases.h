@@ -20,10 +20,13 @@ CMF_HOST_DEVICE Range share(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
 
-// Positions of a channel that lie in one run (planes), or in as many rows (pixels).
+// Some of a channel's positions: rows of pixels, or runs of one length in images behind each other.
 struct Piece {
-  int64_t start;  // planes: of the first channel's run, in elements; pixels: the first row
-  int64_t count;
+  int64_t start;  // pixels: the first row; planes: where the first channel's first run begins
+  int64_t count;  // pixels: rows; planes: elements of a run
+  int64_t runs;
+
+  double size() const { return static_cast<double>(count * runs); }
 };
 
 class Pieces {
@@ -31,23 +34,24 @@ class Pieces {
   explicit Pieces(const BatchNormActProblem& p)
       : pixels_(p.channels_last),
         rows_(p.channels_last ? p.batch * p.plane : p.plane),
+        images_(p.channels_last ? 1 : p.batch),
         stride_(p.channels * p.plane) {
     if (pixels_) {
-      per_image_ = 1;
-      while (2 * per_image_ <= kMostPieces && 2 * per_image_ * kLeastPixels <= rows_) {
-        per_image_ *= 2;
-      }
-      count = per_image_;
-    } else {
-      per_image_ = (p.plane + kLongestRun - 1) / kLongestRun;
-      count = p.batch * per_image_;
+      while (2 * cuts_ <= kMostPieces && 2 * cuts_ * kLeastPixels <= rows_) cuts_ *= 2;
+    } else if (p.plane > kLongestRun) {
+      cuts_ = (p.plane + kLongestRun - 1) / kLongestRun;
+    } else if (p.plane < kShortRuns) {
+      together_ = kShortRuns / (p.plane < kLeastRun ? kLeastRun : p.plane);
     }
+    count = (images_ + together_ - 1) / together_ * cuts_;
   }
 
   Piece operator[](int64_t i) const {
-    const Range range = share(rows_, i % per_image_, per_image_);
-    return {pixels_ ? range.first : i / per_image_ * stride_ + range.first,
-            range.last - range.first};
+    const Range range = share(rows_, i % cuts_, cuts_);
+    const int64_t image = i / cuts_ * together_;
+    const int64_t left = images_ - image;
+    return {image * stride_ + range.first, range.last - range.first,
+            left < together_ ? left : together_};
   }
 
   int64_t count;
@@ -56,11 +60,15 @@ class Pieces {
   static constexpr int64_t kMostPieces = 64;
   static constexpr int64_t kLeastPixels = 32;
   static constexpr int64_t kLongestRun = 32768;
+  static constexpr int64_t kShortRuns = 2048;  // elements of runs that make a piece together
+  static constexpr int64_t kLeastRun = 16;     // a run of fewer elements takes as long as of these
 
   bool pixels_;
   int64_t rows_;
+  int64_t images_;
   int64_t stride_;
-  int64_t per_image_;
+  int64_t cuts_ = 1;      // of an image's rows
+  int64_t together_ = 1;  // images
 };
 
 // The two numbers of each piece and channel: piece i of channel c at [i, 0 or 1, c - first].

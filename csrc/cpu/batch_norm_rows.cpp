@@ -24,6 +24,17 @@ struct Lanes {
   }
 };
 
+// body(i, lanes) over runs: whole vectors, then one partial.
+template <class Body>
+CMF_HOST_DEVICE void for_each_vector(PlaneRuns planes, const Body& body) {
+  for (int64_t run = 0; run < planes.runs; ++run) {
+    int64_t i = run * planes.stride;
+    const int64_t end = i + planes.count;
+    for (; i + kV <= end; i += kV) body(i, kV);
+    if (i < end) body(i, static_cast<int>(end - i));
+  }
+}
+
 template <Activation A>
 struct Rows {
   static CMF_HOST_DEVICE Vec<float> gradient(const Lanes& k, Vec<float> deviation, Vec<float> dy,
@@ -32,16 +43,14 @@ struct Rows {
   }
 
   static void plane_forward(const BatchNormAffine& affine, const float* x, float* y,
-                            int64_t count) {
+                            PlaneRuns planes) {
     const Lanes k = Lanes::one(affine);
     const float param = affine.param;
     const auto body = [&](int64_t i, int lanes) __attribute__((always_inline)) {
       const Vec<float> deviation = load_lanes<float>(x + i, lanes) - k.mean;
       store_lanes<float>(y + i, activate<A>(deviation * k.scale + k.shift, param), lanes);
     };
-    int64_t i = 0;
-    for (; i + kV <= count; i += kV) body(i, kV);
-    if (i < count) body(i, static_cast<int>(count - i));
+    for_each_vector(planes, body);
   }
 
   static void pixel_forward(const BatchNormAffine& affine, const float* x, float* y, int64_t pixels,
@@ -59,36 +68,62 @@ struct Rows {
     }
   }
 
-  static void plane_sums(const BatchNormAffine& affine, const float* x, const float* dy,
-                         int64_t count, double* dz_sum, double* dot) {
+  // Short runs together, or a part of one, in float32.
+  static CMF_HOST_DEVICE void run_sums(const BatchNormAffine& affine, const float* x,
+                                       const float* dy, PlaneRuns planes, double* dz_sum,
+                                       double* dot) {
     const Lanes k = Lanes::one(affine);
     const float param = affine.param;
-    constexpr int64_t kBlock = 2 * kTerms * kV;
-    for (int64_t start = 0; start < count; start += kBlock) {
-      const int64_t end = count - start < kBlock ? count : start + kBlock;
-      Vec<float> sum[2] = {};
-      Vec<float> product[2] = {};
-      int64_t i = start;
+    Vec<float> sum[2] = {};
+    Vec<float> product[2] = {};
+    const auto add = [&](int j, Vec<float> deviation, Vec<float> dy_lanes)
+                         __attribute__((always_inline)) {
+      const Vec<float> dz = gradient(k, deviation, dy_lanes, param);
+      sum[j] += dz;
+      product[j] += dz * deviation;
+    };
+    for (int64_t run = 0; run < planes.runs; ++run) {
+      int64_t i = run * planes.stride;
+      const int64_t end = i + planes.count;
       for (; i + 2 * kV <= end; i += 2 * kV) {
         for (int j = 0; j < 2; ++j) {
-          const Vec<float> deviation = load<float>(x + i + j * kV) - k.mean;
-          const Vec<float> dz = gradient(k, deviation, load<float>(dy + i + j * kV), param);
-          sum[j] += dz;
-          product[j] += dz * deviation;
+          const int64_t place = i + j * kV;
+          add(j, load<float>(x + place) - k.mean, load<float>(dy + place));
         }
       }
-      for (; i < end; i += kV) {
-        const int lanes = end - i < kV ? static_cast<int>(end - i) : kV;
-        // behind the end a gradient of 0, and no value that an activation could make NaN of
-        const Vec<float> deviation = (lanes == kV ? load<float>(x + i)
-                                                  : load_partial<float>(x + i, lanes, *affine.mean)) -
-                                     k.mean;
-        const Vec<float> dz = gradient(k, deviation, load_lanes<float>(dy + i, lanes), param);
-        sum[0] += dz;
-        product[0] += dz * deviation;
+      if (i + kV <= end) {
+        add(0, load<float>(x + i) - k.mean, load<float>(dy + i));
+        i += kV;
       }
-      *dz_sum += reduce_add<float>(sum[0] + sum[1]);
-      *dot += reduce_add<float>(product[0] + product[1]);
+      if (i < end) {
+        // behind the end a gradient of 0, and no value that an activation could make NaN of
+        const int lanes = static_cast<int>(end - i);
+        add(1, load_partial<float>(x + i, lanes, *affine.mean) - k.mean,
+            load_partial<float>(dy + i, lanes));
+      }
+    }
+    *dz_sum += reduce_add<float>(sum[0] + sum[1]);
+    *dot += reduce_add<float>(product[0] + product[1]);
+  }
+
+  static void plane_sums(const BatchNormAffine& affine, const float* x, const float* dy,
+                         PlaneRuns planes, double* dz_sum, double* dot) {
+    constexpr int64_t kMost = 2 * kTerms * kV;
+    const int64_t group = kTerms / ((planes.count + 2 * kV - 1) / (2 * kV));  // of short runs
+    if (group > 1) {
+      for (int64_t run = 0; run < planes.runs; run += group) {
+        const int64_t runs = planes.runs - run < group ? planes.runs - run : group;
+        const int64_t start = run * planes.stride;
+        run_sums(affine, x + start, dy + start, {planes.count, runs, planes.stride}, dz_sum, dot);
+      }
+      return;
+    }
+    for (int64_t run = 0; run < planes.runs; ++run) {
+      for (int64_t i = 0; i < planes.count; i += kMost) {
+        const int64_t start = run * planes.stride + i;
+        const int64_t count = planes.count - i < kMost ? planes.count - i : kMost;
+        run_sums(affine, x + start, dy + start, {count, 1, 0}, dz_sum, dot);
+      }
     }
   }
 
@@ -117,7 +152,7 @@ struct Rows {
       store<float>(sums[0] + j * kV, sum[j]);
       store<float>(sums[1] + j * kV, product[j]);
     }
-    const int64_t width = (kCount - 1) * kV + lanes;
+    const int64_t width = lanes < kV ? lanes : kCount * kV;  // two vectors are whole
     for (int64_t j = 0; j < width; ++j) {
       dz_sums[j] += sums[0][j];
       dots[j] += sums[1][j];
@@ -143,7 +178,7 @@ struct Rows {
   }
 
   static void plane_gradient(const BatchNormAffine& affine, const BatchNormGradient& g,
-                             const float* x, const float* dy, float* dx, int64_t count) {
+                             const float* x, const float* dy, float* dx, PlaneRuns planes) {
     const Lanes k = Lanes::one(affine);
     const Vec<float> slope = broadcast(*g.slope);
     const Vec<float> offset = broadcast(*g.offset);
@@ -153,9 +188,7 @@ struct Rows {
       const Vec<float> dz = gradient(k, deviation, load_lanes<float>(dy + i, lanes), param);
       store_lanes<float>(dx + i, dz * k.scale + (deviation * slope + offset), lanes);
     };
-    int64_t i = 0;
-    for (; i + kV <= count; i += kV) body(i, kV);
-    if (i < count) body(i, static_cast<int>(count - i));
+    for_each_vector(planes, body);
   }
 
   static void pixel_gradient(const BatchNormAffine& affine, const BatchNormGradient& g,
