@@ -37,7 +37,9 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     Pooling that follows no convolution, or one behind a BatchNorm that trains, runs as one pass
     with the activation before it, where that is faster. ``nn.ConvTranspose2d`` in float32 runs by
     the kernels of the convolution whose adjoint it is, its gradients too; without gradients a
-    BatchNorm in eval mode is folded into it, and bias and activation are one pass.
+    BatchNorm in eval mode is folded into it, and bias and activation are one pass. A
+    ``nn.BatchNorm2d`` that trains, in float32 on the CPU, is one call each way with the activation
+    behind it, and keeps its input alone for backward.
 
     Equivalent to: ``model``, up to rounding.
 
@@ -94,6 +96,7 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
                     notes[key] = f"in {mode} mode alone, else: {reason}"
     pooled: dict[str, str] = {}  # path -> pattern of poolings that no convolution's match has
     transposed: dict[str, str] = {}  # the same of transposed convolutions
+    norms: dict[str, str] = {}  # the same of BatchNorms
     for owner in dict.fromkeys((*found.owned, *sorted(found.others))):
         matches = found.owned.get(owner, [])
         module = model.get_submodule(owner)
@@ -114,12 +117,14 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
             program = make_program(module, found.inline[owner], accepted, by_mode)
             if program.variants:
                 install(module, program)
-                for name, pattern in program.pools:
-                    known = pooled.setdefault(join(owner, name), pattern)
-                    pooled[join(owner, name)] = max(known, pattern, key=len)
-                for name, pattern in program.transposed:
-                    known = transposed.setdefault(join(owner, name), pattern)
-                    transposed[join(owner, name)] = max(known, pattern, key=len)
+                for listed, runs in (
+                    (pooled, program.pools),
+                    (transposed, program.transposed),
+                    (norms, program.norms),
+                ):
+                    for name, pattern in runs:
+                        known = listed.setdefault(join(owner, name), pattern)
+                        listed[join(owner, name)] = max(known, pattern, key=len)
         except (Untraceable, TypeError) as error:
             for match in matches:
                 why_not[join(owner, match.path), match.pattern] = str(error)
@@ -128,8 +133,9 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
             if (join(owner, match.path), match.pattern) not in why_not:
                 for node in match.nodes:
                     pooled.pop(join(owner, str(node.target)), None)
+                    norms.pop(join(owner, str(node.target)), None)
     rows = make_rows(model, found, why_not, notes)
-    model.__dict__[_REPORT] = FusionReport(rows, pooled.items(), transposed.items())
+    model.__dict__[_REPORT] = FusionReport(rows, pooled.items(), transposed.items(), norms.items())
     return model
 
 
@@ -166,6 +172,7 @@ def fusion_report(model: nn.Module) -> FusionReport:
     rows: list[FusionRow] = []
     pools: list[tuple[str, str]] = []
     transposed: list[tuple[str, str]] = []
+    norms: list[tuple[str, str]] = []
     covered: list[str] = []
     for path, module in model.named_modules():
         report = module.__dict__.get(_REPORT)
@@ -175,8 +182,9 @@ def fusion_report(model: nn.Module) -> FusionReport:
         rows += [row._replace(path=join(path, row.path)) for row in report]
         pools += [(join(path, name), pattern) for name, pattern in report.pools]
         transposed += [(join(path, name), pattern) for name, pattern in report.transposed]
+        norms += [(join(path, name), pattern) for name, pattern in report.norms]
     if covered:
-        return FusionReport(rows, pools, transposed)
+        return FusionReport(rows, pools, transposed, norms)
     found = analyse(model)
     why = {}
     for owner, matches in found.owned.items():

@@ -16,6 +16,7 @@ from . import tracing
 from .chains import rewrite_chain
 from .joining import rewrite_concatenations
 from .matching import find, may_change, rewrite
+from .normalizing import NormRegion, find_norms
 from .pooling import PoolRegion, find_pools
 from .references import pack, unpack
 from .region import Region
@@ -80,6 +81,7 @@ class Program:
         self.fused: set[tuple[str, str]] = set()  # path and pattern, of all variants
         self.pools: dict[tuple[str, str], None] = {}  # the same of poolings, in order
         self.transposed: dict[tuple[str, str], None] = {}  # the same of transposed convolutions
+        self.norms: dict[tuple[str, str], None] = {}  # and of BatchNorms
         self.variants: dict[Any, Variant] = {}
 
     def __deepcopy__(self, memo: Any) -> Program:
@@ -227,6 +229,10 @@ def _add_variant(
         region = TransposedRegion(f"fused_{number}", transposed.steps)
         rewrite_chain(graph, transposed, region, transposed.nodes[0])
         program.transposed[transposed.path, transposed.pattern] = None
+        number += 1
+    for norm in find_norms(graph, module.get_submodule):
+        rewrite_chain(graph, norm, NormRegion(f"fused_{number}", norm.steps), norm.nodes[0])
+        program.norms[norm.path, norm.pattern] = None
         number += 1
     if number:
         names = (f"joined_{place}" for place in count())

@@ -20,20 +20,24 @@ class FusionReport(tuple[FusionRow, ...]):
 
     `pools`: path and pattern of the poolings that run as one pass without a convolution.
     `transposed`: the same of the transposed convolutions, which run by the kernels of convolutions.
+    `norms`: the same of the BatchNorms without a convolution, which are one pass where they train.
     """
 
     pools: tuple[tuple[str, str], ...] = ()
     transposed: tuple[tuple[str, str], ...] = ()
+    norms: tuple[tuple[str, str], ...] = ()
 
     def __new__(
         cls,
         rows: Iterable[FusionRow] = (),
         pools: Iterable[tuple[str, str]] = (),
         transposed: Iterable[tuple[str, str]] = (),
+        norms: Iterable[tuple[str, str]] = (),
     ) -> Any:
         report = super().__new__(cls, rows)
         report.pools = tuple(pools)
         report.transposed = tuple(transposed)
+        report.norms = tuple(norms)
         return report
 
     def __str__(self) -> str:
@@ -41,6 +45,7 @@ class FusionReport(tuple[FusionRow, ...]):
         for title, rows in (
             ("pooling as one pass", self.pools),
             ("transposed convolutions by the kernels of convolutions", self.transposed),
+            ("BatchNorm in training as one pass", self.norms),
         ):
             if rows:
                 names = ", ".join(f"{path} ({pattern})" for path, pattern in rows)

@@ -16,8 +16,9 @@ from ..ops.conv_act_pool.memory_format import is_channels_last
 from ..ops.conv_act_pool.transposed import ConvTranspose2d, TransposedLaunch, why_not_transposed
 from .chains import Chain, step_at, watched
 from .folding import FoldCache, fold
+from .normalizing import run_steps
 from .pooling import may_run
-from .steps import Step, as_matched, fused_arguments, hooked, run_step
+from .steps import Step, as_matched, fused_arguments, hooked
 
 _MOST_LAUNCHES = 64
 
@@ -93,9 +94,7 @@ class TransposedRegion:
                 count = 1
             else:
                 x, count = self._fused(x, modules, constants, launch)
-        for step in self.steps[count:]:
-            x = run_step(step, x, modules, constants)
-        return x
+        return run_steps(self.steps[count:], x, modules, constants)
 
     def _fused(
         self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...], launch: Any

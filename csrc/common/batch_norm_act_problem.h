@@ -20,9 +20,10 @@ struct BatchNormActProblem {
 
 // Of each channel, as the forward pass leaves them to the backward pass: rows of a [3, C] array.
 enum BatchNormStatistic : int32_t {
-  kMean = 0,      // rounded to float32
-  kMeanTail = 1,  // what the rounding left: (x - kMean) - kMeanTail is exact where x is near the mean
-  kInvStd = 2,    // 1 / sqrt(variance + eps)
+  kMean = 0,  // rounded to float32
+  kMeanTail =
+      1,        // what the rounding left: (x - kMean) - kMeanTail is exact where x is near the mean
+  kInvStd = 2,  // 1 / sqrt(variance + eps)
   kBatchNormStatistics = 3,
 };
 

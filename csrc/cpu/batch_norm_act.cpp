@@ -58,9 +58,8 @@ struct Forward {
         continue;
       }
       for (int64_t c = channels.first; c < channels.last; ++c) {
-        const Moments moments = 
-            plane_moments(call.x + piece.start + c * p.plane, piece.count, piece.runs,
-                          p.channels * p.plane);
+        const Moments moments = plane_moments(call.x + piece.start + c * p.plane, piece.count,
+                                              piece.runs, p.channels * p.plane);
         *sums++ = moments.sum;
         *squares++ = moments.squares;
       }

@@ -27,7 +27,8 @@ __attribute__((noinline)) Moments exact_moments(const float* x, int64_t count, i
   return moments;
 }
 
-// From the sum and the squares of x - shift. `shift` is about the mean, so that little is taken off.
+// From the sum and the squares of x - shift. `shift` is about the mean, so that little is taken
+// off.
 CMF_HOST_DEVICE Moments about(float shift, float sum, float squares, double count,
                               double reciprocal) {
   const double d = sum;
@@ -98,8 +99,7 @@ CMF_HOST_DEVICE void pixel_block(const float* x, int64_t pixels, int64_t channel
   for (int j = 0; j < kCount; ++j) shift[j] *= 1 / static_cast<float>(pixels);
   for (int64_t i = 0; i < pixels; ++i) {
     for (int j = 0; j < kCount; ++j) {
-      const Vec<float> deviation =
-          load_lanes<float>(x + i * channels + j * kV, lanes) - shift[j];
+      const Vec<float> deviation = load_lanes<float>(x + i * channels + j * kV, lanes) - shift[j];
       sum[j] += deviation;
       square[j] += deviation * deviation;
     }

@@ -22,11 +22,12 @@ inline void merge_moments(Moments& a, double count_a, Moments b, double count_b)
   a.sum += b.sum;
 }
 
-// Of `runs` runs of `count` values, whose first are `stride` apart. Runs of up to 2048 values are few
-// enough to stay in the first-level cache together.
+// Of `runs` runs of `count` values, whose first are `stride` apart. Runs of up to 2048 values are
+// few enough to stay in the first-level cache together.
 Moments plane_moments(const float* x, int64_t count, int64_t runs, int64_t stride);
 
-// Of each of the columns first .. last - 1 of x [pixels, channels]: sums and squares [last - first].
+// Of each of the columns first .. last - 1 of x [pixels, channels]: sums and squares [last -
+// first].
 void pixel_moments(const float* x, int64_t pixels, int64_t channels, int64_t first, int64_t last,
                    double* sums, double* squares);
 

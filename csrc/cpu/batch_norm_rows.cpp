@@ -78,10 +78,10 @@ struct Rows {
     Vec<float> product[2] = {};
     const auto add = [&](int j, Vec<float> deviation, Vec<float> dy_lanes)
                          __attribute__((always_inline)) {
-      const Vec<float> dz = gradient(k, deviation, dy_lanes, param);
-      sum[j] += dz;
-      product[j] += dz * deviation;
-    };
+                           const Vec<float> dz = gradient(k, deviation, dy_lanes, param);
+                           sum[j] += dz;
+                           product[j] += dz * deviation;
+                         };
     for (int64_t run = 0; run < planes.runs; ++run) {
       int64_t i = run * planes.stride;
       const int64_t end = i + planes.count;
@@ -200,8 +200,8 @@ struct Rows {
         const Lanes k = Lanes::at(affine, c, lanes);
         const Vec<float> deviation = load_lanes<float>(x + c, lanes) - k.mean;
         const Vec<float> dz = gradient(k, deviation, load_lanes<float>(dy + c, lanes), param);
-        const Vec<float> straight =
-            deviation * load_lanes<float>(g.slope + c, lanes) + load_lanes<float>(g.offset + c, lanes);
+        const Vec<float> straight = deviation * load_lanes<float>(g.slope + c, lanes) +
+                                    load_lanes<float>(g.offset + c, lanes);
         store_lanes<float>(dx + c, dz * k.scale + straight, lanes);
       };
       int64_t c = first;
@@ -213,8 +213,8 @@ struct Rows {
 
 template <Activation A>
 constexpr BatchNormRows rows_of() {
-  return {Rows<A>::plane_forward,  Rows<A>::pixel_forward,  Rows<A>::plane_sums,
-          Rows<A>::pixel_sums, Rows<A>::plane_gradient, Rows<A>::pixel_gradient};
+  return {Rows<A>::plane_forward, Rows<A>::pixel_forward,  Rows<A>::plane_sums,
+          Rows<A>::pixel_sums,    Rows<A>::plane_gradient, Rows<A>::pixel_gradient};
 }
 
 }  // namespace
@@ -222,12 +222,12 @@ constexpr BatchNormRows rows_of() {
 const BatchNormRows& batch_norm_rows(int32_t activation) {
   // the order of Activation
   static const BatchNormRows rows[kActivations] = {
-      rows_of<Activation::kIdentity>(), rows_of<Activation::kRelu>(),
+      rows_of<Activation::kIdentity>(),  rows_of<Activation::kRelu>(),
       rows_of<Activation::kLeakyRelu>(), rows_of<Activation::kRelu6>(),
-      rows_of<Activation::kElu>(),      rows_of<Activation::kSilu>(),
-      rows_of<Activation::kGelu>(),     rows_of<Activation::kGeluTanh>(),
-      rows_of<Activation::kTanh>(),     rows_of<Activation::kSigmoid>(),
-      rows_of<Activation::kSoftplus>(), rows_of<Activation::kHardswish>(),
+      rows_of<Activation::kElu>(),       rows_of<Activation::kSilu>(),
+      rows_of<Activation::kGelu>(),      rows_of<Activation::kGeluTanh>(),
+      rows_of<Activation::kTanh>(),      rows_of<Activation::kSigmoid>(),
+      rows_of<Activation::kSoftplus>(),  rows_of<Activation::kHardswish>(),
   };
   return rows[activation];
 }

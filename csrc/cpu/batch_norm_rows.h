@@ -39,8 +39,8 @@ struct BatchNormRows {
   void (*pixel_forward)(const BatchNormAffine& affine, const float* x, float* y, int64_t pixels,
                         int64_t channels, int64_t first, int64_t last);
   // the sums of dz and of dz · (x - mean)
-  void (*plane_sums)(const BatchNormAffine& affine, const float* x, const float* dy, PlaneRuns planes,
-                     double* dz_sum, double* dot);
+  void (*plane_sums)(const BatchNormAffine& affine, const float* x, const float* dy,
+                     PlaneRuns planes, double* dz_sum, double* dot);
   void (*pixel_sums)(const BatchNormAffine& affine, const float* x, const float* dy, int64_t pixels,
                      int64_t channels, int64_t first, int64_t last, double* dz_sums, double* dots);
   void (*plane_gradient)(const BatchNormAffine& affine, const BatchNormGradient& gradient,
