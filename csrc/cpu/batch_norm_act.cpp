@@ -67,15 +67,18 @@ struct Forward {
   }
 
   void finish(Range channels, const Partial& partial) const {
-    const double count = static_cast<double>(p.batch * p.plane);
-    for (int64_t c = channels.first; c < channels.last; ++c) {
-      Moments total = {*partial.row(0, 0, c), *partial.row(0, 1, c)};
-      double before = pieces[0].size();
-      for (int64_t i = 1; i < pieces.count; ++i) {
-        const double more = pieces[i].size();
-        merge_moments(total, before, {*partial.row(i, 0, c), *partial.row(i, 1, c)}, more);
-        before += more;
-      }
+    const int64_t first = channels.first;
+    double* const sums = partial.row(0, 0, first);
+    double* const squares = partial.row(0, 1, first);
+    double count = pieces[0].size();
+    for (int64_t i = 1; i < pieces.count; ++i) {
+      const double more = pieces[i].size();
+      merge_moments(sums, squares, count, partial.row(i, 0, first), partial.row(i, 1, first), more,
+                    channels.last - first);
+      count += more;
+    }
+    for (int64_t c = first; c < channels.last; ++c) {
+      const Moments total = {sums[c - first], squares[c - first]};
       const double mean = total.sum / count;
       const float head = static_cast<float>(mean);
       call.statistics[kMean * p.channels + c] = head;
@@ -142,17 +145,23 @@ struct Backward {
 
   void finish(Range channels, const Partial& partial) const {
     const double count = static_cast<double>(p.batch * p.plane);
-    for (int64_t c = channels.first; c < channels.last; ++c) {
-      double sum = 0;
-      double dot = 0;
-      for (int64_t i = 0; i < pieces.count; ++i) {
-        sum += *partial.row(i, 0, c);
-        dot += *partial.row(i, 1, c);
+    const int64_t first = channels.first;
+    double* const sums = partial.row(0, 0, first);
+    double* const dots = partial.row(0, 1, first);
+    for (int64_t i = 1; i < pieces.count; ++i) {
+      const double* const more_sums = partial.row(i, 0, first);
+      const double* const more_dots = partial.row(i, 1, first);
+      for (int64_t c = 0; c < channels.last - first; ++c) {
+        sums[c] += more_sums[c];
+        dots[c] += more_dots[c];
       }
+    }
+    for (int64_t c = first; c < channels.last; ++c) {
+      const double sum = sums[c - first];
       const double tail = call.statistics[kMeanTail * p.channels + c];
       const double invstd = call.statistics[kInvStd * p.channels + c];
       const double scale = values.row(kScale)[c];
-      dot -= tail * sum;
+      const double dot = dots[c - first] - tail * sum;
       if (call.dbias) call.dbias[c] = static_cast<float>(sum);
       if (call.dweight) call.dweight[c] = static_cast<float>(dot * invstd);
       // dx = scale (dz - mean(dz) - xhat mean(dz xhat)), xhat = (x - mean) invstd

@@ -149,7 +149,7 @@ Moments plane_moments(const float* x, int64_t count, int64_t runs, int64_t strid
       const Moments moments = block_moments(x + run * stride + i, block, 1, 0);
       const double more = static_cast<double>(block);
       if (before > 0) {
-        merge_moments(total, before, moments, more);
+        merge_moments(&total.sum, &total.squares, before, &moments.sum, &moments.squares, more, 1);
       } else {
         total = moments;
       }

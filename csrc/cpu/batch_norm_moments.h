@@ -15,11 +15,15 @@ struct Moments {
   double squares;  // of the deviations from the mean
 };
 
-// Adds `count_b` values to `count_a` > 0 others.
-inline void merge_moments(Moments& a, double count_a, Moments b, double count_b) {
-  const double apart = count_b * a.sum - count_a * b.sum;
-  a.squares += b.squares + apart * apart * (1 / (count_a * count_b * (count_a + count_b)));
-  a.sum += b.sum;
+// Of `count_b` values more, to those of `count_a` > 0; of each of `channels`.
+inline void merge_moments(double* sums_a, double* squares_a, double count_a, const double* sums_b,
+                          const double* squares_b, double count_b, int64_t channels) {
+  const double scale = 1 / (count_a * count_b * (count_a + count_b));
+  for (int64_t c = 0; c < channels; ++c) {
+    const double apart = count_b * sums_a[c] - count_a * sums_b[c];
+    squares_a[c] += squares_b[c] + apart * apart * scale;
+    sums_a[c] += sums_b[c];
+  }
 }
 
 // Of `runs` runs of `count` values, whose first are `stride` apart. Runs of up to 2048 values are

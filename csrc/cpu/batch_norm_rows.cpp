@@ -1,5 +1,7 @@
 #include "cpu/batch_norm_rows.h"
 
+#include <type_traits>
+
 #include "common/activation.h"
 #include "cpu/simd.h"
 
@@ -35,6 +37,23 @@ CMF_HOST_DEVICE void for_each_vector(PlaneRuns planes, const Body& body) {
   }
 }
 
+// tile(vectors, first pixel, end, first channel, lanes) over blocks of pixels: `kMost` vectors of
+// channels at once, or one, which may be partial.
+template <int kMost, class Tile>
+CMF_HOST_DEVICE void for_each_tile(int64_t pixels, int64_t first, int64_t last, const Tile& tile) {
+  for (int64_t i = 0; i < pixels; i += kTerms) {
+    const int64_t end = pixels - i < kTerms ? pixels : i + kTerms;
+    int64_t c = first;
+    for (; c + kMost * kV <= last; c += kMost * kV) {
+      tile(std::integral_constant<int, kMost>(), i, end, c, kV);
+    }
+    for (; c + kV <= last; c += kV) tile(std::integral_constant<int, 1>(), i, end, c, kV);
+    if (c < last) {
+      tile(std::integral_constant<int, 1>(), i, end, c, static_cast<int>(last - c));
+    }
+  }
+}
+
 template <Activation A>
 struct Rows {
   static CMF_HOST_DEVICE Vec<float> gradient(const Lanes& k, Vec<float> deviation, Vec<float> dy,
@@ -56,16 +75,23 @@ struct Rows {
   static void pixel_forward(const BatchNormAffine& affine, const float* x, float* y, int64_t pixels,
                             int64_t channels, int64_t first, int64_t last) {
     const float param = affine.param;
-    for (int64_t i = 0; i < pixels; ++i, x += channels, y += channels) {
-      const auto body = [&](int64_t c, int lanes) __attribute__((always_inline)) {
-        const Lanes k = Lanes::at(affine, c, lanes);
-        const Vec<float> deviation = load_lanes<float>(x + c, lanes) - k.mean;
-        store_lanes<float>(y + c, activate<A>(deviation * k.scale + k.shift, param), lanes);
-      };
-      int64_t c = first;
-      for (; c + kV <= last; c += kV) body(c, kV);
-      if (c < last) body(c, static_cast<int>(last - c));
-    }
+    for_each_tile<4>(pixels, first, last,
+                     [&](auto vectors, int64_t i, int64_t end, int64_t c, int lanes)
+                         __attribute__((always_inline)) {
+                           constexpr int kCount = decltype(vectors)::value;
+                           Lanes k[kCount];
+                           for (int j = 0; j < kCount; ++j)
+                             k[j] = Lanes::at(affine, c + j * kV, lanes);
+                           for (; i < end; ++i) {
+                             for (int j = 0; j < kCount; ++j) {
+                               const int64_t place = i * channels + c + j * kV;
+                               const Vec<float> deviation =
+                                   load_lanes<float>(x + place, lanes) - k[j].mean;
+                               const Vec<float> z = deviation * k[j].scale + k[j].shift;
+                               store_lanes<float>(y + place, activate<A>(z, param), lanes);
+                             }
+                           }
+                         });
   }
 
   // Short runs together, or a part of one, in float32.
@@ -127,54 +153,40 @@ struct Rows {
     }
   }
 
-  // `kCount` vectors of channels
-  template <int kCount>
-  static CMF_HOST_DEVICE void block_sums(const BatchNormAffine& affine, const float* x,
-                                         const float* dy, int64_t pixels, int64_t channels,
-                                         int64_t c, int lanes, double* dz_sums, double* dots) {
-    const float param = affine.param;
-    Lanes k[kCount];
-    Vec<float> sum[kCount] = {};
-    Vec<float> product[kCount] = {};
-    for (int j = 0; j < kCount; ++j) k[j] = Lanes::at(affine, c + j * kV, lanes);
-    for (int64_t i = 0; i < pixels; ++i) {
-      for (int j = 0; j < kCount; ++j) {
-        const int64_t place = i * channels + c + j * kV;
-        const Vec<float> deviation = load_lanes<float>(x + place, lanes) - k[j].mean;
-        const Vec<float> dz =
-            gradient(k[j], deviation, load_lanes<float>(dy + place, lanes), param);
-        sum[j] += dz;
-        product[j] += dz * deviation;
-      }
-    }
-    float sums[2][kCount * kV] = {};
-    for (int j = 0; j < kCount; ++j) {
-      store<float>(sums[0] + j * kV, sum[j]);
-      store<float>(sums[1] + j * kV, product[j]);
-    }
-    const int64_t width = lanes < kV ? lanes : kCount * kV;  // two vectors are whole
-    for (int64_t j = 0; j < width; ++j) {
-      dz_sums[j] += sums[0][j];
-      dots[j] += sums[1][j];
-    }
-  }
-
   static void pixel_sums(const BatchNormAffine& affine, const float* x, const float* dy,
                          int64_t pixels, int64_t channels, int64_t first, int64_t last,
                          double* dz_sums, double* dots) {
-    for (int64_t i = 0; i < pixels; i += kTerms, x += kTerms * channels, dy += kTerms * channels) {
-      const int64_t block = pixels - i < kTerms ? pixels - i : kTerms;
-      int64_t c = first;
-      for (; c + 2 * kV <= last; c += 2 * kV) {
-        block_sums<2>(affine, x, dy, block, channels, c, kV, dz_sums + (c - first),
-                      dots + (c - first));
-      }
-      for (; c < last; c += kV) {
-        const int lanes = last - c < kV ? static_cast<int>(last - c) : kV;
-        block_sums<1>(affine, x, dy, block, channels, c, lanes, dz_sums + (c - first),
-                      dots + (c - first));
-      }
-    }
+    const float param = affine.param;
+    for_each_tile<2>(
+        pixels, first, last,
+        [&](auto vectors, int64_t i, int64_t end, int64_t c, int lanes)
+            __attribute__((always_inline)) {
+              constexpr int kCount = decltype(vectors)::value;
+              Lanes k[kCount];
+              Vec<float> sum[kCount] = {};
+              Vec<float> product[kCount] = {};
+              for (int j = 0; j < kCount; ++j) k[j] = Lanes::at(affine, c + j * kV, lanes);
+              for (; i < end; ++i) {
+                for (int j = 0; j < kCount; ++j) {
+                  const int64_t place = i * channels + c + j * kV;
+                  const Vec<float> deviation = load_lanes<float>(x + place, lanes) - k[j].mean;
+                  const Vec<float> dz =
+                      gradient(k[j], deviation, load_lanes<float>(dy + place, lanes), param);
+                  sum[j] += dz;
+                  product[j] += dz * deviation;
+                }
+              }
+              float sums[2][kCount * kV] = {};
+              for (int j = 0; j < kCount; ++j) {
+                store<float>(sums[0] + j * kV, sum[j]);
+                store<float>(sums[1] + j * kV, product[j]);
+              }
+              const int64_t width = lanes < kV ? lanes : kCount * kV;  // tiles of several are whole
+              for (int64_t j = 0; j < width; ++j) {
+                dz_sums[c - first + j] += sums[0][j];
+                dots[c - first + j] += sums[1][j];
+              }
+            });
   }
 
   static void plane_gradient(const BatchNormAffine& affine, const BatchNormGradient& g,
@@ -195,19 +207,29 @@ struct Rows {
                              const float* x, const float* dy, float* dx, int64_t pixels,
                              int64_t channels, int64_t first, int64_t last) {
     const float param = affine.param;
-    for (int64_t i = 0; i < pixels; ++i, x += channels, dy += channels, dx += channels) {
-      const auto body = [&](int64_t c, int lanes) __attribute__((always_inline)) {
-        const Lanes k = Lanes::at(affine, c, lanes);
-        const Vec<float> deviation = load_lanes<float>(x + c, lanes) - k.mean;
-        const Vec<float> dz = gradient(k, deviation, load_lanes<float>(dy + c, lanes), param);
-        const Vec<float> straight = deviation * load_lanes<float>(g.slope + c, lanes) +
-                                    load_lanes<float>(g.offset + c, lanes);
-        store_lanes<float>(dx + c, dz * k.scale + straight, lanes);
-      };
-      int64_t c = first;
-      for (; c + kV <= last; c += kV) body(c, kV);
-      if (c < last) body(c, static_cast<int>(last - c));
-    }
+    for_each_tile<2>(
+        pixels, first, last,
+        [&](auto vectors, int64_t i, int64_t end, int64_t c, int lanes)
+            __attribute__((always_inline)) {
+              constexpr int kCount = decltype(vectors)::value;
+              Lanes k[kCount];
+              Vec<float> slope[kCount], offset[kCount];
+              for (int j = 0; j < kCount; ++j) {
+                k[j] = Lanes::at(affine, c + j * kV, lanes);
+                slope[j] = load_lanes<float>(g.slope + c + j * kV, lanes);
+                offset[j] = load_lanes<float>(g.offset + c + j * kV, lanes);
+              }
+              for (; i < end; ++i) {
+                for (int j = 0; j < kCount; ++j) {
+                  const int64_t place = i * channels + c + j * kV;
+                  const Vec<float> deviation = load_lanes<float>(x + place, lanes) - k[j].mean;
+                  const Vec<float> dz =
+                      gradient(k[j], deviation, load_lanes<float>(dy + place, lanes), param);
+                  store_lanes<float>(dx + place,
+                                     dz * k[j].scale + (deviation * slope[j] + offset[j]), lanes);
+                }
+              }
+            });
   }
 };
 
