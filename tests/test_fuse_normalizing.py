@@ -290,6 +290,7 @@ def test_left_to_pytorch(calls: Calls) -> None:
     model.float(), fused.float()
     own = nn.Sequential(Own(16), nn.ReLU())
     same(own, cmf.fuse(copy.deepcopy(own)), x)
+    same(model, fused, x[:1].contiguous())  # too small to gain
     for wrong in (torch.randn(1, 16, 1, 1), x[:, 1:], x[0], x[:0]):
         errors = []
         for m in (model, fused):

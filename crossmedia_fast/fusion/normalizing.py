@@ -19,6 +19,9 @@ from .steps import Step, as_matched, hooked, run_step
 _PLAIN = (Tensor, nn.Parameter)
 # Below it the squares of float32 deviations that are too small for float32 could count.
 _LEAST_EPS = 1e-30
+# A call each way takes up to 25 µs more than PyTorch's two of ReLU and norm, and saves 2 to 4 ns an
+# element.
+_LEAST_ELEMENTS = 16384
 
 
 class NormMatch(Chain):
@@ -140,6 +143,7 @@ def _may_normalize(x: Any) -> bool:
         and x.is_cpu
         and x.dtype is torch.float32
         and x.dim() == 4
+        and x.numel() >= _LEAST_ELEMENTS
         and x.layout is torch.strided
         and not x.is_neg()
         and not torch._C._is_any_autocast_enabled()

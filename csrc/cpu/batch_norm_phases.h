@@ -84,6 +84,7 @@ struct Partial {
 
 // A parallel region costs about as much as this many elements take one thread.
 constexpr int64_t kNormElementsPerThread = 8192;
+constexpr int64_t kShortChannel = 4096;  // elements: eight channels are 128 KiB
 
 // pass.reduce(pieces, channels, partial), pass.finish(channels, partial), pass.apply(pieces,
 // channels), each for all pieces and channels. False where scratch memory could not be had.
@@ -91,9 +92,9 @@ template <class Pass>
 bool run_phases(const BatchNormActProblem& p, const Pieces& pieces, int threads, const Pass& pass) {
   const int64_t most = p.batch * p.channels * p.plane / kNormElementsPerThread;
   int64_t parts = most < threads ? (most > 1 ? most : 1) : threads;
-  // A granule of channels stays in the cache from the first phase to the last; pixels go by cache
-  // lines.
-  const int64_t granule = p.channels_last ? 64 : 1;
+  // A granule of channels stays in the cache from the first phase to the last. Pixels go by cache
+  // lines; of short channels there are several, whose chains of dependent sums overlap.
+  const int64_t granule = p.channels_last ? 64 : p.batch * p.plane <= kShortChannel ? 8 : 1;
   const int64_t granules = (p.channels + granule - 1) / granule;
   const bool by_channel = p.channels_last ? pieces.count < 2 * parts && granules >= parts
                                           : granules % parts == 0 || granules >= 8 * parts;
