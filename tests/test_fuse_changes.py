@@ -29,7 +29,7 @@ def x() -> Tensor:
 # ---- modules that change after fuse
 
 
-def test_batch_norm_in_training_is_pytorchs(x: Tensor) -> None:
+def test_batch_norm_in_training(x: Tensor) -> None:
     model = settle(chain(nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)))
     fused = cmf.fuse(copy.deepcopy(model))
     for training in (True, False, True, False):

@@ -263,6 +263,8 @@ def test_copies_and_modes(ours: list[int]) -> None:
         torch.testing.assert_close(model(numbers(4, 48)), plain(numbers(4, 48)))
         assert ours
     assert list(fused.state_dict()) == list(plain.state_dict())
+    assert cmf.fusion_report(fused).linears == (("0", "Linear"), ("2", "Linear"))
+    assert "fully connected layers" in str(cmf.fusion_report(fused))
     ours.clear()
     with cmf.use_backend("reference"):
         fused(numbers(4, 48))

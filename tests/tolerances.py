@@ -66,6 +66,15 @@ WINOGRAD_F6 = 2.5e-5  # F(6×6, 3×3), for those who opt in: measured 1e-5 to 1.
 # input's and the weight's: at most 1.2e-6 (r = 2), 3.8e-6 (3), 4.3e-6 (4), 1.3e-5 (5).
 WINOGRAD_GRADIENTS = {2: 3e-6, 3: 6e-6, 4: 7e-6, 5: 2e-5}
 
+# Batch normalization in training: z = (x - mean) · scale + shift rounds four or five times, by up
+# to 6e-8 each, and the statistics are in error by the float32 sums within blocks, by less than one
+# such unit. Relative to the largest |z|, which no activation's slope magnifies by more than 1.13.
+# Seen: 1.3e-7. The gradient of x adds three such terms; those of the parameters add many, and
+# theirs is relative to the sum of their magnitudes.
+NORM = 5e-7
+NORM_GRADIENTS = 1e-6
+NORM_SUMS = 1e-6
+
 
 def assert_within(
     actual: Tensor, expected: Tensor, tolerance: float, scale: float | None = None

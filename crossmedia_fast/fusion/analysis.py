@@ -12,6 +12,7 @@ from .installing import why_not_class
 from .joining import concatenated
 from .linear import find_linears
 from .matching import Match, find, why_not_conv
+from .normalizing import find_norms
 from .pooling import find_pools, tail_of
 from .program import graph_of, original_class
 from .report import FusionRow
@@ -27,7 +28,8 @@ class Found:
 
     owned: dict[str, list[Match]] = field(default_factory=dict)  # module path -> its own matches
     inline: dict[str, frozenset[str]] = field(default_factory=dict)  # of those, traced through
-    # paths of modules whose forwards call poolings, transposed convolutions or large linear layers
+    # paths of modules whose forwards call other layers that are ours: poolings, transposed
+    # convolutions, BatchNorms, fully connected layers
     others: set[str] = field(default_factory=set)
     notes: dict[str, str] = field(default_factory=dict)  # convolution path -> why left alone
     refused: dict[str, str] = field(default_factory=dict)  # module path -> why not traced
@@ -105,11 +107,16 @@ def analyse(model: nn.Module) -> Found:
         for match in matches:
             if match.note:
                 found.notes[join(path, match.path)] = match.note
-        pools = find_pools(graph, module.get_submodule, {n for m in matches for n in m.nodes})
-        others: list[Any] = [*pools, *find_transposed(graph, module.get_submodule)]
+        taken = {n for m in matches for n in m.nodes}
+        others: list[Any] = [
+            *find_pools(graph, module.get_submodule, taken),
+            *find_transposed(graph, module.get_submodule),
+        ]
+        taken.update(n for other in others for n in other.nodes)
+        others += find_norms(graph, module.get_submodule, taken)
         others += find_linears(graph, module.get_submodule)
         others = [other for other in others if not _common(other.callers())]
-        if others or any(tail_of(match.steps) > 0 for match in own):
+        if others or any(tail_of(match.steps) > 0 or _trains(match) for match in own):
             found.others.add(path)
         if own:
             found.owned[path] = own
@@ -118,6 +125,11 @@ def analyse(model: nn.Module) -> Found:
             callers = {caller for paths in called for caller in paths if caller}
             found.inline[path] = frozenset(p for c in callers for p in _prefixes(c))
     return found
+
+
+def _trains(match: Match) -> bool:
+    """Whether a part of the match runs as one pass where its convolution is not fused."""
+    return any(step.kind == "norm" for step in match.steps)
 
 
 def _inlined(path: str, module: nn.Module, traced: set[str]) -> frozenset[str]:
@@ -182,7 +194,7 @@ def make_rows(
 def _note(match: Match, end: str, more: str) -> str:
     notes = [more] if more else []
     if any(step.kind == "norm" for step in match.steps):
-        notes.append("folded in eval mode; a BatchNorm in training mode is left to PyTorch")
+        notes.append("folded in eval mode; a BatchNorm in training mode runs behind it")
     if any(step.kind == "dropout" for step in match.steps):
         notes.append("past the Dropout in eval mode alone")
     ordinary = (

@@ -37,7 +37,11 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     Pooling that follows no convolution, or one behind a BatchNorm that trains, runs as one pass
     with the activation before it, where that is faster. ``nn.ConvTranspose2d`` in float32 runs by
     the kernels of the convolution whose adjoint it is, its gradients too; without gradients a
-    BatchNorm in eval mode is folded into it, and bias and activation are one pass.
+    BatchNorm in eval mode is folded into it, and bias and activation are one pass. A
+    ``nn.BatchNorm2d`` that trains, in float32 on the CPU, is one call each way with the activation
+    behind it, and keeps its input alone for backward; in eval mode and before a 1×1 convolution it
+    is done, with its ReLU, where that packs its input. A large ``nn.Linear`` of few rows reads its
+    weights once.
 
     Equivalent to: ``model``, up to rounding.
 
@@ -94,6 +98,8 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
                     notes[key] = f"in {mode} mode alone, else: {reason}"
     pooled: dict[str, str] = {}  # path -> pattern of poolings that no convolution's match has
     transposed: dict[str, str] = {}  # the same of transposed convolutions
+    norms: dict[str, str] = {}  # the same of BatchNorms
+    linears: dict[str, str] = {}  # and of fully connected layers
     for owner in dict.fromkeys((*found.owned, *sorted(found.others))):
         matches = found.owned.get(owner, [])
         module = model.get_submodule(owner)
@@ -114,12 +120,15 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
             program = make_program(module, found.inline[owner], accepted, by_mode)
             if program.variants:
                 install(module, program)
-                for name, pattern in program.pools:
-                    known = pooled.setdefault(join(owner, name), pattern)
-                    pooled[join(owner, name)] = max(known, pattern, key=len)
-                for name, pattern in program.transposed:
-                    known = transposed.setdefault(join(owner, name), pattern)
-                    transposed[join(owner, name)] = max(known, pattern, key=len)
+                for listed, runs in (
+                    (pooled, program.pools),
+                    (transposed, program.transposed),
+                    (norms, program.norms),
+                    (linears, program.linears),
+                ):
+                    for name, pattern in runs:
+                        known = listed.setdefault(join(owner, name), pattern)
+                        listed[join(owner, name)] = max(known, pattern, key=len)
         except (Untraceable, TypeError) as error:
             for match in matches:
                 why_not[join(owner, match.path), match.pattern] = str(error)
@@ -128,8 +137,11 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
             if (join(owner, match.path), match.pattern) not in why_not:
                 for node in match.nodes:
                     pooled.pop(join(owner, str(node.target)), None)
+                    norms.pop(join(owner, str(node.target)), None)
     rows = make_rows(model, found, why_not, notes)
-    model.__dict__[_REPORT] = FusionReport(rows, pooled.items(), transposed.items())
+    model.__dict__[_REPORT] = FusionReport(
+        rows, pooled.items(), transposed.items(), norms.items(), linears.items()
+    )
     return model
 
 
@@ -155,8 +167,10 @@ def unfuse(model: _Model) -> _Model:
 
 def fusion_report(model: nn.Module) -> FusionReport:
     """A row for each convolution of `model`: path, pattern, whether it is fused, and why not; in
-    its ``pools`` path and pattern of the poolings that run as one pass without a convolution, and
-    in its ``transposed`` of the transposed convolutions that run by our kernels where those win.
+    its ``pools`` path and pattern of the poolings that run as one pass without a convolution, in
+    its ``transposed`` of the transposed convolutions that run by our kernels where those win, in
+    its ``norms`` of the BatchNorms without a convolution, in its ``linears`` of the fully connected
+    layers whose weights are read once.
 
     ``print`` shows a table. For a model that was not fused, the rows say what :func:`fuse` would
     look at, none of them fused.
@@ -166,6 +180,8 @@ def fusion_report(model: nn.Module) -> FusionReport:
     rows: list[FusionRow] = []
     pools: list[tuple[str, str]] = []
     transposed: list[tuple[str, str]] = []
+    norms: list[tuple[str, str]] = []
+    linears: list[tuple[str, str]] = []
     covered: list[str] = []
     for path, module in model.named_modules():
         report = module.__dict__.get(_REPORT)
@@ -175,8 +191,10 @@ def fusion_report(model: nn.Module) -> FusionReport:
         rows += [row._replace(path=join(path, row.path)) for row in report]
         pools += [(join(path, name), pattern) for name, pattern in report.pools]
         transposed += [(join(path, name), pattern) for name, pattern in report.transposed]
+        norms += [(join(path, name), pattern) for name, pattern in report.norms]
+        linears += [(join(path, name), pattern) for name, pattern in report.linears]
     if covered:
-        return FusionReport(rows, pools, transposed)
+        return FusionReport(rows, pools, transposed, norms, linears)
     found = analyse(model)
     why = {}
     for owner, matches in found.owned.items():

@@ -17,6 +17,7 @@ from .chains import rewrite_chain
 from .joining import rewrite_concatenations
 from .linear import LinearRegion, find_linears
 from .matching import find, may_change, rewrite
+from .normalizing import NormRegion, find_norms
 from .pooling import PoolRegion, find_pools
 from .prologue import rewrite_prologues
 from .references import pack, unpack
@@ -83,6 +84,7 @@ class Program:
         self.pools: dict[tuple[str, str], None] = {}  # the same of poolings, in order
         self.transposed: dict[tuple[str, str], None] = {}  # the same of transposed convolutions
         self.linears: dict[tuple[str, str], None] = {}  # the same of fully connected layers
+        self.norms: dict[tuple[str, str], None] = {}  # and of BatchNorms
         self.variants: dict[Any, Variant] = {}
 
     def __deepcopy__(self, memo: Any) -> Program:
@@ -220,6 +222,8 @@ def _add_variant(
             rewrite(graph, match, Region(f"fused_{number}", match.steps, shielded))
             program.fused.add((match.path, match.pattern))
             number += 1
+    for prologue in rewrite_prologues(graph, module.get_submodule):
+        program.norms[prologue.path, prologue.pattern] = None
     for pool in find_pools(graph, module.get_submodule):
         shielded = may_change(pool, module.get_submodule)
         pooling = PoolRegion(f"fused_{number}", pool.steps, shielded)
@@ -235,11 +239,13 @@ def _add_variant(
         rewrite_chain(graph, layer, LinearRegion(f"fused_{number}"), layer.nodes[0])
         program.linears[layer.path, layer.pattern] = None
         number += 1
+    for norm in find_norms(graph, module.get_submodule):
+        rewrite_chain(graph, norm, NormRegion(f"fused_{number}", norm.steps), norm.nodes[0])
+        program.norms[norm.path, norm.pattern] = None
+        number += 1
     if number:
-        joined = (f"joined_{place}" for place in count())
-        rewrite_concatenations(graph, lambda: next(joined))
-        normalised = (f"normalised_{place}" for place in count())
-        rewrite_prologues(graph, module.get_submodule, lambda: next(normalised))
+        names = (f"joined_{place}" for place in count())
+        rewrite_concatenations(graph, lambda: next(names))
         program.variants[state] = code_of(graph)
 
 

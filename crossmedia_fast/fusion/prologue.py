@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 
 from .bound import BoundCall, guard_of
-from .chains import Chain, step_at, watched
+from .chains import step_at, watched
 from .folding import Memory, parts_of
+from .normalizing import NormMatch, run_steps
 from .region import Region
-from .steps import Step, as_matched, run_step
+from .steps import Step, as_matched
 
 _PLAIN = (Tensor, nn.Parameter)
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
@@ -74,10 +75,7 @@ class PrologueRegion:
             y = self._run(x, before, modules, constants)
             if y is not None:
                 return y
-        z = x
-        for step in self.steps:
-            z = run_step(step, z, before, ())
-        y = self.region(z, modules, constants)
+        y = self.region(run_steps(self.steps, x, before, ()), modules, constants)
         if bindable and x.shape not in self.refused:
             self._bind(x, before, self.region.bound.find(modules[0], x))
             # this call too: the next one shall give the same bits
@@ -117,7 +115,7 @@ class PrologueRegion:
             self.calls[id(norm)] = PrologueCall(self.steps, norm, guard, memory)
 
 
-def find_prologue(node: Node, module_at: Callable[[str], Any]) -> Chain | None:
+def find_prologue(node: Node, module_at: Callable[[str], Any]) -> NormMatch | None:
     """The BatchNorm and the ReLU in front of a region's call, whose results nobody else takes."""
     relu = node.args[0]
     if not isinstance(relu, Node) or len(relu.users) != 1:
@@ -137,13 +135,12 @@ def find_prologue(node: Node, module_at: Callable[[str], Any]) -> Chain | None:
             return None
         between = between.next
     second = activation if activation.module is None else replace(activation, module=1)
-    return Chain([norm, relu], (first, second))
+    return NormMatch([norm, relu], (first, second))
 
 
-def rewrite_prologues(
-    graph: Graph, module_at: Callable[[str], Any], next_name: Callable[[], str]
-) -> None:
+def rewrite_prologues(graph: Graph, module_at: Callable[[str], Any]) -> list[NormMatch]:
     """Let regions that begin with a 1×1 convolution take in the BatchNorm and ReLU before them."""
+    found: list[NormMatch] = []
     for node in list(graph.nodes):
         if node.op != "call_function" or type(node.target) is not Region or len(node.args) != 3:
             continue
@@ -161,9 +158,11 @@ def rewrite_prologues(
                 if step.module is not None
             )
         with graph.inserting_before(node):
-            whole = PrologueRegion(next_name(), chain.steps, region)
+            whole = PrologueRegion(f"normalised_{len(found)}", chain.steps, region)
             x = chain.nodes[0].args[0]
             call = graph.call_function(whole, (x, before, modules, constants))
         node.replace_all_uses_with(call)
         for part in (node, *reversed(chain.nodes)):
             graph.erase_node(part)
+        found.append(chain)
+    return found

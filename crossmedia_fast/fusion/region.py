@@ -19,6 +19,7 @@ from ..ops.conv_act_pool import conv_act_pool2d
 from .bound import BoundCalls, bind, conv_call
 from .folding import FoldCache, fold
 from .given import GivenConv, given_conv
+from .normalizing import run_steps
 from .pooling import PoolSteps, tail_of
 from .steps import (
     MONOTONE,
@@ -27,7 +28,6 @@ from .steps import (
     even_window,
     fused_arguments,
     hooked,
-    run_step,
 )
 
 backend_setting = sys.modules[
@@ -121,15 +121,12 @@ class Region:
                 break
             count = part.fewer
         if self.tail is not None and count <= self.tail_place:
-            for step in self.steps[count : self.tail_place]:
-                x = run_step(step, x, modules, constants)
+            x = run_steps(self.steps[count : self.tail_place], x, modules, constants)
             y = self.tail.run(x, modules)
             if y is not None:
                 return y
             count = self.tail_place
-        for step in self.steps[count:]:
-            x = run_step(step, x, modules, constants)
-        return x
+        return run_steps(self.steps[count:], x, modules, constants)
 
     def _bind(
         self, part: _Part, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...]

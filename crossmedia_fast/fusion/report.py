@@ -20,20 +20,28 @@ class FusionReport(tuple[FusionRow, ...]):
 
     `pools`: path and pattern of the poolings that run as one pass without a convolution.
     `transposed`: the same of the transposed convolutions, which run by the kernels of convolutions.
+    `norms`: the same of the BatchNorms without a convolution, which are one pass where they train.
+    `linears`: the same of the fully connected layers whose weights are read once.
     """
 
     pools: tuple[tuple[str, str], ...] = ()
     transposed: tuple[tuple[str, str], ...] = ()
+    norms: tuple[tuple[str, str], ...] = ()
+    linears: tuple[tuple[str, str], ...] = ()
 
     def __new__(
         cls,
         rows: Iterable[FusionRow] = (),
         pools: Iterable[tuple[str, str]] = (),
         transposed: Iterable[tuple[str, str]] = (),
+        norms: Iterable[tuple[str, str]] = (),
+        linears: Iterable[tuple[str, str]] = (),
     ) -> Any:
         report = super().__new__(cls, rows)
         report.pools = tuple(pools)
         report.transposed = tuple(transposed)
+        report.norms = tuple(norms)
+        report.linears = tuple(linears)
         return report
 
     def __str__(self) -> str:
@@ -41,6 +49,8 @@ class FusionReport(tuple[FusionRow, ...]):
         for title, rows in (
             ("pooling as one pass", self.pools),
             ("transposed convolutions by the kernels of convolutions", self.transposed),
+            ("BatchNorm in training as one pass", self.norms),
+            ("fully connected layers of few rows", self.linears),
         ):
             if rows:
                 names = ", ".join(f"{path} ({pattern})" for path, pattern in rows)

@@ -21,8 +21,9 @@ from ..ops.conv_act_pool.transposed import (
 from .bound import BoundCalls, Call, bind, native_call
 from .chains import Chain, step_at, watched
 from .folding import FoldCache, fold
+from .normalizing import run_steps
 from .pooling import PLAIN, may_run
-from .steps import Step, as_matched, fused_arguments, hooked, run_step
+from .steps import Step, as_matched, fused_arguments, hooked
 
 _MOST_LAUNCHES = 64
 
@@ -115,9 +116,7 @@ class TransposedRegion:
                 count = 1
             elif launch is not None:
                 x, count = self._fused(x, modules, constants, launch)
-        for step in self.steps[count:]:
-            x = run_step(step, x, modules, constants)
-        return x
+        return run_steps(self.steps[count:], x, modules, constants)
 
     def _fused(
         self,

@@ -17,6 +17,7 @@ constexpr int kMostThreads = 4096;
 void check_threads(int threads);
 
 void bind_act_pool2d(pybind11::module_& module);
+void bind_batch_norm_act(pybind11::module_& module);
 void bind_conv_act_pool2d(pybind11::module_& module);
 void bind_conv_transposed2d(pybind11::module_& module);
 void bind_conv2d_small(pybind11::module_& module);

@@ -83,6 +83,7 @@ PYBIND11_MODULE(_native, module) {
 #endif
 
   cmf::bind_act_pool2d(module);
+  cmf::bind_batch_norm_act(module);
   cmf::bind_conv2d_small(module);
   cmf::bind_conv_act_pool2d(module);
   cmf::bind_conv_transposed2d(module);

@@ -2,6 +2,7 @@
 #include "cpu/kernel_table.h"
 
 #include "cpu/act_pool2d.h"
+#include "cpu/batch_norm_act.h"
 #include "cpu/conv2d_small.h"
 #include "cpu/depthwise.h"
 #include "cpu/few_channels.h"
@@ -32,6 +33,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
       CMF_VECTOR_BYTES,
       CMF_ISA::act_pool2d_forward,
       CMF_ISA::act_pool2d_backward,
+      CMF_ISA::batch_norm_act_forward,
+      CMF_ISA::batch_norm_act_backward,
       CMF_ISA::conv2d_small_forward,
       CMF_ISA::conv2d_small_backward,
       {

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "common/act_pool2d_problem.h"
+#include "common/batch_norm_act_problem.h"
 #include "common/conv2d_problem.h"
 #include "common/conv_act_pool2d_kernels.h"
 #include "common/gan_loss_problem.h"
@@ -36,6 +37,12 @@ struct KernelTable {
                               void* dx,           // [N, K, H, W] or null
                               void* dbias,        // [K] or null
                               int threads);
+
+  // csrc/cpu/batch_norm_act.h says what these take and give
+  bool (*batch_norm_act_forward)(const BatchNormActProblem& problem,
+                                 const BatchNormActForward& call, int threads);
+  bool (*batch_norm_act_backward)(const BatchNormActProblem& problem,
+                                  const BatchNormActBackward& call, int threads);
 
   // z = x * w; then dx and dw (each may be null) from dz. One thread; false as above.
   bool (*conv2d_small_forward)(const Conv2dProblem& problem,

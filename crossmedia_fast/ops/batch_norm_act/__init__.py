@@ -1,0 +1,1 @@
+"""Batch normalization in training, with the activation behind it."""
