@@ -28,7 +28,7 @@ RELU2: dict[str, Any] = {"activation": "relu", **POOLS["max2"]}
 
 # batch, C, H, W, K, R, S, stride, padding: first layers of known networks, small; rows shorter than
 # a block and of one window; one channel to eight; filters that fill no vector, one, and two; more
-# windows along a row than are transformed at once
+# windows along a row than are transformed at once; few filters, whose planes go row by row
 SHAPES = [
     (2, 1, 28, 28, 32, 3, 3, 1, 1),
     (2, 3, 26, 35, 64, 3, 3, 1, 1),
@@ -43,6 +43,8 @@ SHAPES = [
     (3, 5, 4, 30, 1, 1, 1, 1, 0),
     (1, 2, 40, 7, 15, 1, 5, (3, 1), (0, 2)),
     (1, 2, 7, 71, 48, 3, 3, 1, 1),
+    (2, 3, 20, 37, 8, 3, 3, 1, 1),
+    (2, 8, 21, 65, 3, 3, 3, (2, 1), 1),
 ]
 
 
@@ -318,3 +320,19 @@ def test_refusals() -> None:
         "255": {"pool": check_pool("relu", None, "max", 16, None, 0, False, True)},
     }.items():  # fmt: skip
         assert word in ConvLaunch(**{**base, **changes}).refusal(NAME)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("filters", range(1, 10))
+def test_planes_of_few_filters(filters: int, pool: str) -> None:
+    """Beside eight filters the next goes another way: both are the reference's."""
+    for activation, shape in (
+        ("tanh", (2, 1, 28, 28, filters, 5, 5, 1, 2)),
+        ("gelu", (1, 3, 23, 33, filters, 3, 3, 1, 0)),
+        ("relu", (1, 2, 40, 16, filters, 3, 1, (2, 1), 0)),
+    ):
+        problem = Problem(shape, **{**POOLS[pool], "activation": activation})
+        y, *_ = problem.forward(False, False, save=False)
+        assert_within(y, problem.reference(), VALUES[torch.float32])
+        saved, *_ = problem.forward(False, False, save=True)
+        assert torch.equal(saved, y)

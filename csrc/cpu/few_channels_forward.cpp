@@ -2,13 +2,15 @@
 //
 // The maxima of windows of 2 x 2 are taken there too; where the filters are 3 x 3 at stride 1 the
 // windows are Winograd's tiles. Other maxima are taken of a ring of rows in cache, and whatever
-// else follows goes through scratch and band_epilogue.h.
+// else follows goes through scratch and band_epilogue.h; planes of a few filters through scratch
+// and the epilogue's own worker.
 #include "cpu/band_epilogue.h"
 #include "cpu/few_channels.h"
 #include "cpu/few_channels_block.h"
 #include "cpu/few_channels_plan.h"
 #include "cpu/few_channels_planes.h"
 #include "cpu/few_channels_pool.h"
+#include "cpu/few_channels_rows.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -29,14 +31,20 @@ class ForwardItem {
         frame_(problem, frame_columns(problem, plan), frame_planar(problem, plan)),
         whole_(problem.pool, kBlockLanes, plan.rows),
         rest_lanes_(rest_lanes(problem.pool)),
-        rest_(problem.pool, rest_lanes_, plan.rows) {}
+        rest_(problem.pool, rest_lanes_, plan.rows),
+        worker_(problem.pool) {}
   ForwardItem(const ForwardItem&) = delete;
   ForwardItem& operator=(const ForwardItem&) = delete;
 
   bool prepare() {
     const int64_t rows = z_rows(p_, plan_.rows);
-    if (!frame_.allocate((rows - 1) * problem_.stride_height + problem_.kernel_height, 0)) {
+    const int64_t slack = plan_.way == Way::kRows ? kRowLanes : 0;
+    if (!frame_.allocate((rows - 1) * problem_.stride_height + problem_.kernel_height, slack)) {
       return false;
+    }
+    if (plan_.way == Way::kRows) {
+      plane_ = rows * p_.width + most(kRowLanes, kSlackLanes * kLanes<float>);
+      return floats_.allocate(kRowFilters * plane_) && worker_.prepare(nullptr);
     }
     const int64_t ring = plan_.way == Way::kPooled ? p_.pool_height * p_.width : 0;
     const bool lines = plan_.way == Way::kEpilogue || plan_.way == Way::kLines;
@@ -69,6 +77,7 @@ class ForwardItem {
     frame_.fill(static_cast<const float*>(tensors_.x) + n * x_image,
                 z_first * problem_.stride_height - problem_.pad_height,
                 (z_last - z_first - 1) * problem_.stride_height + problem_.kernel_height);
+    if (plan_.way == Way::kRows) return run_rows(n, p_first, p_last, z_first, z_last);
     if (plan_.way == Way::kTiles) transform_rows(p_last - p_first);
     for (int64_t k = 0; k < p_.channels; k += kBlockLanes) {
       const int count = static_cast<int>(least(p_.channels - k, kBlockLanes));
@@ -153,6 +162,31 @@ class ForwardItem {
       epilogue.pool(scratch_, z_first, band, tensors_);
     } else if (!plan_.direct) {
       epilogue.finish(scratch_, tensors_.index ? codes_.data : nullptr, band, tensors_);
+    }
+  }
+
+  // All filters' rows z_first .. z_last - 1, and what follows them plane by plane.
+  void run_rows(int64_t n, int64_t p_first, int64_t p_last, int64_t z_first, int64_t z_last) {
+    BlockInput in;
+    in.taps = packed_.taps();
+    in.count = packed_.count();
+    in.weights = packed_.weights(0);
+    in.bias = packed_.bias(0);
+    for (int64_t z = z_first; z < z_last; ++z) {
+      in.x = frame_.data() + (z - z_first) * problem_.stride_height * frame_.row();
+      row_of_filters(in, static_cast<int>(p_.channels), p_.width,
+                     floats_.data + (z - z_first) * p_.width, plane_);
+    }
+    const int64_t size = p_.out_height * p_.out_width;
+    const int64_t skipped = z_first * p_.width;  // the worker counts rows from the image's first
+    for (int64_t k = 0; k < p_.channels; ++k) {
+      const int64_t at = (n * p_.channels + k) * size;
+      float* y = static_cast<float*>(tensors_.y) + at;
+      char* index = tensors_.index ? static_cast<char*>(tensors_.index) + at : nullptr;
+      float* preactivation =
+          tensors_.preactivation ? static_cast<float*>(tensors_.preactivation) + at : nullptr;
+      worker_.run(floats_.data + k * plane_ - skipped, -0.0f, y, index, preactivation, p_first,
+                  p_last, skipped + plane_, p_last - p_first);
     }
   }
 
@@ -268,10 +302,12 @@ class ForwardItem {
   const Packed& packed_;
   const ConvForwardTensors& tensors_;
   Frame frame_;
-  BandEpilogue whole_;          // of kBlockVectors vectors of channels
-  const int rest_lanes_;        // of the scratch, for a last vector of channels
-  BandEpilogue rest_;           // of one vector or less
-  Scratch<const float*> rows_;  // [pool_height]: a window's
+  BandEpilogue whole_;           // of kBlockVectors vectors of channels
+  const int rest_lanes_;         // of the scratch, for a last vector of channels
+  BandEpilogue rest_;            // of one vector or less
+  ForwardWorker<float> worker_;  // of planes
+  int64_t plane_ = 0;            // floats of a filter's rows in scratch
+  Scratch<const float*> rows_;   // [pool_height]: a window's
   Scratch<float> floats_;
   float* tiles_ = nullptr;    // [rows][groups][frequency][C][kTilesTogether]
   float* ring_ = nullptr;     // [pool_height][W][kBlockLanes]

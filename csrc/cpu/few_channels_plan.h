@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/few_channels_packed.h"
+#include "cpu/few_channels_rows.h"
 #include "cpu/integers.h"
 
 namespace cmf {
@@ -20,6 +21,7 @@ enum class Way {
   kLines,     // no pooling: from registers into y
   kPooled,    // maxima of rows in scratch
   kEpilogue,  // rows in scratch, and band_epilogue.h
+  kRows,      // rows of planes in scratch, by few_channels_rows.h, and act_pool2d_worker.h
 };
 
 struct Plan {
@@ -65,8 +67,12 @@ inline Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTens
     plan.way = Way::kTiles;
   }
   if (p.pool == Pool::kNone && quick) plan.way = Way::kLines;
+  if (plan.way == Way::kEpilogue && !p.channels_last && p.channels <= kRowFilters &&
+      problem.stride_width == 1 && p.width >= kLanes<float>) {
+    plan.way = Way::kRows;
+  }
   plan.direct = p.channels_last && quick && plan.way != Way::kEpilogue;
-  plan.planes = !p.channels_last && quick && plan.way != Way::kEpilogue;
+  plan.planes = !p.channels_last && quick && plan.way != Way::kEpilogue && plan.way != Way::kRows;
   const int64_t y_bytes = p.batch * p.channels * p.out_height * p.out_width * 4;
   bool aligned = reinterpret_cast<uintptr_t>(tensors.y) % CMF_VECTOR_BYTES == 0;
   if (plan.direct) aligned = aligned && p.channels % kVector == 0;
@@ -78,9 +84,11 @@ inline Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTens
   const int64_t x_rows = p.pool_stride_height * problem.stride_height;
   int64_t rows = kFrameFloats / (frame_row * x_rows);
   if (!plan.direct) {
-    const bool lines = plan.way == Way::kEpilogue || plan.way == Way::kLines;
+    const bool lines =
+        plan.way == Way::kEpilogue || plan.way == Way::kLines || plan.way == Way::kRows;
     const int64_t row = lines ? p.width * p.pool_stride_height : p.out_width;
-    rows = least(rows, kScratchFloats / (row * kBlockLanes));
+    const int64_t lanes = plan.way == Way::kRows ? kRowFilters : kBlockLanes;
+    rows = least(rows, kScratchFloats / (row * lanes));
   }
   if (plan.way == Way::kTiles) rows = least(rows, kTileFloats / tile_row_floats(problem));
   rows = most(1, least(rows, p.out_height));
@@ -99,7 +107,7 @@ inline int64_t frame_columns(const ConvActPool2dProblem& problem, const Plan& pl
 }
 
 inline bool frame_planar(const ConvActPool2dProblem& problem, const Plan& plan) {
-  return plan.way == Way::kTiles || !problem.x_channels_last;
+  return plan.way == Way::kTiles || plan.way == Way::kRows || !problem.x_channels_last;
 }
 
 }  // namespace CMF_ISA
