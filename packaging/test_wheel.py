@@ -63,6 +63,10 @@ def main() -> int:
     install(python, options.torch, wheels)
 
     shutil.copytree(ROOT / "tests", PLACE / "tests", ignore=shutil.ignore_patterns(*LEFT_BEHIND))
+    # whole networks are defined beside the benchmarks
+    networks = pathlib.Path("benchmarks", "networks")
+    shutil.copytree(ROOT / networks, PLACE / networks)
+    shutil.copy(ROOT / "benchmarks" / "__init__.py", PLACE / "benchmarks")
     shutil.copy(ROOT / "pyproject.toml", PLACE)
     # nothing but the environment's own programs: no compiler
     bare = {"PATH": str(environment / "bin"), "HOME": str(PLACE), "CC": "false", "CXX": "false"}

@@ -112,7 +112,7 @@ class Program:
             if not isinstance(argument, Tensor):
                 return None
         if torch.compiler.is_compiling():
-            if torch.compiler.is_exporting():
+            if _is_exporting():
                 return None
         elif _get_tracing_state() is not None or (
             _hooks._global_forward_hooks
@@ -125,6 +125,13 @@ class Program:
             return self.variants.get(self.state(module))
         except TypeError:
             return None
+
+
+def _is_exporting() -> bool:
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    trace = getattr(torch.export, "_trace", None)  # before PyTorch 2.7; there once it has exported
+    return getattr(trace, "_EXPORT_FLAGS", None) is not None
 
 
 def _state_of(part: nn.Module, names: tuple[str, ...]) -> list[Any]:
