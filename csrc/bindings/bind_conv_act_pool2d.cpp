@@ -38,15 +38,9 @@ ConvActPool2dProblem make_problem(const ActPool2dProblem& pool, int64_t in_chann
   return p;
 }
 
-const ConvKernels& kernels_of(const std::string& algorithm) {
-  const int32_t code = conv_algorithm_from_name(algorithm.c_str());
-  if (code < 0) throw py::value_error("unknown algorithm '" + algorithm + "'");
-  return kernels().conv_act_pool2d[code];
-}
-
 // Why the algorithm can't take this problem; "" where it can.
 std::string refusal(const std::string& algorithm, const ConvActPool2dProblem& p, bool backward) {
-  const ConvKernels& k = kernels_of(algorithm);
+  const ConvKernels& k = conv_kernels(algorithm);
   if (backward ? !k.backward : !k.forward) return "this build has no such kernel";
   const char* reason = k.refusal(p, backward);
   return reason ? reason : "";
@@ -58,7 +52,7 @@ const ConvKernels& accepting_kernels(const std::string& algorithm, const ConvAct
   if (!reason.empty()) {
     throw py::value_error("algorithm '" + algorithm + "' can't take this problem: " + reason);
   }
-  return kernels_of(algorithm);
+  return conv_kernels(algorithm);
 }
 
 // How many elements the algorithm's transformed weights take; 0 where it reads w as it is.
@@ -91,12 +85,7 @@ void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int6
   if (!p.channels_last || tracks) {
     throw py::value_error("y_pixel must be 0 for contiguous tensors, and where there is an index");
   }
-  int64_t elements = 0;
-  if (y_pixel < p.channels ||
-      __builtin_mul_overflow(p.batch * p.out_height, p.out_width, &elements) ||
-      __builtin_mul_overflow(elements, y_pixel, &elements) || elements > INT64_MAX / p.itemsize) {
-    throw py::value_error("y_pixel must be at least K and give a tensor that can exist");
-  }
+  check_y_pixel_size(p, y_pixel);
 }
 
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
@@ -207,6 +196,21 @@ uint64_t hash_blocks(const std::vector<uintptr_t>& data, const std::vector<int64
 }
 
 }  // namespace
+
+const ConvKernels& conv_kernels(const std::string& algorithm) {
+  const int32_t code = conv_algorithm_from_name(algorithm.c_str());
+  if (code < 0) throw py::value_error("unknown algorithm '" + algorithm + "'");
+  return kernels().conv_act_pool2d[code];
+}
+
+void check_y_pixel_size(const ActPool2dProblem& p, int64_t y_pixel) {
+  int64_t elements = 0;
+  if (y_pixel < p.channels ||
+      __builtin_mul_overflow(p.batch * p.out_height, p.out_width, &elements) ||
+      __builtin_mul_overflow(elements, y_pixel, &elements) || elements > INT64_MAX / p.itemsize) {
+    throw py::value_error("y_pixel must be at least K and give a tensor that can exist");
+  }
+}
 
 void bind_conv_act_pool2d(py::module_& module) {
   py::class_<ConvActPool2dProblem>(module, "ConvActPool2dProblem",

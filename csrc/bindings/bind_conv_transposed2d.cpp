@@ -14,9 +14,7 @@ namespace {
 // Why the algorithm can't take the transposed convolution; "" where it can. `p`: of the convolution
 // whose adjoint it is.
 std::string refusal(const std::string& algorithm, const ConvActPool2dProblem& p) {
-  const int32_t code = conv_algorithm_from_name(algorithm.c_str());
-  if (code < 0) throw py::value_error("unknown algorithm '" + algorithm + "'");
-  const ConvKernels& k = kernels().conv_act_pool2d[code];
+  const ConvKernels& k = conv_kernels(algorithm);
   if (!k.transposed) return "this build has no such kernel";
   if (p.pool.pool != Pool::kNone || p.pool.saved != Saved::kNothing) {
     return "takes a convolution without activation and pooling";
@@ -30,7 +28,7 @@ const ConvKernels& accepting_kernels(const std::string& algorithm, const ConvAct
   if (!reason.empty()) {
     throw py::value_error("algorithm '" + algorithm + "' can't take this problem: " + reason);
   }
-  return kernels().conv_act_pool2d[conv_algorithm_from_name(algorithm.c_str())];
+  return conv_kernels(algorithm);
 }
 
 // How many elements the algorithm's transformed weights take.
@@ -76,13 +74,7 @@ void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& output,
   if (algorithm != "patches" || !output.channels_last) {
     throw py::value_error("y_pixel must be 0: algorithm '" + algorithm + "' writes dense tensors");
   }
-  int64_t elements = 0;
-  if (y_pixel < output.channels ||
-      __builtin_mul_overflow(output.batch * output.height, output.width, &elements) ||
-      __builtin_mul_overflow(elements, y_pixel, &elements) ||
-      elements > INT64_MAX / output.itemsize) {
-    throw py::value_error("y_pixel must be at least K and give a tensor that can exist");
-  }
+  check_y_pixel_size(output, y_pixel);
 }
 
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p,

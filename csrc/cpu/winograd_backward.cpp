@@ -5,7 +5,7 @@
 // whole. What is summed in which order depends on the problem alone.
 #include <string.h>
 
-#include "cpu/huge_pages.h"
+#include "common/huge_pages.h"
 #include "cpu/integers.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
@@ -262,7 +262,7 @@ bool allocate(const ConvBackwardTensors& t, const GradientPlan& plan, Shared* sh
   const int sides = plan.supers() > 1 ? 2 : 1;
   const int64_t count = sides * side + sums + 2 * bias;
   if (!shared->memory.allocate(count)) return false;
-  use_huge_pages(shared->memory.data, count * int64_t(sizeof(float)));
+  advise_huge_pages(shared->memory.data, count * int64_t(sizeof(float)));
   for (int i = 0; i < sides; ++i) {
     shared->sides[i].v = shared->memory.data + i * side;
     shared->sides[i].x = shared->sides[i].v + v;

@@ -1,6 +1,6 @@
 #include "cpu/winograd_turned_weights.h"
 
-#include "cpu/huge_pages.h"
+#include "common/huge_pages.h"
 #include "cpu/parts.h"
 #include "cpu/scratch.h"
 #include "cpu/winograd.h"
@@ -38,7 +38,7 @@ int64_t size(const ConvActPool2dProblem& p) {
 template <class W>
 bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int threads) {
   // read from one end to the other at every call: by large pages where it can be
-  use_huge_pages(prepared, size<W>(p) * int64_t(sizeof(float)));
+  advise_huge_pages(prepared, size<W>(p) * int64_t(sizeof(float)));
   return each_phase_set<W>(p, [&](const GradientPlan& plan, int64_t before) {
     const int parts = static_cast<int>(least(plan.groups(), threads));
     return in_parallel(plan.groups(), parts, [&](Range groups) {
