@@ -219,10 +219,10 @@ def test_other_shapes_and_types_are_the_layers(affine: list[bool]) -> None:
     assert True not in affine
 
 
-def test_scale_and_shift_are_read_before_a_write_meanwhile() -> None:
+def test_scale_and_shift_are_the_batch_norm() -> None:
     """A BatchNorm's statistics as float32: scale = w / sqrt(v + eps), shift = b - m scale."""
     norm = settle(nn.BatchNorm2d(5)).eval()
-    call = PrologueCall((), norm, None, None)  # type: ignore[arg-type]
+    call = PrologueCall(norm, None, None)  # type: ignore[arg-type]
     x = torch.randn(2, 5, 3, 3)
     scale, shift = (value[:, None, None] for value in call.affine)
     torch.testing.assert_close(x * scale + shift, norm(x), rtol=1e-6, atol=1e-6)

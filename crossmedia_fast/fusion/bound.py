@@ -21,7 +21,7 @@ from ..ops.conv_act_pool import cpu_weights, interface, prepared
 from ..ops.conv_act_pool.cpu_conv import FusedConv2d
 from ..ops.memory import fresh
 from .folding import FoldCache, Memory, parts_of
-from .steps import HOOKS, Step
+from .steps import HOOKS, PLAIN, Step
 
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
@@ -271,6 +271,21 @@ class BoundCalls:
 
     def find(self, conv: Any, x: Tensor) -> BoundCall | None:
         return self.calls.get((id(conv), x.shape))
+
+    def run(
+        self,
+        x: Any,
+        modules: tuple[Any, ...],
+        constants: tuple[Any, ...],
+        joint: Any = None,
+        place: int = 0,
+    ) -> Tensor | None:
+        """The result of the call that is bound for `x`; None where none is, where something has
+        changed, and with gradients."""
+        if type(x) not in PLAIN or torch.compiler.is_compiling() or torch.is_grad_enabled():
+            return None
+        known = self.find(modules[0], x)
+        return None if known is None else known.run(x, modules, constants, joint, place)
 
     def keep(self, conv: Any, x: Tensor, call: BoundCall | None) -> None:
         if call is None:

@@ -14,9 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import native
 from ..ops.conv_act_pool import cpu_weights, interface
-from .steps import Step
+from .steps import PLAIN, Step
 
-_PLAIN = (Tensor, nn.Parameter)
 _Folded = tuple[Tensor, "Tensor | None"]
 
 
@@ -137,6 +136,16 @@ def _tensors(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: 
     return used
 
 
+def norm_affine(norm: Any, shift: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """s and t of norm(z + shift) = s · z + t, for a BatchNorm in eval mode."""
+    scale = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.to(dtype)
+    mean = norm.running_mean.to(dtype)
+    moved = (-mean if shift is None else shift - mean) * scale
+    return scale, moved if norm.bias is None else moved + norm.bias.to(dtype)
+
+
 def _compute(
     conv: nn.Conv2d,
     steps: tuple[Step, ...],
@@ -152,13 +161,7 @@ def _compute(
 
     for step in steps:
         if step.kind == "norm":
-            norm = modules[step.module]
-            factor = torch.rsqrt(norm.running_var.to(dtype) + norm.eps)
-            if norm.weight is not None:
-                factor = factor * norm.weight.to(dtype)
-            shift = plus(-norm.running_mean.to(dtype)) * factor
-            if norm.bias is not None:
-                shift = shift + norm.bias.to(dtype)
+            factor, shift = norm_affine(modules[step.module], shift, dtype)
             scale = factor if scale is None else scale * factor
             continue
         assert step.constant is not None
@@ -203,7 +206,7 @@ def parts_of(tensors: list[Any]) -> list[Any] | None:
         dense = tensor.is_contiguous() or (
             tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
         )
-        if type(tensor) not in _PLAIN or not tensor.is_cpu or not dense:
+        if type(tensor) not in PLAIN or not tensor.is_cpu or not dense:
             return None
         # the alias stays what the tensor was, storage and strides, when the tensor is set anew
         parts.append((tensor, tensor.detach(), tensor.dtype, tensor.data_ptr()))

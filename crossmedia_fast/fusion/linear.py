@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Graph
 
 from ..ops.linear import LEAST_WEIGHTS, linear, why_not_linear
 from .chains import Chain
 from .pooling import may_run
-from .steps import Step, hooked
-
-_PLAIN = (Tensor, nn.Parameter)
+from .steps import PLAIN, Step, hooked
 
 
 class LinearMatch(Chain):
@@ -67,7 +65,7 @@ class LinearRegion:
 
 def _dense(x: Any, dim: int) -> bool:
     return (
-        type(x) in _PLAIN
+        type(x) in PLAIN
         and x.is_cpu
         and x.dtype is torch.float32
         and x.dim() == dim

@@ -14,9 +14,8 @@ from ..ops.batch_norm_act.cpu import Launch, Norm, launch_for
 from ..ops.conv_act_pool.activation import ACTIVATIONS
 from .chains import Chain, step_at, watched
 from .pooling import may_run
-from .steps import Step, as_matched, hooked, run_step
+from .steps import PLAIN, Step, as_matched, hooked, run_step
 
-_PLAIN = (Tensor, nn.Parameter)
 # Below it the squares of float32 deviations that are too small for float32 could count.
 _LEAST_EPS = 1e-30
 # A call each way takes up to 25 µs more than PyTorch's two of ReLU and norm, and saves 2 to 4 ns an
@@ -139,7 +138,7 @@ def _uses_batch(norm: Any) -> bool:
 
 def _may_normalize(x: Any) -> bool:
     return (
-        type(x) in _PLAIN
+        type(x) in PLAIN
         and x.is_cpu
         and x.dtype is torch.float32
         and x.dim() == 4
@@ -165,7 +164,7 @@ def _plain(norm: Any, channels: int) -> bool:
         return False
     for tensor in (parameters["weight"], parameters["bias"], mean, variance):
         if tensor is not None and not (
-            type(tensor) in _PLAIN
+            type(tensor) in PLAIN
             and tensor.is_cpu
             and tensor.dtype is torch.float32
             and tensor.shape == (channels,)

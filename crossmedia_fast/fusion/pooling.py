@@ -18,6 +18,7 @@ from ..ops.conv_act_pool.autograd import ActPool2d
 from ..ops.conv_act_pool.kernels import ActPool2dLaunch, launch_for
 from .chains import Chain, step_at
 from .steps import (
+    PLAIN,
     Step,
     as_matched,
     even_window,
@@ -25,7 +26,6 @@ from .steps import (
     run_step,
 )
 
-PLAIN = (Tensor, nn.Parameter)
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _backends = sys.modules[why_unavailable.__module__]  # the package exports a function of that name
 # Of fewer elements PyTorch's call takes less than ours.

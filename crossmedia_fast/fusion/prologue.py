@@ -11,17 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Graph, Node
 
 from .bound import BoundCall, guard_of
 from .chains import step_at, watched
-from .folding import Memory, parts_of
+from .folding import Memory, norm_affine, parts_of
 from .normalizing import NormMatch, run_steps
 from .region import Region
-from .steps import Step, as_matched
+from .steps import PLAIN, Step, as_matched
 
-_PLAIN = (Tensor, nn.Parameter)
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 _MOST_REFUSED = 256
 
@@ -31,15 +30,10 @@ class PrologueCall:
 
     __slots__ = ("affine", "guard", "memory")
 
-    def __init__(self, steps: tuple[Step, ...], norm: Any, guard: Any, memory: Memory) -> None:
+    def __init__(self, norm: Any, guard: Any, memory: Memory) -> None:
         self.guard = guard
         self.memory = memory
-        scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight.double()
-        shift = -norm.running_mean.double() * scale
-        if norm.bias is not None:
-            shift = shift + norm.bias.double()
+        scale, shift = norm_affine(norm, None, torch.float64)
         self.affine = scale.float(), shift.float()
 
     def holds(self, modules: tuple[Any, ...]) -> bool:
@@ -68,7 +62,7 @@ class PrologueRegion:
         modules: tuple[Any, ...],  # and the region's
         constants: tuple[Any, ...],
     ) -> Any:
-        bindable = type(x) in _PLAIN and not (
+        bindable = type(x) in PLAIN and not (
             torch.compiler.is_compiling() or torch.is_grad_enabled()
         )
         if bindable:
@@ -112,7 +106,7 @@ class PrologueRegion:
         guard = None if parts is None else guard_of(self.steps, before)
         if parts is not None and guard is not None:
             memory = Memory(parts)  # before it is read: a write meanwhile will be noticed
-            self.calls[id(norm)] = PrologueCall(self.steps, norm, guard, memory)
+            self.calls[id(norm)] = PrologueCall(norm, guard, memory)
 
 
 def find_prologue(node: Node, module_at: Callable[[str], Any]) -> NormMatch | None:

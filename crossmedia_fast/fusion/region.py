@@ -23,6 +23,7 @@ from .normalizing import run_steps
 from .pooling import PoolSteps, tail_of
 from .steps import (
     MONOTONE,
+    PLAIN,
     Step,
     as_matched,
     even_window,
@@ -33,7 +34,6 @@ from .steps import (
 backend_setting = sys.modules[
     why_unavailable.__module__
 ]  # the package exports a function of that name
-_PLAIN = (Tensor, nn.Parameter)
 LINEAR = ("norm", "add", "sub", "rsub", "mul", "div")
 _SKIPPED = ("identity", "dropout")
 
@@ -42,7 +42,7 @@ def plain_conv(conv: Any) -> bool:
     """Whether `conv` is an nn.Conv2d whose parameters are its own and whose call nobody watches, or
     a call of F.conv2d."""
     if type(conv) is GivenConv:
-        return type(conv.weight) in _PLAIN
+        return type(conv.weight) in PLAIN
     return type(conv) is nn.Conv2d and "weight" in conv._parameters and not hooked(conv)
 
 
@@ -97,15 +97,12 @@ class Region:
         joint: Any = None,  # a joining.Joint, whose part at `place` the result is
         place: int = 0,
     ) -> Any:
+        if not self.given:
+            y = self.bound.run(x, modules, constants, joint, place)
+            if y is not None:
+                return y
         count = 0
-        plain = type(x) in _PLAIN
-        if plain and not (torch.compiler.is_compiling() or torch.is_grad_enabled() or self.given):
-            known = self.bound.find(modules[0], x)
-            if known is not None:
-                y = known.run(x, modules, constants, joint, place)
-                if y is not None:
-                    return y
-        if plain and has_kernels(x):
+        if type(x) in PLAIN and has_kernels(x):
             if self.given:
                 modules = (given_conv(self.steps[0], constants), *modules[1:])
             count = len(self.steps) if self._whole(x, modules) else self._fusable(x, modules)

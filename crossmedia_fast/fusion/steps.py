@@ -23,6 +23,7 @@ from .vocabulary import (
     POOL_MODULES,
 )
 
+PLAIN = (Tensor, nn.Parameter)  # tensors between whom and their memory nothing stands
 # Never decreasing where their parameter is not negative: max(act(z)) = act(max(z)).
 MONOTONE = ("relu", "leaky_relu", "relu6", "elu", "tanh", "sigmoid", "softplus")
 

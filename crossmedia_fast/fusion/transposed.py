@@ -22,8 +22,8 @@ from .bound import BoundCalls, Call, bind, native_call
 from .chains import Chain, step_at, watched
 from .folding import FoldCache, fold
 from .normalizing import run_steps
-from .pooling import PLAIN, may_run
-from .steps import Step, as_matched, fused_arguments, hooked
+from .pooling import may_run
+from .steps import PLAIN, Step, as_matched, fused_arguments, hooked
 
 _MOST_LAUNCHES = 64
 
@@ -96,12 +96,9 @@ class TransposedRegion:
         joint: Any = None,  # a joining.Joint, whose part at `place` the result is
         place: int = 0,
     ) -> Any:
-        if type(x) in PLAIN and not (torch.compiler.is_compiling() or torch.is_grad_enabled()):
-            known = self.bound.find(modules[0], x)
-            if known is not None:
-                y = known.run(x, modules, constants, joint, place)
-                if y is not None:
-                    return y
+        y = self.bound.run(x, modules, constants, joint, place)
+        if y is not None:
+            return y
         count = 0
         if self._may_run(x, modules[0]):
             conv = modules[0]
