@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from ..ops.conv_act_pool.memory_format import dense_strides, is_channels_last
+from ..ops.memory import fresh
 from .region import Region
 from .transposed import TransposedRegion
 
@@ -47,7 +48,7 @@ class Joint:
             return None
         whole = (shape[0], channels, *shape[2:])
         if self.tensor is None:
-            self.tensor = like.new_empty_strided(whole, dense_strides(whole, True))
+            self.tensor = fresh(like, whole, dense_strides(whole, True))
         elif tuple(self.tensor.shape) != whole:
             return None
         self.given.append((first, last))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import native
 from ..conv_act_pool.memory_format import as_format, dense_strides
+from ..memory import fresh
 
 _MAX_CACHED = 4096
 _STATISTICS = (
@@ -60,7 +61,7 @@ class Launch:
         momentum: float,
     ) -> tuple[Tensor, Tensor]:
         """y [N, C, H, W], and the statistics [3, C] for `backward`."""
-        y = x.new_empty_strided(self.x_shape, self.x_strides)
+        y = fresh(x, self.x_shape, self.x_strides)
         statistics = x.new_empty((_STATISTICS, self.channels))
         native.module.batch_norm_act_forward(  # type: ignore[union-attr]
             self.native,
@@ -87,7 +88,7 @@ class Launch:
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """dx [N, C, H, W], dweight [C] and dbias [C], each where `needs` says so."""
         dy = as_format(dy, self.channels_last)
-        dx = dy.new_empty_strided(self.x_shape, self.x_strides) if needs[0] else None
+        dx = fresh(dy, self.x_shape, self.x_strides) if needs[0] else None
         dweight = statistics.new_empty(self.channels) if needs[1] else None
         dbias = statistics.new_empty(self.channels) if needs[2] else None
         native.module.batch_norm_act_backward(  # type: ignore[union-attr]

@@ -62,10 +62,10 @@ class Launch:
         index_ptr = preactivation_ptr = 0
         if save:
             if self.index_dtype is not None:
-                index = x.new_empty_strided(self.y_shape, self.y_strides, dtype=self.index_dtype)
+                index = fresh(x, self.y_shape, self.y_strides, self.index_dtype)
                 index_ptr = index.data_ptr()
             if self.saved == "preactivation":
-                preactivation = x.new_empty_strided(self.y_shape, self.y_strides)
+                preactivation = fresh(x, self.y_shape, self.y_strides)
                 preactivation_ptr = preactivation.data_ptr()
         if self.x_shape[0]:
             native.module.act_pool2d_forward(  # type: ignore[union-attr]

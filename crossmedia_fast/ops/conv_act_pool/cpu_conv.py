@@ -125,9 +125,9 @@ class ConvLaunch:
         y = fresh(x, launch.y_shape, launch.y_strides)
         index = preactivation = None
         if save and launch.index_dtype is not None:
-            index = x.new_empty_strided(launch.y_shape, launch.y_strides, dtype=launch.index_dtype)
+            index = fresh(x, launch.y_shape, launch.y_strides, launch.index_dtype)
         if save and launch.saved == "preactivation":
-            preactivation = x.new_empty_strided(launch.y_shape, launch.y_strides)
+            preactivation = fresh(x, launch.y_shape, launch.y_strides)
         if not launch.y_shape[0]:
             return y, index, preactivation
         if save:

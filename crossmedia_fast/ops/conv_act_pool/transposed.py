@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ... import native, precision
+from ..memory import fresh
 from . import cpu_weights, filter_format
 from .arguments import Conv2d, Pool2d, check_pool
 from .cpu_conv import ConvLaunch
@@ -126,7 +127,7 @@ class TransposedLaunch:
     ) -> Tensor:
         """y [N, K, H', W'], dense in the launch's memory format."""
         x = as_format(x, self.channels_last)
-        y = x.new_empty_strided(self.y_shape, self.y_strides)
+        y = fresh(x, self.y_shape, self.y_strides)
         self.writer(w, bias, activation, keep)(x, y)
         return y
 
