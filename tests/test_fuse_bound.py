@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import crossmedia_fast as cmf
 from crossmedia_fast import native
-from crossmedia_fast.fusion.bound import BoundCall, BoundCalls
+from crossmedia_fast.fusion.bound import BoundCalls
 
 from .fuse_cases import TOLERANCE
 from .fuse_models import settle
@@ -30,21 +30,6 @@ Models = tuple[nn.Sequential, nn.Sequential]
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(2, 8, 12, 12, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture
-def again(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each call that was found bound, whether it ran."""
-    seen: list[bool] = []
-    run = BoundCall.run
-
-    def record(self: BoundCall, *arguments: Any) -> Tensor | None:
-        y = run(self, *arguments)
-        seen.append(y is not None)
-        return y
-
-    monkeypatch.setattr(BoundCall, "run", record)
-    return seen
 
 
 def network(bias: bool = True, norm: bool = True, kernel: int = 3) -> Models:

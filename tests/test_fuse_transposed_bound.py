@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import crossmedia_fast as cmf
 from crossmedia_fast import native
-from crossmedia_fast.fusion.bound import BoundCall
 from crossmedia_fast.ops.conv_act_pool import transposed
 
 from .fuse_models import settle
@@ -44,21 +43,6 @@ TOLERANCE = 2 * WINOGRAD[4]
 def gain(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' problems are small: PyTorch may be faster."""
     monkeypatch.setattr(transposed, "LEAST_GAIN", 0.0)
-
-
-@pytest.fixture
-def again(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each call that was found bound, whether it ran."""
-    seen: list[bool] = []
-    run = BoundCall.run
-
-    def record(self: BoundCall, *arguments: Any) -> Tensor | None:
-        y = run(self, *arguments)
-        seen.append(y is not None)
-        return y
-
-    monkeypatch.setattr(BoundCall, "run", record)
-    return seen
 
 
 def network(kind: str, format: torch.memory_format, norm: bool = True) -> Models:
