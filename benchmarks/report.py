@@ -35,6 +35,14 @@ def speed_up(case: Row, peer: str | None = None) -> float | None:
     return other / mine[1] if mine and other else None
 
 
+def _peak_ratio(case: Row, peer: str | None) -> float | None:
+    """How many times the memory of our fastest variant `peer` needs, or the fastest peer of all."""
+    mine, theirs = best(case, ours=True), best(case, ours=False)
+    name = theirs[0] if peer is None and theirs else peer
+    peaks = [case["results"].get(n, {}).get("peak_bytes") for n in (mine and mine[0], name)]
+    return peaks[1] / peaks[0] if all(peaks) else None
+
+
 def geometric_mean(values: list[float]) -> float | None:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else None
 
@@ -57,6 +65,9 @@ def summarise(document: Document) -> Row:
             "worst": {"case": worst, "ratio": ratios[worst]},
             "cases": len(ratios),
         }
+        peaks = [ratio for case in document["cases"] if (ratio := _peak_ratio(case, name))]
+        if peaks:
+            summary["against"][name or "best"]["peak_ratio"] = geometric_mean(peaks)
     memory = [case["memory_ratio"] for case in document["cases"] if case.get("memory_ratio")]
     if memory:
         summary["memory_ratio"] = geometric_mean(memory)
@@ -145,6 +156,7 @@ def print_table(document: Document) -> None:
         console.print(
             f"against {name}: geometric mean {row['geometric_mean']:.2f} over {row['cases']} cases"
             f", worst {worst['ratio']:.2f} ({worst['case']})"
+            + (f"; {row['peak_ratio']:.2f} times our memory" if row.get("peak_ratio") else "")
         )
     for case in document["cases"] if document["suite"] == "models" else ():
         row = case["results"].get("fused", {})

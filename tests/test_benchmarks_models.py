@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import models
+from benchmarks import memory, models
 from benchmarks.networks import NETWORKS
-from benchmarks.peers import torch_models
 from benchmarks.shapes import INFERENCE, MODEL_SHAPES, TRAINING, Case, ModelShape, suite
 
 LENET = next(shape for shape in MODEL_SHAPES if shape.name == "lenet5")
@@ -70,7 +69,18 @@ def test_the_peak_of_memory() -> None:
         kept[:] = [torch.ones(8 << 20)]  # 32 MiB, beside them 64 MiB for a moment
         torch.ones(16 << 20)
 
-    peak = torch_models.peak_bytes(call)
+    peak = memory.peak_bytes(call)
     if peak is None:
         pytest.skip("/proc/self/clear_refs can't be written here")
     assert 90 << 20 < peak < 130 << 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system does not say")
+def test_what_was_there_before_a_call_counts_if_told() -> None:
+    before = memory.resident_bytes()
+    kept = torch.ones(8 << 20)  # 32 MiB, as weights that a runtime has prepared
+    peak = memory.peak_bytes(lambda: torch.ones(4 << 20), before)
+    if peak is None:
+        pytest.skip("/proc/self/clear_refs can't be written here")
+    assert kept.sum() == 8 << 20
+    assert 45 << 20 < peak < 70 << 20

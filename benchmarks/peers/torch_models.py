@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import models
+from .. import memory, models
 from ..data import Arrays
 from ..shapes import TRAINING, Case
 from . import Prepared
@@ -34,32 +30,6 @@ def _prepare(model: nn.Module, x: Tensor, variant: str) -> tuple[Callable[[Tenso
             inductor.freezing = True
         return torch.compile(model, fullgraph=True, dynamic=False), ""
     return model, ""
-
-
-def _status(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    with open("/proc/self/status") as file:
-        found = re.search(rf"^{name}:\s+(\d+) kB", file.read(), re.MULTILINE)
-    assert found is not None
-    return int(found.group(1)) * 1024
-
-
-def peak_bytes(call: Callable[[], object]) -> int | None:
-    """How far the process's memory grows during a call; None where the system doesn't say."""
-    if not sys.platform.startswith("linux"):
-        return None
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)  # what earlier calls have freed shall count when it is taken again
-    try:
-        before = _status("VmRSS")
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the highest mark begins anew
-    except OSError:
-        return None
-    call()
-    return _status("VmHWM") - before
 
 
 def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
@@ -99,6 +69,6 @@ def build(case: Case, arrays: Arrays, threads: int, variant: str) -> Prepared:
         train()
         for parameter in parameters:  # the step's own gradients count
             parameter.grad = None
-        return peak_bytes(train)
+        return memory.peak_bytes(train)
 
     return Prepared(train, trained, note, peak_bytes=peak)

@@ -12,7 +12,7 @@ from .analysis import analyse, join, make_rows
 from .installing import install, uninstall
 from .program import PROGRAM, make_program
 from .region import device_has_kernels
-from .report import FusionReport, FusionRow
+from .report import KINDS, FusionReport, FusionRow, Named
 from .shapes import as_call, declined, run_shapes
 from .tracing import Untraceable
 
@@ -96,10 +96,7 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
             for reason, mode in zip(reasons, ("training", "eval"), strict=True):
                 if reason:
                     notes[key] = f"in {mode} mode alone, else: {reason}"
-    pooled: dict[str, str] = {}  # path -> pattern of poolings that no convolution's match has
-    transposed: dict[str, str] = {}  # the same of transposed convolutions
-    norms: dict[str, str] = {}  # the same of BatchNorms
-    linears: dict[str, str] = {}  # and of fully connected layers
+    others: Named = {kind: {} for kind in KINDS}
     for owner in dict.fromkeys((*found.owned, *sorted(found.others))):
         matches = found.owned.get(owner, [])
         module = model.get_submodule(owner)
@@ -120,15 +117,10 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
             program = make_program(module, found.inline[owner], accepted, by_mode)
             if program.variants:
                 install(module, program)
-                for listed, runs in (
-                    (pooled, program.pools),
-                    (transposed, program.transposed),
-                    (norms, program.norms),
-                    (linears, program.linears),
-                ):
-                    for name, pattern in runs:
-                        known = listed.setdefault(join(owner, name), pattern)
-                        listed[join(owner, name)] = max(known, pattern, key=len)
+                for kind, chains in program.others.items():
+                    for name, pattern in chains:
+                        known = others[kind].setdefault(join(owner, name), pattern)
+                        others[kind][join(owner, name)] = max(known, pattern, key=len)
         except (Untraceable, TypeError) as error:
             for match in matches:
                 why_not[join(owner, match.path), match.pattern] = str(error)
@@ -136,12 +128,10 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
         for match in matches:
             if (join(owner, match.path), match.pattern) not in why_not:
                 for node in match.nodes:
-                    pooled.pop(join(owner, str(node.target)), None)
-                    norms.pop(join(owner, str(node.target)), None)
+                    for kind in ("pools", "norms"):
+                        others[kind].pop(join(owner, str(node.target)), None)
     rows = make_rows(model, found, why_not, notes)
-    model.__dict__[_REPORT] = FusionReport(
-        rows, pooled.items(), transposed.items(), norms.items(), linears.items()
-    )
+    model.__dict__[_REPORT] = FusionReport(rows, others)
     return model
 
 
@@ -178,10 +168,7 @@ def fusion_report(model: nn.Module) -> FusionReport:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     rows: list[FusionRow] = []
-    pools: list[tuple[str, str]] = []
-    transposed: list[tuple[str, str]] = []
-    norms: list[tuple[str, str]] = []
-    linears: list[tuple[str, str]] = []
+    others: Named = {kind: {} for kind in KINDS}
     covered: list[str] = []
     for path, module in model.named_modules():
         report = module.__dict__.get(_REPORT)
@@ -189,12 +176,10 @@ def fusion_report(model: nn.Module) -> FusionReport:
             continue
         covered.append(path)
         rows += [row._replace(path=join(path, row.path)) for row in report]
-        pools += [(join(path, name), pattern) for name, pattern in report.pools]
-        transposed += [(join(path, name), pattern) for name, pattern in report.transposed]
-        norms += [(join(path, name), pattern) for name, pattern in report.norms]
-        linears += [(join(path, name), pattern) for name, pattern in report.linears]
+        for kind, chains in others.items():
+            chains.update((join(path, name), pattern) for name, pattern in getattr(report, kind))
     if covered:
-        return FusionReport(rows, pools, transposed, norms, linears)
+        return FusionReport(rows, others)
     found = analyse(model)
     why = {}
     for owner, matches in found.owned.items():

@@ -22,6 +22,7 @@ from .pooling import PoolRegion, find_pools
 from .prologue import rewrite_prologues
 from .references import pack, unpack
 from .region import Region
+from .report import KINDS
 from .scanning import scan, simple
 from .steps import hooked
 from .transposed import TransposedRegion, find_transposed
@@ -34,6 +35,21 @@ PROGRAM = "_cmf_program"  # of a fused module
 def original_class(module: nn.Module) -> Any:
     """The class of `module` before it was fused."""
     return getattr(type(module), ORIGINAL, type(module))
+
+
+# What is looked for once the convolutions have theirs: its kind in the report, how it is found,
+# what runs in its stead, and at which of its nodes.
+_OTHERS: tuple[tuple[str, Callable[..., Any], Callable[..., Any], int], ...] = (
+    (
+        "pools",
+        find_pools,
+        lambda name, pool, get: PoolRegion(name, pool.steps, may_change(pool, get)),
+        -1,
+    ),
+    ("transposed", find_transposed, lambda name, conv, _: TransposedRegion(name, conv.steps), 0),
+    ("linears", find_linears, lambda name, *_: LinearRegion(name), 0),
+    ("norms", find_norms, lambda name, norm, _: NormRegion(name, norm.steps), 0),
+)
 
 
 class Variant:
@@ -81,10 +97,8 @@ class Program:
         # path of each module traced through, "" the module itself -> the attributes that are read
         self.names = names
         self.fused: set[tuple[str, str]] = set()  # path and pattern, of all variants
-        self.pools: dict[tuple[str, str], None] = {}  # the same of poolings, in order
-        self.transposed: dict[tuple[str, str], None] = {}  # the same of transposed convolutions
-        self.linears: dict[tuple[str, str], None] = {}  # the same of fully connected layers
-        self.norms: dict[tuple[str, str], None] = {}  # and of BatchNorms
+        # the same of what is no convolution's match, by kind, in order
+        self.others: dict[str, dict[tuple[str, str], None]] = {kind: {} for kind in KINDS}
         self.variants: dict[Any, Variant] = {}
 
     def __deepcopy__(self, memo: Any) -> Program:
@@ -230,26 +244,13 @@ def _add_variant(
             program.fused.add((match.path, match.pattern))
             number += 1
     for prologue in rewrite_prologues(graph, module.get_submodule):
-        program.norms[prologue.path, prologue.pattern] = None
-    for pool in find_pools(graph, module.get_submodule):
-        shielded = may_change(pool, module.get_submodule)
-        pooling = PoolRegion(f"fused_{number}", pool.steps, shielded)
-        rewrite_chain(graph, pool, pooling, pool.nodes[-1])
-        program.pools[pool.path, pool.pattern] = None
-        number += 1
-    for transposed in find_transposed(graph, module.get_submodule):
-        region = TransposedRegion(f"fused_{number}", transposed.steps)
-        rewrite_chain(graph, transposed, region, transposed.nodes[0])
-        program.transposed[transposed.path, transposed.pattern] = None
-        number += 1
-    for layer in find_linears(graph, module.get_submodule):
-        rewrite_chain(graph, layer, LinearRegion(f"fused_{number}"), layer.nodes[0])
-        program.linears[layer.path, layer.pattern] = None
-        number += 1
-    for norm in find_norms(graph, module.get_submodule):
-        rewrite_chain(graph, norm, NormRegion(f"fused_{number}", norm.steps), norm.nodes[0])
-        program.norms[norm.path, norm.pattern] = None
-        number += 1
+        program.others["norms"][prologue.path, prologue.pattern] = None
+    for kind, find_chains, make_region, at in _OTHERS:
+        for chain in find_chains(graph, module.get_submodule):
+            region = make_region(f"fused_{number}", chain, module.get_submodule)
+            rewrite_chain(graph, chain, region, chain.nodes[at])
+            program.others[kind][chain.path, chain.pattern] = None
+            number += 1
     if number:
         names = (f"joined_{place}" for place in count())
         rewrite_concatenations(graph, lambda: next(names))

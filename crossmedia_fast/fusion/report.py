@@ -15,6 +15,16 @@ class FusionRow(NamedTuple):
     reason: str  # why not, or what is to be known
 
 
+# What runs as ours beside the convolutions: the report's attribute, and its title in print.
+KINDS = {
+    "pools": "pooling as one pass",
+    "transposed": "transposed convolutions by the kernels of convolutions",
+    "norms": "BatchNorm in training as one pass",
+    "linears": "fully connected layers of few rows",
+}
+Named = dict[str, dict[str, str]]  # kind -> path -> pattern
+
+
 class FusionReport(tuple[FusionRow, ...]):
     """The rows of :func:`fusion_report`; prints as a table.
 
@@ -24,36 +34,22 @@ class FusionReport(tuple[FusionRow, ...]):
     `linears`: the same of the fully connected layers whose weights are read once.
     """
 
-    pools: tuple[tuple[str, str], ...] = ()
-    transposed: tuple[tuple[str, str], ...] = ()
-    norms: tuple[tuple[str, str], ...] = ()
-    linears: tuple[tuple[str, str], ...] = ()
+    pools: tuple[tuple[str, str], ...]
+    transposed: tuple[tuple[str, str], ...]
+    norms: tuple[tuple[str, str], ...]
+    linears: tuple[tuple[str, str], ...]
 
-    def __new__(
-        cls,
-        rows: Iterable[FusionRow] = (),
-        pools: Iterable[tuple[str, str]] = (),
-        transposed: Iterable[tuple[str, str]] = (),
-        norms: Iterable[tuple[str, str]] = (),
-        linears: Iterable[tuple[str, str]] = (),
-    ) -> Any:
+    def __new__(cls, rows: Iterable[FusionRow] = (), others: Named | None = None) -> Any:
         report = super().__new__(cls, rows)
-        report.pools = tuple(pools)
-        report.transposed = tuple(transposed)
-        report.norms = tuple(norms)
-        report.linears = tuple(linears)
+        for kind in KINDS:
+            setattr(report, kind, tuple((others or {}).get(kind, {}).items()))
         return report
 
     def __str__(self) -> str:
         parts = [self._table()]
-        for title, rows in (
-            ("pooling as one pass", self.pools),
-            ("transposed convolutions by the kernels of convolutions", self.transposed),
-            ("BatchNorm in training as one pass", self.norms),
-            ("fully connected layers of few rows", self.linears),
-        ):
-            if rows:
-                names = ", ".join(f"{path} ({pattern})" for path, pattern in rows)
+        for kind, title in KINDS.items():
+            names = ", ".join(f"{path} ({pattern})" for path, pattern in getattr(self, kind))
+            if names:
                 parts.append(f"{title}, where that is faster: {names}")
         return "\n\n".join(parts)
 
