@@ -16,6 +16,11 @@ constexpr int kGemmRows = 6;  // of 16
 constexpr int kGemmRows = 4;  // of 16, and a product needs one of its own
 #endif
 constexpr int kGemmVectors = 2;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr bool kUnrolled = true;
+#else
+constexpr bool kUnrolled = false;
+#endif
 
 // Blocks of up to kLanes input channels that a sum runs over.
 struct GemmBlocks {
@@ -50,12 +55,10 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon
       const float* a_block = a + block * a_step;
       const float* b_block = b + static_cast<int64_t>(block) * (kV * kColumns);
       const int32_t lanes = blocks.lanes[block];
-      // A comes from afar in short pieces: two blocks ahead, a row at a time
+      // A comes from afar in short pieces: two blocks ahead
       const float* ahead = a_block + 2 * a_step;
       const float* soon_block = soon + static_cast<int64_t>(block) * (kV * kV);
-      for (int32_t c = 0; c < lanes; ++c) {
-        __builtin_prefetch(ahead + c * kV);
-        __builtin_prefetch(soon_block + c * kV, 0, 2);
+      const auto add_channel = [&](int32_t c) {
         V columns[kVectors];
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) {
@@ -67,6 +70,22 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon
 #pragma GCC unroll 16
           for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
         }
+      };
+      if (kUnrolled && lanes == kV) {
+        // nothing but what the products need: a thread that shares its core has half its decoders
+#pragma GCC unroll 16
+        for (int32_t c = 0; c < kV; ++c) {
+          constexpr int kPerLine = 64 / int(sizeof(float));
+          if (c < (kRows * kV + kPerLine - 1) / kPerLine) __builtin_prefetch(ahead + c * kPerLine);
+          if (c < kV * kV / kPerLine) __builtin_prefetch(soon_block + c * kPerLine, 0, 2);
+          add_channel(c);
+        }
+        continue;
+      }
+      for (int32_t c = 0; c < lanes; ++c) {
+        __builtin_prefetch(ahead + c * kV);
+        __builtin_prefetch(soon_block + c * kV, 0, 2);
+        add_channel(c);
       }
     }
 #pragma GCC unroll 16

@@ -51,12 +51,12 @@ class Worker {
     const int64_t rows = (most_tile_rows() * kM + W::kTaps - 1) * p_.stride_height;
     const int64_t columns = (bands_.tiles_across() * kM + W::kTaps - 1) * p_.stride_width;
     const int64_t tiles = bands_.most_segments() * most_tile_rows() * bands_.tiles_across();
-    const int64_t planes = bands_.most_carry() > 0 ? k_blocks : 1;
+    const int64_t planes = bands_.most_carry() > 0 ? k_blocks : least(kChannelBlocks, k_blocks);
     return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
            v_.allocate(kF * (channels_.data_step(tiles) + kV * (tiles / kTileBlock + 1))) &&
-           m_.allocate(int64_t(kF) * kMostTileBlock * kWinogradColumns) &&
+           m_.allocate(kChannelBlocks * product_size()) &&
            scratch_.allocate(planes * plane_size()) && tiles_.allocate(tiles) &&
-           (!track_ || codes_.allocate(plane_size()));
+           (!track_ || codes_.allocate(planes * plane_size()));
   }
 
   // Output channel blocks k_first .. k_last - 1 of a band; band `next` comes after it.
@@ -69,13 +69,23 @@ class Worker {
     list_tiles();
     transform();
     plan_prefetch(next, k_last - k_first);
-    for (int64_t k = k_first; k < k_last; ++k) {
-      plane_ = bands_.most_carry() > 0 ? (k - k_first) * plane_size() : 0;
-      for (int64_t block = 0; block < tile_blocks_; ++block) multiply(k, block);
-      const int64_t channel = k * kWinogradColumns;
-      const int64_t left = p_.pool.channels - channel;
-      const int count = left < kWinogradColumns ? static_cast<int>(left) : kWinogradColumns;
-      for (int64_t i = 0; i < bands_.segments(band); ++i) finish(i, channel, count);
+    for (int64_t group = k_first; group < k_last; group += kChannelBlocks) {
+      const int64_t group_last = least(group + kChannelBlocks, k_last);
+      const int64_t plane = bands_.most_carry() > 0 ? group - k_first : 0;
+      for (int64_t block = 0; block < tile_blocks_; ++block) {
+        multiply(group, group_last, block);
+        for (int64_t k = group; k < group_last; ++k) {
+          plane_ = (plane + k - group) * plane_size();
+          store_tiles(k, block, m_.data + (k - group) * product_size());
+        }
+      }
+      for (int64_t k = group; k < group_last; ++k) {
+        plane_ = (plane + k - group) * plane_size();
+        const int64_t channel = k * kWinogradColumns;
+        const int64_t left = p_.pool.channels - channel;
+        const int count = left < kWinogradColumns ? static_cast<int>(left) : kWinogradColumns;
+        for (int64_t i = 0; i < bands_.segments(band); ++i) finish(i, channel, count);
+      }
     }
   }
 
@@ -133,7 +143,7 @@ class Worker {
     const int64_t first_row = s.tile_first * kM * p_.stride_height - p_.pad_height;
     const int64_t last_row = last.tile_last * kM * p_.stride_height + p_.kernel_height;
     prefetch_ = WinogradPrefetch(p_, static_cast<const float*>(t_.x), s.n, last.n, first_row,
-                                 last_row, k_blocks * tile_blocks_ * kF);
+                                 last_row, divide_up(k_blocks, kChannelBlocks) * tile_blocks_ * kF);
   }
 
   // V of all the band's tiles: a block of tiles after another.
@@ -179,42 +189,60 @@ class Worker {
                          channels_.data_step(size));
   }
 
-  // One block of tiles by one block of output channels.
-  void multiply(int64_t k, int64_t block) {
+  int vectors_of(int64_t k) const { return p_.pool.channels - k * kWinogradColumns > kV ? 2 : 1; }
+  const float* weights_of(int64_t k, int f) const {
+    return static_cast<const float*>(t_.prepared) +
+           k * kF * channels_.weight_step(kWinogradColumns) +
+           f * channels_.weight_step(vectors_of(k) * kV);
+  }
+
+  // One block of tiles by blocks of output channels k_first .. k_last - 1.
+  void multiply(int64_t k_first, int64_t k_last, int64_t block) {
     const int64_t first = block_first(block);
     const int64_t size = block_first(block + 1) - first;
-    const int vectors = p_.pool.channels - k * kWinogradColumns > kV ? 2 : 1;
-    const int64_t columns = vectors * kV;
     const float* v = block_data(block);
-    const float* u =
-        static_cast<const float*>(t_.prepared) + k * kF * channels_.weight_step(kWinogradColumns);
     const int64_t parts = (size + kGemmRows - 1) / kGemmRows;
     for (int f = 0; f < kF; ++f) {
       const GemmBlocks blocks =
           channels_.at(f / W::kAlpha == W::kAlpha - 1, f % W::kAlpha == W::kAlpha - 1);
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t row = size * part / parts;
-        const int rows = static_cast<int>(size * (part + 1) / parts - row);
-        // the next frequency's weights, a vector of columns a part
-        const float* soon = u + (f + 1) * channels_.weight_step(columns) +
-                            (part < vectors ? part : 0) * channels_.count() * kV * kV;
-        gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV,
-                                     u + f * channels_.weight_step(columns), soon, blocks,
-                                     m_.data + (f * size + row) * columns);
+      for (int64_t k = k_first; k < k_last; ++k) {
+        const int vectors = vectors_of(k);
+        const int64_t columns = vectors * kV;
+        const bool more = k + 1 < k_last;
+        const float* next = weights_of(more ? k + 1 : k_first, more ? f : f + 1);
+        float* m = m_.data + (k - k_first) * product_size();
+        for (int64_t part = 0; part < parts; ++part) {
+          const int64_t row = size * part / parts;
+          const int rows = static_cast<int>(size * (part + 1) / parts - row);
+          // the weights that are next, a vector of columns a part
+          const float* soon = next + (part < vectors ? part : 0) * channels_.count() * kV * kV;
+          gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV,
+                                       weights_of(k, f), soon, blocks,
+                                       m + (f * size + row) * columns);
+        }
       }
       prefetch_.step();
     }
+  }
+
+  // The products of one block of tiles and one of output channels, on their way out.
+  void store_tiles(int64_t k, int64_t block, const float* m) {
+    const int64_t first = block_first(block);
+    const int64_t size = block_first(block + 1) - first;
+    const int vectors = vectors_of(k);
+    const int64_t columns = vectors * kV;
     for (int64_t i = 0; i < size; ++i) {
       const Tile& tile = tiles_.data[first + i];
       for (int vector = 0; vector < vectors; ++vector) {
         const int64_t offset = tile.target * kWinogradColumns + vector * kV;
         const int64_t column = tile.column / kM * tile_size_;
         const int64_t columns_left = columns_ - column;
-        output_.run(m_.data + i * columns + vector * kV, size * columns,
+        output_.run(m + i * columns + vector * kV, size * columns,
                     TilePlace{tile.n, tile.row, tile.column, k * kWinogradColumns + vector * kV},
                     TileTarget{scratch_.data + plane_ + offset,
-                               track_ ? codes_.data + offset : nullptr, columns_ * kWinogradColumns,
-                               tile.rows, columns_left < tile_size_ ? columns_left : tile_size_});
+                               track_ ? codes_.data + plane_ + offset : nullptr,
+                               columns_ * kWinogradColumns, tile.rows,
+                               columns_left < tile_size_ ? columns_left : tile_size_});
       }
     }
   }
@@ -226,7 +254,7 @@ class Worker {
     const int64_t offset = i * segment_rows_ * row;
     float* values = scratch_.data + plane_ + offset;
     if (store_ != TileStore::kOutput) {
-      epilogue_.finish(values, track_ ? codes_.data + offset : nullptr, band, t_);
+      epilogue_.finish(values, track_ ? codes_.data + plane_ + offset : nullptr, band, t_);
       return;
     }
     epilogue_.pool(values, s.tile_first * kM - s.carry, band, t_);
@@ -237,6 +265,8 @@ class Worker {
             static_cast<size_t>(carry * row) * sizeof(float));
   }
 
+  // Floats of a block of tiles' products with one block of output channels.
+  int64_t product_size() const { return int64_t(kF) * kMostTileBlock * kWinogradColumns; }
   // Floats of the scratch that one block of output channels needs.
   int64_t plane_size() const {
     return bands_.most_segments() * segment_rows_ * columns_ * kWinogradColumns;
