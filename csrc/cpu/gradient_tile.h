@@ -61,6 +61,7 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
                    float* target) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
+  constexpr int kLine = 64 / int(sizeof(float));  // of the cache: one tile or several
   V sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int row = 0; row < kRows; ++row) {
@@ -86,10 +87,7 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
     const float* ahead = rows + a.frequencies_ahead * a.layout.step(size) + a.panels_ahead * step;
     const float* ahead_columns =
         columns + b.frequencies_ahead * b.layout.step(size) + b.panels_ahead * step;
-    for (int64_t i = 0; i < step; i += kV) {
-      __builtin_prefetch(ahead + i);
-      __builtin_prefetch(ahead_columns + i);
-      if (kVectors > 1) __builtin_prefetch(ahead_columns + step + i);
+    const auto add_tile = [&](int64_t i) {
       V values[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) values[v] = load<float>(columns + v * step + i);
@@ -99,6 +97,17 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) sums[row][v] += value * values[v];
       }
+    };
+    int64_t i = 0;
+    for (; i + kLine <= step; i += kLine) {
+      __builtin_prefetch(ahead + i);
+      __builtin_prefetch(ahead_columns + i);
+      if (kVectors > 1) __builtin_prefetch(ahead_columns + step + i);
+#pragma GCC unroll 16
+      for (int j = 0; j < kLine; j += kV) add_tile(i + j);
+    }
+    if constexpr (kLine > kV) {
+      for (; i < step; i += kV) add_tile(i);
     }
   }
 #pragma GCC unroll 16

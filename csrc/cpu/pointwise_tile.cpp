@@ -26,7 +26,7 @@ void pointwise_tile(const PointwiseTile& tile) {
       __builtin_prefetch(ahead + 15, 0, 2);
       __builtin_prefetch(ahead + 31, 0, 2);
     }
-    for (int64_t c = 0; c < lanes; ++c, b += tile.b_step) {
+    const auto add_channel = [&](int64_t c) {
       V columns[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b + v * kV);
@@ -36,6 +36,13 @@ void pointwise_tile(const PointwiseTile& tile) {
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
       }
+      b += tile.b_step;
+    };
+    if (kUnrolled && lanes == kV) {
+#pragma GCC unroll 16
+      for (int64_t c = 0; c < kV; ++c) add_channel(c);
+    } else {
+      for (int64_t c = 0; c < lanes; ++c) add_channel(c);
     }
   }
   const bool whole = tile.columns == kVectors * kV;
