@@ -94,6 +94,17 @@ def per_channel(constant: Tensor, channels: int) -> bool:
     )
 
 
+def norm_tensors(norm: Any) -> tuple[Any, ...]:
+    """A BatchNorm's weight, bias, mean and variance, without a look-up that could run code."""
+    parameters, buffers = norm._parameters, norm._buffers
+    return (
+        parameters["weight"],
+        parameters["bias"],
+        buffers["running_mean"],
+        buffers["running_var"],
+    )
+
+
 def foldable(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: Any) -> bool:
     """Whether all that the steps use has the weight's dtype and device and one value a channel."""
     weight = conv.weight
@@ -104,7 +115,7 @@ def foldable(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: 
     for step in steps:
         if step.kind == "norm":
             norm = modules[step.module]
-            used += [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+            used += norm_tensors(norm)
             if norm.num_features != channels:
                 return False
         elif step.constant is not None and step.constant[0] == "constant":
@@ -123,14 +134,7 @@ def _tensors(conv: nn.Conv2d, steps: tuple[Step, ...], modules: Any, constants: 
     used: list[Any] = [parameters["weight"], parameters["bias"]]
     for step in steps:
         if step.kind == "norm":
-            norm = modules[step.module]
-            parameters, buffers = norm._parameters, norm._buffers
-            used += (
-                parameters["weight"],
-                parameters["bias"],
-                buffers["running_mean"],
-                buffers["running_var"],
-            )
+            used += norm_tensors(modules[step.module])
         elif step.constant is not None and step.constant[0] == "constant":
             used.append(constants[step.constant[1]])
     return used

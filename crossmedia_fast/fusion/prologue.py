@@ -16,12 +16,11 @@ from torch.fx import Graph, Node
 
 from .bound import BoundCall, guard_of
 from .chains import step_at, watched
-from .folding import Memory, norm_affine, parts_of
+from .folding import Memory, norm_affine, norm_tensors, parts_of
 from .normalizing import NormMatch, run_steps
 from .region import Region
 from .steps import PLAIN, Step, as_matched
 
-_STATISTICS = ("weight", "bias", "running_mean", "running_var")
 _MOST_REFUSED = 256
 
 
@@ -99,7 +98,7 @@ class PrologueRegion:
             step.module is None or as_matched(step, before[step.module]) for step in self.steps
         ):
             return
-        tensors = [getattr(norm, name) for name in _STATISTICS]
+        tensors = list(norm_tensors(norm))
         if any(t is not None and t.dtype is not torch.float32 for t in tensors):
             return
         parts = parts_of(tensors)

@@ -18,6 +18,12 @@ CMF_HOST_DEVICE Range part_of(int64_t count, int part, int parts) {
                count / parts * (part + 1) + (count % parts < part + 1 ? count % parts : part + 1)};
 }
 
+// Into how many of `parts` each of `units` is cut, so that every thread has work.
+inline int64_t cuts_of(int64_t units, int64_t parts, int threads) {
+  if (threads == 1 || units >= 4 * threads) return 1;
+  return least(divide_up(4 * threads, units), parts);
+}
+
 // body(part's range of `count` units) on `parts` threads; false if one of them gave false.
 template <class Body>
 bool in_parallel(int64_t count, int parts, const Body& body) {

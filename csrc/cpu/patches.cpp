@@ -58,12 +58,6 @@ class Transposed {
   }
 
  private:
-  // Into how many shares of `parts` a unit is cut, so that every thread has work.
-  int64_t shares(int64_t units, int64_t parts) const {
-    if (threads_ == 1 || units >= 4 * threads_) return 1;
-    return least(divide_up(4 * threads_, units), parts);
-  }
-
   PointwiseTile tile() const {
     PointwiseTile tile;
     tile.b_step = kTileLanes;
@@ -106,7 +100,7 @@ class Transposed {
     const int64_t together = cuts > 1 ? 1 : most(1, room / all.pixels);
     const int64_t chunks = divide_up(all.count, together) * cuts;
     const int64_t columns = layout_.taps * layout_.panels;
-    const int64_t parts = shares(chunks, columns);
+    const int64_t parts = cuts_of(chunks, columns, threads_);
     return in_parallel(chunks * parts, threads_, [&](Range units) {
       Scratch<float> packed;
       if (!packed.allocate(most(room, together * all.pixels) * step_)) return false;
@@ -163,7 +157,7 @@ class Transposed {
     const int64_t area = p_.pool.height * p_.pool.width;
     const int64_t across = divide_up(area, kTileLanes);
     const TileRows rows = {layout_.filters};
-    const int64_t parts = shares(p_.pool.batch * across, rows.tiles());
+    const int64_t parts = cuts_of(p_.pool.batch * across, rows.tiles(), threads_);
     return in_parallel(p_.pool.batch * across * parts, threads_, [&](Range units) {
       Scratch<float> scratch;
       const int64_t sums = p_.kernel_width * kGemmRows * kTileLanes;

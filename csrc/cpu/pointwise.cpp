@@ -59,13 +59,6 @@ class Forward {
     return true;
   }
 
-  // Into how many shares of the columns a unit is cut, so that every thread has work.
-  int64_t shares(int64_t units, int64_t columns) const {
-    if (threads_ == 1 || units >= 4 * threads_) return 1;
-    const int64_t wanted = (4 * threads_ + units - 1) / units;
-    return wanted < columns ? wanted : columns;
-  }
-
   // Tiles of `rows` packed pixels by panels [first, last): panel's first column goes to
   // y + panel · panel_step. `ahead`: the pixels to be packed next, or null.
   void multiply(const float* packed, TileRows rows, Range panels, float* y, int64_t y_row,
@@ -106,7 +99,7 @@ class Forward {
     int64_t most = kPackedBytes / (step_ * 4) / kGemmRows;
     most = (most < 1 ? 1 : most > 8 ? 8 : most) * kGemmRows;
     const int chunks = static_cast<int>((pixels + most - 1) / most);
-    const int64_t cuts = shares(chunks, panels_);
+    const int64_t cuts = cuts_of(chunks, panels_, threads_);
     return in_parallel(chunks * cuts, threads_, [&](Range units) {
       Scratch<float> packed;
       if (!packed.allocate(most * step_)) return false;
@@ -140,7 +133,7 @@ class Forward {
     const ActPool2dProblem& pool = p_.pool;
     const PooledBands bands(pool, pool.width * kTileLanes * 4);
     const int64_t most = bands.most * pool.width;
-    const int64_t cuts = shares(pool.batch * bands.count, panels_);
+    const int64_t cuts = cuts_of(pool.batch * bands.count, panels_, threads_);
     return in_parallel(pool.batch * bands.count * cuts, threads_, [&](Range units) {
       Scratch<float> scratch;
       BandEpilogue epilogue(pool, kTileLanes, bands.rows);
@@ -174,7 +167,7 @@ class Forward {
     const int64_t across = (area + kTileLanes - 1) / kTileLanes;
     const TileRows rows = {pool.channels};
     const bool adjacent = p_.stride_height == 1 && p_.stride_width == 1;
-    const int64_t cuts = shares(pool.batch * across, rows.tiles());
+    const int64_t cuts = cuts_of(pool.batch * across, rows.tiles(), threads_);
     return in_parallel(pool.batch * across * cuts, threads_, [&](Range units) {
       Scratch<float> packed;
       if (!packed.allocate(p_.in_channels * kTileLanes)) return false;
