@@ -100,7 +100,8 @@ def test_weight_gradients(rows: int, inputs: int, outputs: int) -> None:
         assert weight.grad is not None
         assert ((weight.grad.double() - want).abs() <= TOLERANCE * scale).all()
         found.append(weight.grad)
-    assert all(torch.equal(found[0], other) for other in found[1:])
+    if rows <= module._MOST_GRADIENT_ROWS:  # of more rows it is PyTorch's
+        assert all(torch.equal(found[0], other) for other in found[1:])
 
 
 def test_native_calls_check() -> None:

@@ -104,18 +104,20 @@ CMF_HOST_DEVICE Vec<float> log_one_plus(Vec<float> e) {
 }
 #endif
 
-// exp(-|x|) and 1 / (1 + exp(-|x|)): what every logistic function here is made of.
+// exp(-|x|) and 1 + exp(-|x|): what every logistic function here is made of. Divided, not multiplied
+// by a reciprocal: a compiler may round such a product together with the sum that takes it, in one
+// pass over the elements and not in another, and a gradient would differ in its last bit.
 template <class V>
 struct Logistic {
   V odds;
-  V reciprocal;
+  V total;
   MaskOf<V> positive;
 
   CMF_HOST_DEVICE Logistic(V x, V odds_of_x)
-      : odds(odds_of_x), reciprocal(1 / (1 + odds_of_x)), positive(x > V{}) {}
+      : odds(odds_of_x), total(1 + odds_of_x), positive(x > V{}) {}
   // sigmoid(-|x|), exact where it is tiny
-  CMF_HOST_DEVICE V small() const { return odds * reciprocal; }
-  CMF_HOST_DEVICE V sigmoid() const { return select(positive, reciprocal, small()); }
+  CMF_HOST_DEVICE V small() const { return odds / total; }
+  CMF_HOST_DEVICE V sigmoid() const { return select(positive, V{} + 1, odds) / total; }
 };
 
 // Binary cross-entropy of a logit: softplus(x) - t x, written so that nothing cancels or overflows:
