@@ -104,9 +104,10 @@ CMF_HOST_DEVICE Vec<float> log_one_plus(Vec<float> e) {
 }
 #endif
 
-// exp(-|x|) and 1 + exp(-|x|): what every logistic function here is made of. Divided, not multiplied
-// by a reciprocal: a compiler may round such a product together with the sum that takes it, in one
-// pass over the elements and not in another, and a gradient would differ in its last bit.
+// exp(-|x|) and 1 + exp(-|x|): what every logistic function here is made of. Divided, not
+// multiplied by a reciprocal: a compiler may round such a product together with the sum that takes
+// it, in one pass over the elements and not in another, and a gradient would differ in its last
+// bit.
 template <class V>
 struct Logistic {
   V odds;
