@@ -17,14 +17,19 @@ def _status(name: str) -> int:
     return int(found.group(1)) * 1024
 
 
+def _of_files() -> int:
+    """Libraries' code and the like: shared by processes, and read in when it first runs."""
+    return _status("RssFile")
+
+
 def resident_bytes() -> int | None:
-    """What the process holds by now, without what it has freed."""
+    """What the process holds by now of its own, without what it has freed."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)  # what earlier calls have freed shall count when it is taken again
     try:
-        return _status("VmRSS")
+        return _status("VmRSS") - _of_files()
     except OSError:
         return None
 
@@ -40,4 +45,4 @@ def peak_bytes(call: Callable[[], object], before: int | None = None) -> int | N
     except OSError:
         return None
     call()
-    return _status("VmHWM") - (now if before is None else before)
+    return _status("VmHWM") - _of_files() - (now if before is None else before)
