@@ -61,9 +61,11 @@ class Worker:
         errors = compare(prepared.outputs(), load(expected))  # right first, then fast
         self.block = timing.block_size(prepared.call)
         kept = None if prepared.kept_bytes is None else prepared.kept_bytes()
-        peak = None if prepared.peak_bytes is None else prepared.peak_bytes()
+        peak = None
         if before is not None:
             peak = memory.peak_bytes(prepared.call, before)
+        elif prepared.peak_bytes is not None:
+            peak = prepared.peak_bytes()
         self.prepared = prepared
         return {"errors": errors, "note": prepared.note, "kept_bytes": kept, "peak_bytes": peak}
 

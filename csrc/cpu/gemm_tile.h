@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/simd.h"
+#include "cpu/simd_prefetch.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -16,6 +17,8 @@ constexpr int kGemmRows = 6;  // of 16
 constexpr int kGemmRows = 4;  // of 16, and a product needs one of its own
 #endif
 constexpr int kGemmVectors = 2;
+// Whether the loop over a whole block's channels is unrolled: sums of few registers hide its
+// instructions less.
 #if defined(__AVX2__) && !defined(__AVX512F__)
 constexpr bool kUnrolled = true;
 #else
@@ -75,9 +78,8 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon
         // nothing but what the products need: a thread that shares its core has half its decoders
 #pragma GCC unroll 16
         for (int32_t c = 0; c < kV; ++c) {
-          constexpr int kPerLine = 64 / int(sizeof(float));
-          if (c < (kRows * kV + kPerLine - 1) / kPerLine) __builtin_prefetch(ahead + c * kPerLine);
-          if (c < kV * kV / kPerLine) __builtin_prefetch(soon_block + c * kPerLine, 0, 2);
+          if (c * kLineFloats < kRows * kV) __builtin_prefetch(ahead + c * kLineFloats);
+          if (c * kLineFloats < kV * kV) __builtin_prefetch(soon_block + c * kLineFloats, 0, 2);
           add_channel(c);
         }
         continue;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/simd.h"
+#include "cpu/simd_prefetch.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -61,7 +62,6 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
                    float* target) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
-  constexpr int kLine = 64 / int(sizeof(float));  // of the cache: one tile or several
   V sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int row = 0; row < kRows; ++row) {
@@ -98,15 +98,16 @@ void gradient_tile(const TilePanel& a, const TilePanel& b, const TileChunks& chu
         for (int v = 0; v < kVectors; ++v) sums[row][v] += value * values[v];
       }
     };
+    // a line at a time: one tile or several
     int64_t i = 0;
-    for (; i + kLine <= step; i += kLine) {
+    for (; i + kLineFloats <= step; i += kLineFloats) {
       __builtin_prefetch(ahead + i);
       __builtin_prefetch(ahead_columns + i);
       if (kVectors > 1) __builtin_prefetch(ahead_columns + step + i);
 #pragma GCC unroll 16
-      for (int j = 0; j < kLine; j += kV) add_tile(i + j);
+      for (int j = 0; j < kLineFloats; j += kV) add_tile(i + j);
     }
-    if constexpr (kLine > kV) {
+    if constexpr (kLineFloats > kV) {
       for (; i < step; i += kV) add_tile(i);
     }
   }

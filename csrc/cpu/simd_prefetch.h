@@ -6,6 +6,8 @@
 namespace cmf {
 namespace CMF_ISA {
 
+constexpr int kLineFloats = 64 / int(sizeof(float));  // of a cache's line
+
 // The lines that lie a fixed distance behind source .. source + bytes - 1.
 CMF_HOST_DEVICE void prefetch_behind(const void* source, int64_t bytes) {
   constexpr uintptr_t kDistance = 2048;

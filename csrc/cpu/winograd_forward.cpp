@@ -71,20 +71,14 @@ class Worker {
     plan_prefetch(next, k_last - k_first);
     for (int64_t group = k_first; group < k_last; group += kChannelBlocks) {
       const int64_t group_last = least(group + kChannelBlocks, k_last);
-      const int64_t plane = bands_.most_carry() > 0 ? group - k_first : 0;
       for (int64_t block = 0; block < tile_blocks_; ++block) {
         multiply(group, group_last, block);
         for (int64_t k = group; k < group_last; ++k) {
-          plane_ = (plane + k - group) * plane_size();
           store_tiles(k, block, m_.data + (k - group) * product_size());
         }
       }
       for (int64_t k = group; k < group_last; ++k) {
-        plane_ = (plane + k - group) * plane_size();
-        const int64_t channel = k * kWinogradColumns;
-        const int64_t left = p_.pool.channels - channel;
-        const int count = left < kWinogradColumns ? static_cast<int>(left) : kWinogradColumns;
-        for (int64_t i = 0; i < bands_.segments(band); ++i) finish(i, channel, count);
+        for (int64_t i = 0; i < bands_.segments(band); ++i) finish(i, k);
       }
     }
   }
@@ -210,15 +204,15 @@ class Worker {
         const int64_t columns = vectors * kV;
         const bool more = k + 1 < k_last;
         const float* next = weights_of(more ? k + 1 : k_first, more ? f : f + 1);
+        const float* u = weights_of(k, f);
         float* m = m_.data + (k - k_first) * product_size();
         for (int64_t part = 0; part < parts; ++part) {
           const int64_t row = size * part / parts;
           const int rows = static_cast<int>(size * (part + 1) / parts - row);
           // the weights that are next, a vector of columns a part
           const float* soon = next + (part < vectors ? part : 0) * channels_.count() * kV * kV;
-          gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV,
-                                       weights_of(k, f), soon, blocks,
-                                       m + (f * size + row) * columns);
+          gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV, u,
+                                       soon, blocks, m + (f * size + row) * columns);
         }
       }
       prefetch_.step();
@@ -231,30 +225,33 @@ class Worker {
     const int64_t size = block_first(block + 1) - first;
     const int vectors = vectors_of(k);
     const int64_t columns = vectors * kV;
+    const int64_t begin = plane(k);
     for (int64_t i = 0; i < size; ++i) {
       const Tile& tile = tiles_.data[first + i];
       for (int vector = 0; vector < vectors; ++vector) {
-        const int64_t offset = tile.target * kWinogradColumns + vector * kV;
+        const int64_t offset = begin + tile.target * kWinogradColumns + vector * kV;
         const int64_t column = tile.column / kM * tile_size_;
         const int64_t columns_left = columns_ - column;
         output_.run(m + i * columns + vector * kV, size * columns,
                     TilePlace{tile.n, tile.row, tile.column, k * kWinogradColumns + vector * kV},
-                    TileTarget{scratch_.data + plane_ + offset,
-                               track_ ? codes_.data + plane_ + offset : nullptr,
+                    TileTarget{scratch_.data + offset, track_ ? codes_.data + offset : nullptr,
                                columns_ * kWinogradColumns, tile.rows,
                                columns_left < tile_size_ ? columns_left : tile_size_});
       }
     }
   }
 
-  void finish(int64_t i, int64_t channel, int count) {
+  // Block k of output channels in segment i.
+  void finish(int64_t i, int64_t k) {
     const Segment s = segment(i);
+    const int64_t channel = k * kWinogradColumns;
+    const int count = static_cast<int>(least(p_.pool.channels - channel, kWinogradColumns));
     const Band band = {s.n, s.p_first, s.p_last, channel, count};
     const int64_t row = columns_ * kWinogradColumns;
-    const int64_t offset = i * segment_rows_ * row;
-    float* values = scratch_.data + plane_ + offset;
+    const int64_t offset = plane(k) + i * segment_rows_ * row;
+    float* values = scratch_.data + offset;
     if (store_ != TileStore::kOutput) {
-      epilogue_.finish(values, track_ ? codes_.data + plane_ + offset : nullptr, band, t_);
+      epilogue_.finish(values, track_ ? codes_.data + offset : nullptr, band, t_);
       return;
     }
     epilogue_.pool(values, s.tile_first * kM - s.carry, band, t_);
@@ -270,6 +267,11 @@ class Worker {
   // Floats of the scratch that one block of output channels needs.
   int64_t plane_size() const {
     return bands_.most_segments() * segment_rows_ * columns_ * kWinogradColumns;
+  }
+  // Where block k of output channels has its scratch: until the next band, if that carries on.
+  int64_t plane(int64_t k) const {
+    const int64_t i = k - k_first_;
+    return (bands_.most_carry() > 0 ? i : i % kChannelBlocks) * plane_size();
   }
   int64_t most_tile_rows() const {
     return bands_.most_tile_rows() + (bands_.most_carry() + kM - 1) / kM;
@@ -289,7 +291,6 @@ class Worker {
   const int64_t segment_rows_;  // of the scratch
   int64_t band_ = -1;
   int64_t k_first_ = 0;
-  int64_t plane_ = 0;  // of the scratch, for this block of output channels
   bool carried_ = false;
   WinogradPrefetch prefetch_;
   int64_t tile_count_ = 0;
