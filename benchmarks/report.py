@@ -47,30 +47,40 @@ def geometric_mean(values: list[float]) -> float | None:
     return math.exp(sum(map(math.log, values)) / len(values)) if values else None
 
 
+def _against(cases: list[Row], peer: str | None) -> Row | None:
+    """How we compare with `peer`, or the best of all, over the cases that both sides ran."""
+    ratios = {case["id"]: ratio for case in cases if (ratio := speed_up(case, peer)) is not None}
+    if not ratios:
+        return None
+    worst = min(ratios, key=ratios.__getitem__)
+    row = {
+        "geometric_mean": geometric_mean(list(ratios.values())),
+        "worst": {"case": worst, "ratio": ratios[worst]},
+        "cases": len(ratios),
+    }
+    peaks = [ratio for case in cases if (ratio := _peak_ratio(case, peer))]
+    return {**row, "peak_ratio": geometric_mean(peaks)} if peaks else row
+
+
+def _summary(cases: list[Row], peers: list[str]) -> Row:
+    rows = {name or "best": _against(cases, name) for name in (None, *peers)}
+    summary: Row = {"against": {name: row for name, row in rows.items() if row}}
+    memory = [case["memory_ratio"] for case in cases if case.get("memory_ratio")]
+    return {**summary, "memory_ratio": geometric_mean(memory)} if memory else summary
+
+
 def summarise(document: Document) -> Row:
-    """Geometric means and worst shapes, over all cases that both sides ran."""
-    summary: Row = {"against": {}}
-    names: list[str | None] = [None, *(n for n in document["peers"] if not is_ours(n))]
-    for name in names:
-        ratios = {
-            case["id"]: ratio
-            for case in document["cases"]
-            if (ratio := speed_up(case, name)) is not None
+    """Geometric means and worst shapes: of all cases, and where a suite has both, of inference and
+    of training apart."""
+    cases = document["cases"]
+    peers = [name for name in document["peers"] if not is_ours(name)]
+    summary = _summary(cases, peers)
+    modes = list(dict.fromkeys(case["mode"] for case in cases))
+    if len(modes) > 1:
+        summary["modes"] = {
+            mode: _summary([case for case in cases if case["mode"] == mode], peers)
+            for mode in modes
         }
-        if not ratios:
-            continue
-        worst = min(ratios, key=ratios.__getitem__)
-        summary["against"][name or "best"] = {
-            "geometric_mean": geometric_mean(list(ratios.values())),
-            "worst": {"case": worst, "ratio": ratios[worst]},
-            "cases": len(ratios),
-        }
-        peaks = [ratio for case in document["cases"] if (ratio := _peak_ratio(case, name))]
-        if peaks:
-            summary["against"][name or "best"]["peak_ratio"] = geometric_mean(peaks)
-    memory = [case["memory_ratio"] for case in document["cases"] if case.get("memory_ratio")]
-    if memory:
-        summary["memory_ratio"] = geometric_mean(memory)
     return summary
 
 
@@ -151,13 +161,15 @@ def print_table(document: Document) -> None:
     for case in document["cases"]:
         table.add_row(*(_wide_row(case, names) if wide else _narrow_row(case, document["suite"])))
     console.print(table)
-    for name, row in document["summary"]["against"].items():
-        worst = row["worst"]
-        console.print(
-            f"against {name}: geometric mean {row['geometric_mean']:.2f} over {row['cases']} cases"
-            f", worst {worst['ratio']:.2f} ({worst['case']})"
-            + (f"; {row['peak_ratio']:.2f} times our memory" if row.get("peak_ratio") else "")
-        )
+    summary = document["summary"]
+    for mode, part in summary.get("modes", {"": summary}).items():
+        for name, row in part["against"].items():
+            worst = row["worst"]
+            console.print(
+                f"{mode} against {name}: geometric mean {row['geometric_mean']:.2f}".lstrip()
+                + f" over {row['cases']} cases, worst {worst['ratio']:.2f} ({worst['case']})"
+                + (f"; {row['peak_ratio']:.2f} times our memory" if row.get("peak_ratio") else "")
+            )
     for case in document["cases"] if document["suite"] == "models" else ():
         row = case["results"].get("fused", {})
         if row.get("note"):  # how many layers are fused
