@@ -120,8 +120,16 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
   const int64_t tiles = least(most(kSuperBytes / tile_bytes, kLeastTiles), kMostTiles);
   strips_ = p.pool.batch * vertical_.tiles;
   const int64_t together = most(tiles / horizontal_.tiles, 1);
-  // what fits one and a half is not cut
-  supers_ = strips_ * 2 <= together * 3 ? 1 : divide_up(strips_, together);
+  supers_ = divide_up(strips_, together);
+  // one needs no sums that outlive it: what fits one and a half is not cut, nor what takes no more
+  // memory as a whole than two of the pieces and their sums
+  const int64_t strip_bytes = horizontal_.tiles * tile_bytes;
+  const int64_t sum_bytes =
+      wants_weights ? k_blocks_ * vectors_ * kV * kV * alpha * alpha * int64_t(sizeof(float)) : 0;
+  if (strips_ * 2 <= together * 3 ||
+      (wants_weights && strips_ * strip_bytes <= 2 * together * strip_bytes + sum_bytes)) {
+    supers_ = 1;
+  }
   const int64_t most_strips = divide_up(strips_, supers_);
   most_tiles_ = most_strips * horizontal_.tiles;
   const int64_t row_bytes = frame_columns() * frame_lanes_ * int64_t(sizeof(float));
@@ -131,7 +139,7 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
   return true;
 }
 
-int64_t GradientPlan::most_chunks() const { return divide_up(most_tiles_, GradientBlock::kChunk); }
+int64_t GradientPlan::most_chunks() const { return GradientBlock::chunks_of(most_tiles_); }
 
 bool GradientBlock::prepare(const GradientPlan& plan) {
   return run_.allocate(plan.most_runs_) && chunk_.allocate(plan.most_chunks() + 1);
@@ -153,7 +161,7 @@ void GradientBlock::list(const GradientPlan& plan, int64_t super) {
     strip += count;
   }
   const int64_t tiles = (end - strip_first_) * across;
-  chunks_ = static_cast<int>(divide_up(tiles, kChunk));
+  chunks_ = static_cast<int>(chunks_of(tiles));
   for (int64_t i = 0; i <= chunks_; ++i) chunk_.data[i] = tiles * i / chunks_;
 }
 

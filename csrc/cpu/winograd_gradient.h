@@ -14,6 +14,7 @@
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/gemm_tile.h"
 #include "cpu/gradient_tile.h"
+#include "cpu/integers.h"
 #include "cpu/scratch.h"
 #include "cpu/simd.h"
 
@@ -137,6 +138,11 @@ class GradientPlan {
 class GradientBlock {
  public:
   static constexpr int64_t kChunk = 2 * kGemmRows;  // tiles whose products lie in cache together
+  static constexpr int64_t kMostChunk = 3 * kGemmRows;  // where they are all tiles there are
+
+  static int64_t chunks_of(int64_t tiles) {
+    return tiles > 0 && tiles <= kMostChunk ? 1 : divide_up(tiles, kChunk);
+  }
 
   bool prepare(const GradientPlan& plan);
   void list(const GradientPlan& plan, int64_t super);

@@ -24,7 +24,7 @@ class InputGradient {
  public:
   static constexpr int kM = W::kOutputs;
   static constexpr int kV = kLanes<float>;
-  static constexpr int64_t kChunk = GradientBlock::kChunk;
+  static constexpr int64_t kMostChunk = GradientBlock::kMostChunk;
 
   InputGradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                 const GradientPlan& plan)
@@ -50,8 +50,8 @@ class InputGradient {
     const int64_t area = p_.kernel_height * p_.kernel_width;
     return (prepared_ ||
             (u_.allocate(turned_group_floats<W>(plan_)) && taps_.allocate(area * kV))) &&
-           m_.allocate(W::kFrequencies * kChunk * kGroupColumns) &&
-           stage_.allocate(kChunk * kM * kM * kGroupColumns);
+           m_.allocate(W::kFrequencies * kMostChunk * kGroupColumns) &&
+           stage_.allocate(kMostChunk * kM * kM * kGroupColumns);
   }
 
   // Channels of group `group`, chunks of tiles first .. last - 1.
