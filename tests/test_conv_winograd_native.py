@@ -280,6 +280,54 @@ def test_refusals_say_why() -> None:
     assert "too little" in refusal((8, 512, 4, 4), (1, 512, 4, 4), pool="none")
 
 
+# Few tiles, many weights: every r and both kinds of columns; a phase without a tap at infinity in
+# some of several parts of the channels; merged pixels; several blocks of tiles.
+TRANSFORMING = [
+    (2, 300, 12, 10, 100, 3, 3, 1, 1),
+    (3, 270, 7, 9, 75, 3, 3, 2, 1),
+    (2, 150, 15, 10, 90, 4, 4, 2, 1),
+    (1, 33, 30, 33, 130, 7, 7, 2, 3),
+    (2, 140, 10, 10, 60, 5, 5, 1, 2),
+    (7, 130, 14, 14, 70, 3, 3, 1, 1),
+]
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("shape", TRANSFORMING, ids=str)
+def test_weights_transformed_part_by_part(shape: Any, memory: str) -> None:
+    """What nobody prepared is transformed as it is needed, to the same bits."""
+    before = torch.get_num_threads()
+    try:
+        for pool in (MAX2, MAX3, AVG2, NONE):
+            problem = Problem(shape, pool, "relu", memory)
+            launch = problem.launch
+            assert launch.prepare("winograd", problem.w, keep=False) is None
+            prepared = launch.prepare("winograd", problem.w, keep=True)
+            assert prepared is not None
+            expected = launch.forward(
+                "winograd", problem.x, problem.w, problem.bias, True, prepared
+            )
+            assert_within(expected[0], problem.expected(), WINOGRAD[problem.taps])
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                for found, wanted in zip(problem.run(save=True), expected, strict=True):
+                    assert found is wanted is None or torch.equal(found, wanted)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_weights_that_many_tiles_share_must_be_prepared() -> None:
+    for shape in ((9, 64, 28, 28, 130, 3, 3, 1, 1), (2, 16, 8, 8, 32, 3, 3, 1, 1)):
+        problem = Problem(shape, NONE, "relu", "contiguous")
+        assert problem.launch.prepare("winograd", problem.w, keep=False) is not None
+        y = torch.empty(problem.launch.pool_launch.y_shape)
+        with pytest.raises(ValueError, match="prepared must be an address"):
+            native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
+                "winograd", problem.launch.native, problem.x.data_ptr(), problem.w.data_ptr(), 0,
+                0, y.data_ptr(), 0, 0, 1,
+            )  # fmt: skip
+
+
 def test_memory_around_outputs_is_left_alone() -> None:
     for memory in FORMATS:
         for pool in (MAX2, MAX3, NONE):
@@ -323,7 +371,5 @@ def test_few_tiles_that_share_many_weights_are_small() -> None:
     for shapes, points in ((small, 16), (large, 36)):
         for shape in shapes:
             problem = Problem(shape, NONE, "relu", "channels_last")
-            prepared = problem.launch.prepare("winograd", problem.w, keep=False)
-            assert prepared is not None
-            count = problem.launch.prepared_sizes["winograd"]
+            count = problem.launch.prepared_size("winograd", keep=True)
             assert points <= count / (shape[1] * shape[4]) < points * 1.2

@@ -61,6 +61,12 @@ int64_t prepared_size(const std::string& algorithm, const ConvActPool2dProblem& 
   return k.prepared_size ? k.prepared_size(p) : 0;
 }
 
+// Whether `forward` needs none of them, but for speed where the weights stay the same.
+bool transforms_weights(const std::string& algorithm, const ConvActPool2dProblem& p) {
+  const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  return k.transforms_weights && k.transforms_weights(p);
+}
+
 void prepare(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t w,
              uintptr_t prepared, int threads) {
   check_threads(threads);
@@ -112,7 +118,8 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   t.y_pixel = y_pixel;
   t.x = checked_pointer("x", x, size, some);
   t.w = checked_pointer("w", w, size, some);
-  t.prepared = checked_pointer("prepared", prepared, size, some && k.prepare);
+  t.prepared = checked_pointer("prepared", prepared, size,
+                               some && k.prepare && !transforms_weights(algorithm, p));
   t.bias = checked_pointer("bias", bias, size, false);
   t.y = checked_pointer("y", y, size, some);
   t.index =
@@ -222,6 +229,7 @@ void bind_conv_act_pool2d(py::module_& module) {
            py::arg("groups"), py::arg("x_channels_last"));
   module.def("conv_act_pool2d_refusal", &refusal);
   module.def("conv_act_pool2d_prepared_size", &prepared_size);
+  module.def("conv_act_pool2d_transforms_weights", &transforms_weights);
   module.def("conv_act_pool2d_prepare", &prepare);
   module.def("conv_act_pool2d_forward", &forward, py::arg("algorithm"), py::arg("problem"),
              py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),

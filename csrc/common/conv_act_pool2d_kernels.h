@@ -77,6 +77,9 @@ struct ConvKernels {
   int64_t (*transposed_size)(const ConvActPool2dProblem& problem);
   bool (*prepare_transposed)(const ConvActPool2dProblem& problem, const void* w, void* prepared,
                              int threads);
+  // Of an algorithm that wants its weights transformed, or null: whether `forward` does it itself,
+  // and no slower, where `tensors.prepared` is null.
+  bool (*transforms_weights)(const ConvActPool2dProblem& problem) = nullptr;
 };
 
 // -1 where the name is unknown.

@@ -28,11 +28,13 @@ constexpr bool kUnrolled = false;
 // Blocks of up to kLanes input channels that a sum runs over.
 struct GemmBlocks {
   int count;
-  const int32_t* index;  // which block of A and B
+  const int32_t* index;  // which block of A and B, ascending
   const int32_t* lanes;  // channels of the block with that index
+  bool add = false;      // to what m has
 };
 
-// Blocks that are summed from zero before they are added: long sums round more.
+// Blocks that are summed from zero before they are added, those of index 0 to kSummedBlocks - 1 and
+// so on: long sums round more.
 constexpr int kSummedBlocks = 128 / kLanes<float>;
 
 // m [rows][kVectors · kLanes] = sum over blocks and channels of A [block][row][lane] times
@@ -45,8 +47,13 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   constexpr int kColumns = kVectors * kV;
-  for (int first = 0; first == 0 || first < blocks.count; first += kSummedBlocks) {
-    const int last = first + kSummedBlocks < blocks.count ? first + kSummedBlocks : blocks.count;
+  bool add = blocks.add;
+  int last = 0;
+  do {
+    const int first = last;
+    const int32_t end =
+        blocks.count ? (blocks.index[first] / kSummedBlocks + 1) * kSummedBlocks : 0;
+    while (last < blocks.count && blocks.index[last] < end) ++last;
     V sums[kRows][kVectors];
 #pragma GCC unroll 16
     for (int row = 0; row < kRows; ++row) {
@@ -95,10 +102,11 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) {
         float* target = m + row * kColumns + v * kV;
-        store<float>(target, first == 0 ? sums[row][v] : load<float>(target) + sums[row][v]);
+        store<float>(target, add ? load<float>(target) + sums[row][v] : sums[row][v]);
       }
     }
-  }
+    add = true;
+  } while (last < blocks.count);
 }
 
 typedef void (*GemmTile)(const float* a, int64_t a_step, const float* b, const float* soon,

@@ -52,6 +52,14 @@ class WinogradChannels {
     const int list = 2 * infinite_height + infinite_width;
     return GemmBlocks{counts_[list], index_ + list * count_, lanes_};
   }
+  // Those of them that are of blocks first .. last - 1, added to what those before them gave.
+  GemmBlocks at(bool infinite_height, bool infinite_width, int first, int last) const {
+    GemmBlocks blocks = at(infinite_height, infinite_width);
+    blocks.add = first > 0;
+    while (blocks.count && *blocks.index < first) ++blocks.index, --blocks.count;
+    while (blocks.count && blocks.index[blocks.count - 1] >= last) --blocks.count;
+    return blocks;
+  }
 
   // The stride's columns stand side by side as channels of one pixel: for few channels, whose
   // vectors would be nearly empty. Phases are then those of rows alone.
@@ -97,6 +105,10 @@ auto with_winograd(const ConvActPool2dProblem& problem, int outputs, const Body&
 int64_t winograd_prepared_size(const ConvActPool2dProblem& problem);
 bool winograd_prepare(const ConvActPool2dProblem& problem, const void* w, void* prepared,
                       int threads);
+
+// Whether `winograd_forward` takes weights that nobody prepared: so few tiles share them that it
+// transforms a part of them, multiplies and comes to the next while the part is in a cache.
+bool winograd_transforms_weights(const ConvActPool2dProblem& problem);
 
 const char* winograd_refusal(const ConvActPool2dProblem& problem, bool backward);
 bool winograd_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,

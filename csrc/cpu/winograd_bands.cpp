@@ -17,16 +17,31 @@ constexpr int64_t kSharedWeightBytes = 1 << 20;
 constexpr int64_t kMostCarriedWindow = 8;  // rows
 constexpr int64_t kLeastTiles = 2 * kGemmRows;
 constexpr int64_t kMostTiles = 16 * kGemmRows;
+// Of a band that is all there is, transformed by every thread.
+constexpr int64_t kMostWholeTiles = 168;
+constexpr int64_t kMostWholeBytes = 10 << 20;
+
+// Tiles along an axis of z, of which anything is made, and of y.
+int64_t tiles_along(int64_t length, int64_t out_length, int outputs, TileStore store) {
+  return divide_up(store != TileStore::kOutput ? 2 * out_length : length, outputs);
+}
 
 }  // namespace
 
+bool WinogradBands::few_tiles(const ActPool2dProblem& pool, int outputs, TileStore store,
+                              int64_t tile_floats, int64_t weight_floats) {
+  const int64_t tiles = pool.batch * tiles_along(pool.height, pool.out_height, outputs, store) *
+                        tiles_along(pool.width, pool.out_width, outputs, store);
+  return weight_floats * int64_t(sizeof(float)) >= kSharedWeightBytes && tiles <= kMostWholeTiles &&
+         tiles * tile_floats * int64_t(sizeof(float)) <= kMostWholeBytes;
+}
+
 WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStore store,
-                             int64_t tile_floats, int64_t weight_floats, int threads)
+                             int64_t tile_floats, int64_t weight_floats, bool whole, int threads)
     : pool_(pool), outputs_(outputs), store_(store) {
-  // columns and rows of z that anything is made of
   const bool pairs = store != TileStore::kOutput;
-  across_ = divide_up(pairs ? 2 * pool.out_width : pool.width, outputs);
-  down_ = divide_up(pairs ? 2 * pool.out_height : pool.height, outputs);
+  across_ = tiles_along(pool.width, pool.out_width, outputs, store);
+  down_ = tiles_along(pool.height, pool.out_height, outputs, store);
   const int64_t weight_bytes = weight_floats * int64_t(sizeof(float));
   const bool large = weight_bytes >= kLargeWeightBytes;
   // what BandEpilogue pools shares the cache with the tiles
@@ -34,8 +49,8 @@ WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStor
   const int64_t bytes = large ? kLargeBandBytes : (shares ? kBandBytes / 2 : kBandBytes);
   int64_t tiles = bytes / (tile_floats * int64_t(sizeof(float)));
   tiles = least(most(tiles, kLeastTiles), kMostTiles);
-  const bool single =
-      weight_bytes >= kSharedWeightBytes && pool.batch * down_ * across_ <= kMostTileBlock;
+  const bool single = whole || (weight_bytes >= kSharedWeightBytes &&
+                                pool.batch * down_ * across_ <= kMostTileBlock);
   int64_t rows = least(most(tiles / across_, 1), most(pool.batch * down_ / threads, 1));
   if (single) rows = down_;
   // what a cut carries over is kept for every channel: images with high windows stay whole

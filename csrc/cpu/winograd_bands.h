@@ -39,9 +39,14 @@ constexpr int64_t kChannelBlocks = 2;
 class WinogradBands {
  public:
   // `outputs`: m of F(m, r). `tile_floats`: of a transformed tile. `weight_floats`: of all the
-  // transformed weights, which every band reads once.
+  // transformed weights, which every band reads once. `whole`: all is one band.
   WinogradBands(const ActPool2dProblem& pool, int outputs, TileStore store, int64_t tile_floats,
-                int64_t weight_floats, int threads);
+                int64_t weight_floats, bool whole, int threads);
+
+  // Whether so few tiles share so many weights that these are best transformed part by part, each
+  // for all tiles while it is in the second cache.
+  static bool few_tiles(const ActPool2dProblem& pool, int outputs, TileStore store,
+                        int64_t tile_floats, int64_t weight_floats);
 
   int64_t count() const { return bands_; }
   int64_t segments(int64_t band) const { return first_segment(band + 1) - first_segment(band); }

@@ -1,306 +1,15 @@
 // y = pool(act(x * w + bias)) with m·m outputs of a filter from alpha·alpha multiplications.
-//
-// A band of tiles is transformed to V [frequency][channel block][tile][lane]; then, for a block of
-// output channels and a block of tiles at a time, one product a frequency gives M
-// [frequency][tile][column], whose inverse transform, windows and bias stay in registers. Only what
-// is left of the windows is stored.
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
 
-#include <string.h>
-
-#include "cpu/band_epilogue.h"
-#include "cpu/integers.h"
-#include "cpu/scratch.h"
-#include "cpu/winograd.h"
-#include "cpu/winograd_bands.h"
-#include "cpu/winograd_output.h"
-#include "cpu/winograd_prefetch.h"
-#include "cpu/winograd_source.h"
+#include "cpu/winograd_worker.h"
 
 namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-typedef Vec<float> V;
 constexpr int kV = kLanes<float>;
-
-template <class W>
-class Worker {
- public:
-  static constexpr int kM = W::kOutputs;
-  static constexpr int kF = W::kFrequencies;
-
-  Worker(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
-         const WinogradChannels& channels, const WinogradBands& bands, TileStore store)
-      : p_(problem),
-        t_(tensors),
-        channels_(channels),
-        bands_(bands),
-        store_(store),
-        track_(tensors.index != nullptr),
-        source_(problem, channels, static_cast<const float*>(tensors.x)),
-        output_(problem, tensors, store),
-        epilogue_(problem.pool, kWinogradColumns, bands.most_rows()),
-        columns_(store == TileStore::kOutput ? problem.pool.width : problem.pool.out_width),
-        tile_size_(store == TileStore::kOutput ? kM : kM / 2),
-        segment_rows_(most_tile_rows() * tile_size_) {}
-
-  bool prepare(int64_t k_blocks) {
-    const int64_t rows = (most_tile_rows() * kM + W::kTaps - 1) * p_.stride_height;
-    const int64_t columns = (bands_.tiles_across() * kM + W::kTaps - 1) * p_.stride_width;
-    const int64_t tiles = bands_.most_segments() * most_tile_rows() * bands_.tiles_across();
-    const int64_t planes = bands_.most_carry() > 0 ? k_blocks : least(kChannelBlocks, k_blocks);
-    return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
-           v_.allocate(kF * (channels_.data_step(tiles) + kV * (tiles / kTileBlock + 1))) &&
-           m_.allocate(kChannelBlocks * product_size()) &&
-           scratch_.allocate(planes * plane_size()) && tiles_.allocate(tiles) &&
-           (!track_ || codes_.allocate(planes * plane_size()));
-  }
-
-  // Output channel blocks k_first .. k_last - 1 of a band; band `next` comes after it.
-  void run(int64_t band, int64_t k_first, int64_t k_last, int64_t next) {
-    const bool follows = band_ >= 0 && band == band_ + 1 && k_first == k_first_;
-    // rows that the band before left; else its last tiles are computed again
-    carried_ = follows && bands_.segment(band, 0).n == bands_.segment(band_, 0).n;
-    band_ = band;
-    k_first_ = k_first;
-    list_tiles();
-    transform();
-    plan_prefetch(next, k_last - k_first);
-    for (int64_t group = k_first; group < k_last; group += kChannelBlocks) {
-      const int64_t group_last = least(group + kChannelBlocks, k_last);
-      for (int64_t block = 0; block < tile_blocks_; ++block) {
-        multiply(group, group_last, block);
-        for (int64_t k = group; k < group_last; ++k) {
-          store_tiles(k, block, m_.data + (k - group) * product_size());
-        }
-      }
-      for (int64_t k = group; k < group_last; ++k) {
-        for (int64_t i = 0; i < bands_.segments(band); ++i) finish(i, k);
-      }
-    }
-  }
-
- private:
-  struct Tile {
-    int64_t n;
-    int64_t row;     // of z
-    int64_t column;  // of z
-    int64_t rows;    // of its outputs (or windows) that count
-    int64_t segment;
-    int64_t target;  // the scratch pixel of its first
-  };
-
-  int64_t block_first(int64_t block) const { return tile_count_ * block / tile_blocks_; }
-
-  // V of a block of tiles.
-  float* block_data(int64_t block) const {
-    return v_.data + kF * (block_first(block) * channels_.count() + block) * kV;
-  }
-
-  // A segment with what it has to compute again.
-  Segment segment(int64_t i) const {
-    Segment s = bands_.segment(band_, i);
-    if (!carried_ && s.carry > 0) {
-      s.tile_first -= (s.carry + kM - 1) / kM;
-      s.carry = 0;
-    }
-    return s;
-  }
-
-  void list_tiles() {
-    tile_count_ = 0;
-    for (int64_t i = 0; i < bands_.segments(band_); ++i) {
-      const Segment s = segment(i);
-      for (int64_t row = s.tile_first; row < s.tile_last; ++row) {
-        const int64_t first = s.carry + (row - s.tile_first) * tile_size_;
-        const int64_t limit = store_ == TileStore::kOutput ? p_.pool.height - row * kM
-                                                           : p_.pool.out_height - row * tile_size_;
-        for (int64_t column = 0; column < bands_.tiles_across(); ++column) {
-          tiles_.data[tile_count_++] =
-              Tile{s.n,         row * kM,
-                   column * kM, limit < tile_size_ ? limit : tile_size_,
-                   i,           (i * segment_rows_ + first) * columns_ + column * tile_size_};
-        }
-      }
-    }
-    tile_blocks_ = divide_up(tile_count_, bands_.count() > 1 ? kTileBlock : kMostTileBlock);
-  }
-
-  void plan_prefetch(int64_t next, int64_t k_blocks) {
-    prefetch_ = WinogradPrefetch();
-    if (next == band_) return;
-    const Segment s = bands_.segment(next, 0);
-    const Segment last = bands_.segment(next, bands_.segments(next) - 1);
-    const int64_t first_row = s.tile_first * kM * p_.stride_height - p_.pad_height;
-    const int64_t last_row = last.tile_last * kM * p_.stride_height + p_.kernel_height;
-    prefetch_ = WinogradPrefetch(p_, static_cast<const float*>(t_.x), s.n, last.n, first_row,
-                                 last_row, divide_up(k_blocks, kChannelBlocks) * tile_blocks_ * kF);
-  }
-
-  // V of all the band's tiles: a block of tiles after another.
-  void transform() {
-    const int64_t count = channels_.count();
-    if (!source_.framed()) {
-      for (int64_t block = 0; block < tile_blocks_; ++block) {
-        for (int64_t i = block_first(block); i < block_first(block + 1); ++i) {
-          for (int64_t c = 0; c < count; ++c) transform_tile(block, i, c);
-        }
-      }
-      return;
-    }
-    for (int64_t s = 0; s < bands_.segments(band_); ++s) {
-      const Segment segment = this->segment(s);
-      const int64_t first = segment.tile_first * kM * p_.stride_height - p_.pad_height;
-      const int64_t rows =
-          ((segment.tile_last - segment.tile_first) * kM + W::kTaps - 1) * p_.stride_height;
-      for (int64_t c = 0; c < count;) {
-        source_.fill(segment.n, first, rows, channels_[static_cast<int>(c)].first);
-        const int64_t begin = c;
-        // the blocks that read this frame: the phases of its channels, or all of a merged pixel
-        while (c < count && (channels_.merged() || channels_[static_cast<int>(c)].first ==
-                                                       channels_[static_cast<int>(begin)].first)) {
-          ++c;
-        }
-        for (int64_t block = 0; block < tile_blocks_; ++block) {
-          for (int64_t i = block_first(block); i < block_first(block + 1); ++i) {
-            if (tiles_.data[i].segment != s) continue;
-            for (int64_t b = begin; b < c; ++b) transform_tile(block, i, b);
-          }
-        }
-      }
-    }
-  }
-
-  void transform_tile(int64_t block, int64_t i, int64_t c) {
-    const Tile& tile = tiles_.data[i];
-    const int64_t first = block_first(block);
-    const int64_t size = block_first(block + 1) - first;
-    float* v = block_data(block) + (c * size + i - first) * kV;
-    source_.transform<W>(tile.n, tile.row, tile.column, channels_[static_cast<int>(c)], v,
-                         channels_.data_step(size));
-  }
-
-  int vectors_of(int64_t k) const { return p_.pool.channels - k * kWinogradColumns > kV ? 2 : 1; }
-  const float* weights_of(int64_t k, int f) const {
-    return static_cast<const float*>(t_.prepared) +
-           k * kF * channels_.weight_step(kWinogradColumns) +
-           f * channels_.weight_step(vectors_of(k) * kV);
-  }
-
-  // One block of tiles by blocks of output channels k_first .. k_last - 1.
-  void multiply(int64_t k_first, int64_t k_last, int64_t block) {
-    const int64_t first = block_first(block);
-    const int64_t size = block_first(block + 1) - first;
-    const float* v = block_data(block);
-    const int64_t parts = (size + kGemmRows - 1) / kGemmRows;
-    for (int f = 0; f < kF; ++f) {
-      const GemmBlocks blocks =
-          channels_.at(f / W::kAlpha == W::kAlpha - 1, f % W::kAlpha == W::kAlpha - 1);
-      for (int64_t k = k_first; k < k_last; ++k) {
-        const int vectors = vectors_of(k);
-        const int64_t columns = vectors * kV;
-        const bool more = k + 1 < k_last;
-        const float* next = weights_of(more ? k + 1 : k_first, more ? f : f + 1);
-        const float* u = weights_of(k, f);
-        float* m = m_.data + (k - k_first) * product_size();
-        for (int64_t part = 0; part < parts; ++part) {
-          const int64_t row = size * part / parts;
-          const int rows = static_cast<int>(size * (part + 1) / parts - row);
-          // the weights that are next, a vector of columns a part
-          const float* soon = next + (part < vectors ? part : 0) * channels_.count() * kV * kV;
-          gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV, u,
-                                       soon, blocks, m + (f * size + row) * columns);
-        }
-      }
-      prefetch_.step();
-    }
-  }
-
-  // The products of one block of tiles and one of output channels, on their way out.
-  void store_tiles(int64_t k, int64_t block, const float* m) {
-    const int64_t first = block_first(block);
-    const int64_t size = block_first(block + 1) - first;
-    const int vectors = vectors_of(k);
-    const int64_t columns = vectors * kV;
-    const int64_t begin = plane(k);
-    for (int64_t i = 0; i < size; ++i) {
-      const Tile& tile = tiles_.data[first + i];
-      for (int vector = 0; vector < vectors; ++vector) {
-        const int64_t offset = begin + tile.target * kWinogradColumns + vector * kV;
-        const int64_t column = tile.column / kM * tile_size_;
-        const int64_t columns_left = columns_ - column;
-        output_.run(m + i * columns + vector * kV, size * columns,
-                    TilePlace{tile.n, tile.row, tile.column, k * kWinogradColumns + vector * kV},
-                    TileTarget{scratch_.data + offset, track_ ? codes_.data + offset : nullptr,
-                               columns_ * kWinogradColumns, tile.rows,
-                               columns_left < tile_size_ ? columns_left : tile_size_});
-      }
-    }
-  }
-
-  // Block k of output channels in segment i.
-  void finish(int64_t i, int64_t k) {
-    const Segment s = segment(i);
-    const int64_t channel = k * kWinogradColumns;
-    const int count = static_cast<int>(least(p_.pool.channels - channel, kWinogradColumns));
-    const Band band = {s.n, s.p_first, s.p_last, channel, count};
-    const int64_t row = columns_ * kWinogradColumns;
-    const int64_t offset = plane(k) + i * segment_rows_ * row;
-    float* values = scratch_.data + offset;
-    if (store_ != TileStore::kOutput) {
-      epilogue_.finish(values, track_ ? codes_.data + offset : nullptr, band, t_);
-      return;
-    }
-    epilogue_.pool(values, s.tile_first * kM - s.carry, band, t_);
-    if (bands_.most_carry() == 0 || s.tile_last * kM >= p_.pool.height) return;
-    const int64_t carry = bands_.segment(band_ + 1, 0).carry;
-    const int64_t rows = s.carry + (s.tile_last - s.tile_first) * kM;
-    memmove(values, values + (rows - carry) * row,
-            static_cast<size_t>(carry * row) * sizeof(float));
-  }
-
-  // Floats of a block of tiles' products with one block of output channels.
-  int64_t product_size() const { return int64_t(kF) * kMostTileBlock * kWinogradColumns; }
-  // Floats of the scratch that one block of output channels needs.
-  int64_t plane_size() const {
-    return bands_.most_segments() * segment_rows_ * columns_ * kWinogradColumns;
-  }
-  // Where block k of output channels has its scratch: until the next band, if that carries on.
-  int64_t plane(int64_t k) const {
-    const int64_t i = k - k_first_;
-    return (bands_.most_carry() > 0 ? i : i % kChannelBlocks) * plane_size();
-  }
-  int64_t most_tile_rows() const {
-    return bands_.most_tile_rows() + (bands_.most_carry() + kM - 1) / kM;
-  }
-
-  const ConvActPool2dProblem& p_;
-  const ConvForwardTensors& t_;
-  const WinogradChannels& channels_;
-  const WinogradBands& bands_;
-  const TileStore store_;
-  const bool track_;
-  WinogradSource source_;
-  WinogradOutput<W> output_;
-  BandEpilogue epilogue_;
-  const int64_t columns_;       // of the scratch
-  const int64_t tile_size_;     // outputs or windows of a tile along one axis
-  const int64_t segment_rows_;  // of the scratch
-  int64_t band_ = -1;
-  int64_t k_first_ = 0;
-  bool carried_ = false;
-  WinogradPrefetch prefetch_;
-  int64_t tile_count_ = 0;
-  int64_t tile_blocks_ = 0;
-  Scratch<Tile> tiles_;
-  Scratch<float> v_;
-  Scratch<float> m_;
-  Scratch<float> scratch_;  // [segment][rows][columns][kWinogradColumns]
-  Scratch<uint8_t> codes_;  // as scratch_
-};
 
 template <class W>
 bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, int threads) {
@@ -308,9 +17,10 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
   if (!channels.prepare(p, W::kTaps)) return false;
   const TileStore store = tile_store(p.pool, W::kOutputs, tensors.index != nullptr);
   const int64_t k_blocks = (p.pool.channels + kWinogradColumns - 1) / kWinogradColumns;
-  const WinogradBands bands(
-      p.pool, W::kOutputs, store, int64_t(channels.count()) * kV * W::kFrequencies,
-      k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns), threads);
+  const WinogradBands bands(p.pool, W::kOutputs, store,
+                            int64_t(channels.count()) * kV * W::kFrequencies,
+                            k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns),
+                            !tensors.prepared, threads);
   // few bands are shared by several threads, each with output channels of its own
   int64_t shares = bands.count() < threads ? (threads + bands.count() - 1) / bands.count() : 1;
   if (shares > k_blocks) shares = k_blocks;
@@ -321,7 +31,7 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 #pragma omp parallel num_threads(parts) if (parts > 1)
 #endif
   {
-    Worker<W> worker(p, tensors, channels, bands, store);
+    WinogradWorker<W> worker(p, tensors, channels, bands, store);
     const bool ready = worker.prepare((k_blocks + shares - 1) / shares);
     if (!ready) {
 #if defined(_OPENMP)
@@ -349,6 +59,19 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 }
 
 }  // namespace
+
+bool winograd_transforms_weights(const ConvActPool2dProblem& p) {
+  return with_winograd(p, winograd_outputs(p), [&](auto w) {
+    typedef decltype(w) W;
+    WinogradChannels channels;
+    const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
+    return channels.prepare(p, W::kTaps) &&
+           WinogradBands::few_tiles(
+               p.pool, W::kOutputs, tile_store(p.pool, W::kOutputs, true),
+               int64_t(channels.count()) * kV * W::kFrequencies,
+               k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns));
+  });
+}
 
 const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "computes in float32 alone";

@@ -77,21 +77,21 @@ class ConvLaunch:
                 pool.pool == "none",
             ),
         }
-        self.prepared_sizes: dict[str, int] = {}
+        self.prepared_sizes: dict[tuple[str, bool], int] = {}
 
     def refusal(self, algorithm: str, backward: bool = False) -> str:
         """Why `algorithm` can't take this problem; "" where it can."""
         return native.module.conv_act_pool2d_refusal(algorithm, self.native, backward)  # type: ignore[union-attr]
 
     def prepare(self, algorithm: str, w: Tensor, keep: bool) -> Tensor | None:
-        """The weights as `algorithm` wants them; None where it reads them as they are.
+        """The weights as `algorithm` wants them; None where `forward` takes them as they are.
 
         `keep`: whether the next call will probably see the same weights.
         """
-        count = self.prepared_sizes.get(algorithm)
+        count = self.prepared_sizes.get((algorithm, keep))
         if count is None:
-            count = native.module.conv_act_pool2d_prepared_size(algorithm, self.native)  # type: ignore[union-attr]
-            self.prepared_sizes[algorithm] = count
+            count = self.prepared_size(algorithm, keep)
+            self.prepared_sizes[algorithm, keep] = count
         if not count:
             return None
 
@@ -111,6 +111,12 @@ class ConvLaunch:
             w, (algorithm, self.weights_key[algorithm], count, w.stride()), count, transform
         )
 
+    def prepared_size(self, algorithm: str, keep: bool) -> int:
+        module: Any = native.module
+        if not keep and module.conv_act_pool2d_transforms_weights(algorithm, self.native):
+            return 0
+        return int(module.conv_act_pool2d_prepared_size(algorithm, self.native))
+
     def forward(
         self,
         algorithm: str,
@@ -119,6 +125,7 @@ class ConvLaunch:
         bias: Tensor | None,  # [K], contiguous
         save: bool,  # whether backward will need the index and the pre-activation
         prepared: Tensor | None = None,  # `prepare`'s result, where the caller has it
+        keep: bool | None = None,  # as of `prepare`; None = where there is no backward
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """y, and where `save`: the index (or mask) and the pre-activation that backward needs."""
         launch = self.pool_launch
@@ -133,7 +140,7 @@ class ConvLaunch:
         if save:
             w = filter_format.contiguous(w)
         if prepared is None:
-            prepared = self.prepare(algorithm, w, keep=not save)
+            prepared = self.prepare(algorithm, w, not save if keep is None else keep)
         w = cpu_weights.contiguous(w, prepared)
         native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
             algorithm,

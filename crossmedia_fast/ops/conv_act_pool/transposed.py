@@ -166,8 +166,7 @@ class TransposedLaunch:
         w = filter_format.contiguous(w)
         if need_dx:
             # these weights will not be seen again: what they become is not kept
-            transformed = self.adjoint.prepare(self.algorithm, w, keep=False)
-            dx, _, _ = self.adjoint.forward(self.algorithm, dy, w, None, False, transformed)
+            dx, _, _ = self.adjoint.forward(self.algorithm, dy, w, None, False, keep=False)
         if need_dw:
             x = as_format(x, self.channels_last)
             _, dw, _ = self.adjoint.backward(

@@ -1,0 +1,70 @@
+// U = G w G^T of some filters and channels, in the order in which the products read it.
+#pragma once
+
+#include "cpu/turn_filters.h"
+#include "cpu/winograd.h"
+#include "cpu/winograd_tile.h"
+
+namespace cmf {
+namespace CMF_ISA {
+
+// Channel blocks first .. last - 1 of the filters k .. k + kWinogradColumns - 1.
+struct WeightPart {
+  int64_t k;
+  int first;
+  int last;
+};
+
+// Floats of `taps`, scratch of transform_weights.
+inline int64_t weight_tap_floats(const ConvActPool2dProblem& p, const WinogradChannels& channels) {
+  const int64_t gathered = channels.merged() ? p.in_channels : kLanes<float>;
+  return gathered * p.kernel_height * p.kernel_width * kLanes<float>;
+}
+
+// -> u [channel block][lane][columns] of each frequency, `step` apart.
+template <class W>
+void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& channels,
+                       const float* w, const WeightPart& part, float* taps, float* u,
+                       int64_t step) {
+  typedef Vec<float> V;
+  constexpr int kV = kLanes<float>;
+  const int64_t area = p.kernel_height * p.kernel_width;
+  const int64_t filter = p.in_channels * area;
+  const int vectors = p.pool.channels - part.k > kV ? 2 : 1;
+  const int64_t columns = vectors * kV;
+  for (int v = 0; v < vectors; ++v) {
+    const int64_t k = part.k + v * kV;
+    const int64_t filters = least(p.pool.channels - k, kV);
+    int64_t turned = -1;  // the first channel of what `taps` holds
+    for (int b = part.first; b < part.last; ++b) {
+      const ChannelBlock& block = channels[b];
+      // a merged pixel has all channels of several columns: they are turned together
+      const int64_t first = channels.merged() ? 0 : block.first;
+      if (first != turned) {
+        const int64_t count = channels.merged() ? p.in_channels : block.lanes;
+        turn_filters(w + k * filter + first * area, filter, filters, count * area, taps, kV);
+        turned = first;
+      }
+      for (int lane = 0; lane < block.lanes; ++lane) {
+        const int64_t c = channels.merged() ? (block.first + lane) % p.in_channels : lane;
+        const int64_t j =
+            channels.merged() ? (block.first + lane) / p.in_channels : block.phase_width;
+        V taps_of_phase[W::kTaps][W::kTaps];
+        for (int r = 0; r < W::kTaps; ++r) {
+          for (int s = 0; s < W::kTaps; ++s) {
+            const int64_t tap_height = r * p.stride_height + block.phase_height;
+            const int64_t tap_width = s * p.stride_width + j;
+            const bool inside = tap_height < p.kernel_height && tap_width < p.kernel_width;
+            const int64_t tap = c * area + tap_height * p.kernel_width + tap_width;
+            taps_of_phase[r][s] = inside ? load<float>(taps + tap * kV) : V{};
+          }
+        }
+        const int64_t row = int64_t(b - part.first) * kV + lane;
+        transform_weight_tile<W>(taps_of_phase, u + row * columns + v * kV, step);
+      }
+    }
+  }
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf
