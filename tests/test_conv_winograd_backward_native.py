@@ -125,6 +125,29 @@ def test_formats_of_input_and_output_may_differ() -> None:
 
 
 @pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_filters_in_channels_last_give_the_same_bits(shape: Any, memory: str) -> None:
+    """They are read, and their gradient is written, as they are."""
+    problem = Backward(shape, NONE, "leaky_relu", memory)
+    filters = problem.w, problem.w.to(memory_format=torch.channels_last)
+    for poisoned in (False, True):  # tiles are then computed anew, one by one
+        if poisoned:
+            problem.dy[0, 0, 0, 0] = float("nan")
+        runs = []
+        for problem.w in filters:
+            runs.append(problem.run())
+            assert runs[-1][1].stride() == problem.w.stride()
+        for found, expected in zip(*runs, strict=True):
+            if not poisoned:
+                assert torch.equal(found, expected)
+                continue
+            assert torch.equal(found.isnan(), expected.isnan())
+            finite = found.isfinite()  # dw is PyTorch's, which sums as w lies
+            if finite.any():
+                assert_within(found[finite], expected[finite].double(), 1e-5)
+
+
+@pytest.mark.parametrize("memory", FORMATS)
 def test_many_tiles_are_cut_into_super_blocks(memory: str) -> None:
     """More tiles than are transformed at once, and an image of more than that by itself."""
     for shape in ((70, 20, 9, 21, 18, 3, 3, 1, 1), (1, 3, 90, 110, 18, 3, 3, 1, 1)):

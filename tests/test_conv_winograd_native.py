@@ -310,10 +310,25 @@ def test_weights_transformed_part_by_part(shape: Any, memory: str) -> None:
             assert_within(expected[0], problem.expected(), WINOGRAD[problem.taps])
             for threads in (1, 2, 5):
                 torch.set_num_threads(threads)
-                for found, wanted in zip(problem.run(save=True), expected, strict=True):
-                    assert found is wanted is None or torch.equal(found, wanted)
+                for w in (problem.w, problem.w.to(memory_format=torch.channels_last)):
+                    operands = problem.x, w, problem.bias
+                    results = launch.forward("winograd", *operands, True)
+                    for found, wanted in zip(results, expected, strict=True):
+                        assert found is wanted is None or torch.equal(found, wanted)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+def test_not_finite_stays_where_it_is_beside_filters_in_channels_last(memory: str) -> None:
+    problem = Problem((1, 130, 9, 9, 64, 3, 3, 1, 1), NONE, "identity", memory)
+    problem.w = problem.w.to(memory_format=torch.channels_last)
+    problem.x[0, 7, 4, 5] = float("inf")
+    expected, found = problem.expected(), problem.run(save=True)[0]
+    assert not expected.isfinite().all()
+    finite = expected.isfinite()
+    assert torch.equal(found.isfinite(), finite)
+    assert_within(found[finite], expected[finite], WINOGRAD[3])
 
 
 def test_weights_that_many_tiles_share_must_be_prepared() -> None:

@@ -97,7 +97,7 @@ void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int6
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
              uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
              uintptr_t preactivation, int threads, int64_t y_pixel, uintptr_t x_scale,
-             uintptr_t x_shift) {
+             uintptr_t x_shift, bool w_channels_last) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
   if (y_pixel != 0) check_y_pixel(algorithm, p.pool, y_pixel, index != 0);
@@ -112,7 +112,11 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if ((x_scale != 0) != (x_shift != 0) || (x_scale != 0 && algorithm != "pointwise")) {
     throw py::value_error("x_scale and x_shift come together, and with algorithm 'pointwise'");
   }
+  if (w_channels_last && (prepared != 0 || !k.transforms_weights)) {
+    throw py::value_error("w_channels_last must be False, but where the algorithm transforms w");
+  }
   ConvForwardTensors t = {};
+  t.w_channels_last = w_channels_last;
   t.x_scale = checked_pointer("x_scale", x_scale, size, false);
   t.x_shift = checked_pointer("x_shift", x_shift, size, false);
   t.y_pixel = y_pixel;
@@ -137,7 +141,7 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
 // Whether dw holds, or must be computed some other way: ConvBackwardTensors::dw_spoilt.
 bool backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t dy,
               uintptr_t saved, uintptr_t index, uintptr_t x, uintptr_t w, uintptr_t bias,
-              uintptr_t dx, uintptr_t dw, uintptr_t dbias, int threads) {
+              uintptr_t dx, uintptr_t dw, uintptr_t dbias, int threads, bool w_channels_last) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, true);
   const int size = p.pool.itemsize;
@@ -145,7 +149,11 @@ bool backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
   // kInput is the convolution's output, which never exists as a whole: it is computed again
   const bool needs_saved = p.pool.saved == Saved::kOutput || p.pool.saved == Saved::kPreactivation;
   const int index_size = p.pool.index_itemsize ? p.pool.index_itemsize : 1;
+  if (w_channels_last && algorithm != "winograd") {
+    throw py::value_error("w_channels_last must be False for algorithm '" + algorithm + "'");
+  }
   ConvBackwardTensors t = {};
+  t.w_channels_last = w_channels_last;
   t.dy = checked_pointer("dy", dy, size, some);
   t.saved = checked_pointer("saved", saved, size, some && needs_saved);
   t.index = checked_pointer("index", index, index_size, some && p.pool.index_itemsize != 0);
@@ -234,8 +242,11 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_forward", &forward, py::arg("algorithm"), py::arg("problem"),
              py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),
              py::arg("index"), py::arg("preactivation"), py::arg("threads"), py::arg("y_pixel") = 0,
-             py::arg("x_scale") = 0, py::arg("x_shift") = 0);
-  module.def("conv_act_pool2d_backward", &backward);
+             py::arg("x_scale") = 0, py::arg("x_shift") = 0, py::arg("w_channels_last") = false);
+  module.def("conv_act_pool2d_backward", &backward, py::arg("algorithm"), py::arg("problem"),
+             py::arg("dy"), py::arg("saved"), py::arg("index"), py::arg("x"), py::arg("w"),
+             py::arg("bias"), py::arg("dx"), py::arg("dw"), py::arg("dbias"), py::arg("threads"),
+             py::arg("w_channels_last") = false);
   module.def("transpose_matrices", &transpose_matrices);
   module.def("hash_bytes", &hash_bytes);
   module.def("hash_blocks", &hash_blocks);

@@ -30,6 +30,7 @@ struct ConvForwardTensors {
                          // some channels of a larger tensor
   const void* x_scale;   // [C] or null: x is max(x · x_scale + x_shift, 0), of pointwise alone
   const void* x_shift;   // [C] or null, as x_scale
+  bool w_channels_last;  // w is [K, R, S, C / groups], of Winograd that transforms it itself alone
 };
 
 // What makes an input gradient a transposed convolution's output: y [N, C, H, W] = act(dx + bias).
@@ -54,6 +55,7 @@ struct ConvBackwardTensors {
   // is not finite reaches elements of dw that it has nothing to do with.
   bool* dw_spoilt;
   const ConvTransposed* transposed;  // or null: dx is a gradient
+  bool w_channels_last;              // w and dw are [K, R, S, C / groups], of Winograd alone
 };
 
 // The kernels of one algorithm. `forward` and `backward` give false where scratch memory could not

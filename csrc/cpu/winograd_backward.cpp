@@ -57,6 +57,7 @@ class Worker {
         t_(tensors),
         plan_(plan),
         shared_(shared),
+        filters_(problem, tensors.w_channels_last),
         frame_(problem, tensors, plan.frame_rows(plan.most_run_strips()), plan.frame_columns(),
                plan.horizontal().last - plan.frame_columns() + 1, plan.frame_lanes()),
         input_(problem, plan, static_cast<const float*>(tensors.x)),
@@ -144,9 +145,9 @@ class Worker {
     }
     bool finite = true;
     for (int64_t vector = first; vector < last; ++vector) {
-      finite &=
-          finish_weight_block<W>(p_, plan_, vector, k, sums_.data + (vector - first) * kSumBlock,
-                                 step, taps_.data, static_cast<float*>(t_.dw));
+      finite &= finish_weight_block<W>(p_, plan_, filters_, vector, k,
+                                       sums_.data + (vector - first) * kSumBlock, step, taps_.data,
+                                       static_cast<float*>(t_.dw));
     }
     return finite;
   }
@@ -156,7 +157,7 @@ class Worker {
   bool finish_weights(int64_t item) {
     const int64_t vector = item % plan_.vectors();
     const int64_t pair = item / plan_.vectors();
-    return finish_weight_block<W>(p_, plan_, vector, pair * kGradientVectors,
+    return finish_weight_block<W>(p_, plan_, filters_, vector, pair * kGradientVectors,
                                   sums_at(0, pair, vector),
                                   sums_at(1, pair, vector) - sums_at(0, pair, vector), taps_.data,
                                   static_cast<float*>(t_.dw));
@@ -236,6 +237,7 @@ class Worker {
   const ConvBackwardTensors& t_;
   const GradientPlan& plan_;
   Shared& shared_;
+  const FilterLayout filters_;
   int64_t together_ = 4;
   GradientBlock blocks_[2];  // of even and odd super-blocks
   GradientFrame frame_;

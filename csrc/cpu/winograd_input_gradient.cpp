@@ -7,7 +7,7 @@ namespace CMF_ISA {
 
 void direct_input_gradient(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int64_t n,
                            int64_t h, int64_t w, const PhaseVector& vector, float* target) {
-  const int64_t area = p.kernel_height * p.kernel_width;
+  const FilterLayout layout(p, t.w_channels_last);
   const float* weights = static_cast<const float*>(t.w);
   for (int lane = 0; lane < kLanes<float>; ++lane) target[lane] = 0;
   for (int64_t r = 0; r < p.kernel_height; ++r) {
@@ -18,12 +18,14 @@ void direct_input_gradient(const ConvActPool2dProblem& p, const ConvBackwardTens
       if (column < 0 || column % p.stride_width != 0 || column / p.stride_width >= p.pool.width) {
         continue;
       }
-      const int64_t tap = r * p.kernel_width + s;
+      const int64_t tap = (r * p.kernel_width + s) * layout.tap;
       for (int64_t k = 0; k < p.pool.channels; ++k) {
         const float g =
             gradient_at(p.pool, t, n, k, row / p.stride_height, column / p.stride_width);
-        const float* filter = weights + (k * p.in_channels + vector.first) * area + tap;
-        for (int lane = 0; lane < vector.lanes; ++lane) target[lane] += g * filter[lane * area];
+        const float* filter = weights + layout.at(k, vector.first) + tap;
+        for (int lane = 0; lane < vector.lanes; ++lane) {
+          target[lane] += g * filter[lane * layout.channel];
+        }
       }
     }
   }

@@ -67,7 +67,8 @@ class InputGradient {
   const float* group_weights(int64_t group) {
     if (prepared_) return prepared_ + group * turned_group_floats<W>(plan_);
     if (group != transformed_) {
-      turn_group_weights<W>(p_, plan_, group, static_cast<const float*>(t_.w), taps_.data, u_.data);
+      turn_group_weights<W>(p_, plan_, group, FilterLayout(p_, t_.w_channels_last),
+                            static_cast<const float*>(t_.w), taps_.data, u_.data);
     }
     transformed_ = group;
     return u_.data;

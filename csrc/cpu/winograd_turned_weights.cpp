@@ -45,7 +45,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       Scratch<float> taps;
       if (!taps.allocate(p.kernel_height * p.kernel_width * kLanes<float>)) return false;
       for (int64_t group = groups.first; group < groups.last; ++group) {
-        turn_group_weights<W>(p, plan, group, w, taps.data,
+        turn_group_weights<W>(p, plan, group, FilterLayout(p, false), w, taps.data,
                               prepared + before + group * turned_group_floats<W>(plan));
       }
       return true;

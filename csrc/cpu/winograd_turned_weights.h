@@ -3,6 +3,7 @@
 // U [group][frequency][k block][lane][column]
 #pragma once
 
+#include "cpu/filter_layout.h"
 #include "cpu/turn_filters.h"
 #include "cpu/winograd_gradient.h"
 #include "cpu/winograd_tile.h"
@@ -22,20 +23,26 @@ int64_t turned_group_floats(const GradientPlan& plan) {
 // U of one group. `taps`: scratch memory, [R][S][kLanes].
 template <class W>
 void turn_group_weights(const ConvActPool2dProblem& p, const GradientPlan& plan, int64_t group,
-                        const float* weights, float* taps, float* u) {
+                        const FilterLayout& layout, const float* weights, float* taps, float* u) {
   constexpr int kV = kLanes<float>;
   const PhaseGroup& g = plan.group(group);
   const int64_t columns = g.vectors * kV;
-  const int64_t area = p.kernel_height * p.kernel_width;
   const int64_t step = plan.k_blocks() * kV * columns + kTurnedPadding;
-  const int64_t next = p.in_channels * area;
   for (int64_t k = 0; k < plan.filters(); ++k) {
     for (int v = 0; v < g.vectors; ++v) {
       const PhaseVector& vector = plan.vector(g.vector + v);
-      const float* w = weights + (k * p.in_channels + vector.first) * area;
+      const float* w = weights + layout.at(k, vector.first);
       // filters lie far apart
-      for (int64_t i = 0; i < vector.lanes * area; i += kV) __builtin_prefetch(w + 3 * next + i);
-      turn_filters(w, area, vector.lanes, area, taps, kV);
+      const float* next = w + 3 * layout.filter;
+      if (layout.channels_last) {
+        for (int64_t tap = 0; tap < layout.area; ++tap) {
+          __builtin_prefetch(next + tap * layout.tap);
+          store<float>(taps + tap * kV, load_lanes<float>(w + tap * layout.tap, vector.lanes));
+        }
+      } else {
+        for (int64_t i = 0; i < vector.lanes * layout.area; i += kV) __builtin_prefetch(next + i);
+        turn_filters(w, layout.area, vector.lanes, layout.area, taps, kV);
+      }
       Vec<float> filter[W::kTaps][W::kTaps];
       for (int r = 0; r < W::kTaps; ++r) {
         const int64_t row = r * p.stride_height + vector.phase_height;

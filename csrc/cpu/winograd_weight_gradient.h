@@ -3,6 +3,7 @@
 #pragma once
 
 #include "common/conv_act_pool2d_kernels.h"
+#include "cpu/filter_layout.h"
 #include "cpu/integers.h"
 #include "cpu/simd_transpose.h"
 #include "cpu/winograd_gradient.h"
@@ -104,15 +105,36 @@ void scatter_phase(const ConvActPool2dProblem& p, const PhaseVector& channels, i
   }
 }
 
-// G^T U G of one block -> dw [K, C, R, S]. `sums`: of frequency 0, `step` apart. `scratch`
+// The taps of one phase, `scratch` [channel][tap][filter], to their places in [K, R, S, C].
+inline void store_channels(const ConvActPool2dProblem& p, const FilterLayout& layout,
+                           const PhaseVector& channels, int64_t rows, int64_t columns, int filters,
+                           const float* scratch, float* target) {
+  constexpr int kV = kLanes<float>;
+  const int64_t taps = rows * columns;
+  for (int64_t i = 0; i < taps; ++i) {
+    Vec<float> values[kV];
+    for (int c = 0; c < kV; ++c) {
+      values[c] = c < channels.lanes ? load<float>(scratch + (c * taps + i) * kV) : Vec<float>{};
+    }
+    transpose_block<float>(values);
+    const int64_t r = i / columns * p.stride_height + channels.phase_height;
+    const int64_t s = i % columns * p.stride_width + channels.phase_width;
+    float* place = target + (r * p.kernel_width + s) * layout.tap;
+    for (int j = 0; j < filters; ++j) {
+      store_lanes<float>(place + j * layout.filter, values[j], channels.lanes);
+    }
+  }
+}
+
+// G^T U G of one block -> dw, as `layout` has it. `sums`: of frequency 0, `step` apart. `scratch`
 // [kLanes channels][taps][kLanes]. False where anything is not finite.
 template <class W>
-bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan, int64_t vector,
-                         int64_t k, const float* sums, int64_t step, float* scratch, float* dw) {
+bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan,
+                         const FilterLayout& layout, int64_t vector, int64_t k, const float* sums,
+                         int64_t step, float* scratch, float* dw) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   const PhaseVector& channels = plan.vector(vector);
-  const int64_t area = p.kernel_height * p.kernel_width;
   const bool dense = p.stride_height == 1 && p.stride_width == 1;
   // the taps of this phase
   const int64_t rows = divide_up(p.kernel_height - channels.phase_height, p.stride_height);
@@ -123,8 +145,7 @@ bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan
     const int64_t filter = block * kV;
     const int filters =
         plan.filters() - filter < kV ? static_cast<int>(plan.filters() - filter) : kV;
-    float* target = dw + (filter * p.in_channels + channels.first) * area;
-    const int64_t filter_step = p.in_channels * area;
+    float* target = dw + layout.at(filter, channels.first);
     V bad = V{};
     for (int c = 0; c < channels.lanes; ++c) {
       V taps[W::kTaps][W::kTaps];
@@ -139,6 +160,12 @@ bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan
       }
     }
     if (any_nan(bad)) finite = false;
+    if (layout.channels_last) {
+      if (taps_of_phase) {
+        store_channels(p, layout, channels, rows, columns, filters, scratch, target);
+      }
+      continue;
+    }
     const int64_t count = channels.lanes * taps_of_phase;
     for (int64_t i = 0; i < count; i += kV) {
       const int lanes = count - i < kV ? static_cast<int>(count - i) : kV;
@@ -149,7 +176,7 @@ bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan
       transpose_block<float>(values);
       for (int j = 0; j < filters; ++j) {
         if (dense) {
-          store_lanes<float>(target + j * filter_step + i, values[j], lanes);
+          store_lanes<float>(target + j * layout.filter + i, values[j], lanes);
         } else {
           store<float>(scratch + (i + j) * kV, values[j]);
         }

@@ -16,6 +16,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
   const int64_t block_size = W::kFrequencies * channels.weight_step(kWinogradColumns);
   const int64_t parts = divide_up(channels.count(), int64_t(kSummedBlocks));
   const int64_t items = k_blocks * parts;
+  const FilterLayout layout(p, false);
   return in_parallel(items, static_cast<int>(least(items, threads)), [&](Range range) {
     Scratch<float> taps;
     if (!taps.allocate(weight_tap_floats(p, channels))) return false;
@@ -26,7 +27,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       const int64_t first = item % parts * kSummedBlocks;
       const WeightPart part = {k, static_cast<int>(first),
                                static_cast<int>(least(first + kSummedBlocks, channels.count()))};
-      transform_weights<W>(p, channels, w, part, taps.data,
+      transform_weights<W>(p, channels, layout, w, part, taps.data,
                            prepared + item / parts * block_size + first * kLanes<float> * columns,
                            channels.weight_step(columns));
     }

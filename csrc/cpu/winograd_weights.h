@@ -1,6 +1,7 @@
 // U = G w G^T of some filters and channels, in the order in which the products read it.
 #pragma once
 
+#include "cpu/filter_layout.h"
 #include "cpu/turn_filters.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_tile.h"
@@ -21,15 +22,28 @@ inline int64_t weight_tap_floats(const ConvActPool2dProblem& p, const WinogradCh
   return gathered * p.kernel_height * p.kernel_width * kLanes<float>;
 }
 
+// `w`: the first of `filters` filters and `count` channels -> taps [channel][tap], filters side by
+// side.
+inline void turn_channels(const FilterLayout& layout, const float* w, int64_t filters,
+                          int64_t count, float* taps) {
+  constexpr int kV = kLanes<float>;
+  if (!layout.channels_last) {
+    turn_filters(w, layout.filter, filters, count * layout.area, taps, kV);
+    return;
+  }
+  for (int64_t tap = 0; tap < layout.area; ++tap) {
+    turn_filters(w + tap * layout.tap, layout.filter, filters, count, taps + tap * kV,
+                 layout.area * kV);
+  }
+}
+
 // -> u [channel block][lane][columns] of each frequency, `step` apart.
 template <class W>
 void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& channels,
-                       const float* w, const WeightPart& part, float* taps, float* u,
-                       int64_t step) {
+                       const FilterLayout& layout, const float* w, const WeightPart& part,
+                       float* taps, float* u, int64_t step) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
-  const int64_t area = p.kernel_height * p.kernel_width;
-  const int64_t filter = p.in_channels * area;
   const int vectors = p.pool.channels - part.k > kV ? 2 : 1;
   const int64_t columns = vectors * kV;
   for (int v = 0; v < vectors; ++v) {
@@ -42,7 +56,7 @@ void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& ch
       const int64_t first = channels.merged() ? 0 : block.first;
       if (first != turned) {
         const int64_t count = channels.merged() ? p.in_channels : block.lanes;
-        turn_filters(w + k * filter + first * area, filter, filters, count * area, taps, kV);
+        turn_channels(layout, w + layout.at(k, first), filters, count, taps);
         turned = first;
       }
       for (int lane = 0; lane < block.lanes; ++lane) {
@@ -55,7 +69,7 @@ void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& ch
             const int64_t tap_height = r * p.stride_height + block.phase_height;
             const int64_t tap_width = s * p.stride_width + j;
             const bool inside = tap_height < p.kernel_height && tap_width < p.kernel_width;
-            const int64_t tap = c * area + tap_height * p.kernel_width + tap_width;
+            const int64_t tap = c * layout.area + tap_height * p.kernel_width + tap_width;
             taps_of_phase[r][s] = inside ? load<float>(taps + tap * kV) : V{};
           }
         }

@@ -88,10 +88,7 @@ class ConvLaunch:
 
         `keep`: whether the next call will probably see the same weights.
         """
-        count = self.prepared_sizes.get((algorithm, keep))
-        if count is None:
-            count = self.prepared_size(algorithm, keep)
-            self.prepared_sizes[algorithm, keep] = count
+        count = self.prepared_size(algorithm, keep)
         if not count:
             return None
 
@@ -112,10 +109,14 @@ class ConvLaunch:
         )
 
     def prepared_size(self, algorithm: str, keep: bool) -> int:
-        module: Any = native.module
-        if not keep and module.conv_act_pool2d_transforms_weights(algorithm, self.native):
-            return 0
-        return int(module.conv_act_pool2d_prepared_size(algorithm, self.native))
+        """How many elements `prepare` gives; 0 where nothing."""
+        count = self.prepared_sizes.get((algorithm, keep))
+        if count is None:
+            module: Any = native.module
+            itself = module.conv_act_pool2d_transforms_weights(algorithm, self.native)
+            count = module.conv_act_pool2d_prepared_size(algorithm, self.native)
+            count = self.prepared_sizes[algorithm, keep] = 0 if itself and not keep else count
+        return count
 
     def forward(
         self,
@@ -137,11 +138,19 @@ class ConvLaunch:
             preactivation = fresh(x, launch.y_shape, launch.y_strides)
         if not launch.y_shape[0]:
             return y, index, preactivation
-        if save:
+        keep = not save if keep is None else keep
+        last = (
+            prepared is None
+            and algorithm == "winograd"
+            and filter_format.is_channels_last(w)
+            and not self.prepared_size(algorithm, keep)
+        )
+        if not keep and not last:
             w = filter_format.contiguous(w)
         if prepared is None:
-            prepared = self.prepare(algorithm, w, not save if keep is None else keep)
-        w = cpu_weights.contiguous(w, prepared)
+            prepared = self.prepare(algorithm, w, keep)
+        if not last:
+            w = cpu_weights.contiguous(w, prepared)
         native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
             algorithm,
             self.native,
@@ -153,6 +162,7 @@ class ConvLaunch:
             0 if index is None else index.data_ptr(),
             0 if preactivation is None else preactivation.data_ptr(),
             native.thread_count(),
+            w_channels_last=last,
         )
         return y, index, preactivation
 
@@ -175,9 +185,11 @@ class ConvLaunch:
         Winograd algorithm they spread), dw comes from PyTorch's own convolution.
         """
         dy = as_format(dy, self.pool_launch.channels_last)
-        given, w = w, filter_format.contiguous(w)
+        given, last = w, algorithm == "winograd" and filter_format.is_channels_last(w)
+        if not last:
+            w = filter_format.contiguous(w)
         dx = fresh(dy, self.x_shape, self.x_strides) if need_dx else None
-        dw = dy.new_empty(self.w_shape) if need_dw else None
+        dw = dy.new_empty_strided(self.w_shape, w.stride()) if need_dw else None
         dbias = dy.new_empty((self.w_shape[0],)) if need_dbias else None
         dw_holds = native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
             algorithm,
@@ -192,6 +204,7 @@ class ConvLaunch:
             0 if dw is None else dw.data_ptr(),
             0 if dbias is None else dbias.data_ptr(),
             native.thread_count(),
+            w_channels_last=last,
         )
         if need_dw and not dw_holds:
             dw = self._weight_gradient(dy, saved, index, x, w, bias)

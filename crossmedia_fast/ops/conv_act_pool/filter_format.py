@@ -1,7 +1,8 @@
 """Filters [K, C, R, S] from one memory format to the other, by the native module.
 
-PyTorch's copies between them are element by element; training takes three a step and layer whose
-weight is channels_last: for the forward, for the gradients, and of the weight's gradient.
+PyTorch's copies between them are element by element. Where an algorithm reads contiguous filters
+alone, training takes three a step and layer whose weight is channels_last: for the forward, for the
+gradients, and of the weight's gradient.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ def contiguous(w: Tensor) -> Tensor:
     """`w` in contiguous format; itself where it is."""
     if w.is_contiguous():
         return w
-    if not _transposable(w, w.stride()):
+    if not is_channels_last(w):
         return w.contiguous()
     filters, channels, height, width = w.shape
     dense = w.new_empty(w.shape)
     _transpose(w, dense, filters, height * width, channels)
     return dense
+
+
+def is_channels_last(w: Tensor) -> bool:
+    """Whether the native module reads `w` as [K, R, S, C], which contiguous filters aren't."""
+    return not w.is_contiguous() and _transposable(w, w.stride())
 
 
 def in_format_of(w: Tensor, gradient: Tensor) -> Tensor:
