@@ -301,6 +301,7 @@ def test_weights_transformed_part_by_part(shape: Any, memory: str) -> None:
         for pool in (MAX2, MAX3, AVG2, NONE):
             problem = Problem(shape, pool, "relu", memory)
             launch = problem.launch
+            torch.set_num_threads(1)
             assert launch.prepare("winograd", problem.w, keep=False) is None
             prepared = launch.prepare("winograd", problem.w, keep=True)
             assert prepared is not None

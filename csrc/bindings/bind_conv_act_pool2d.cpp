@@ -62,9 +62,10 @@ int64_t prepared_size(const std::string& algorithm, const ConvActPool2dProblem& 
 }
 
 // Whether `forward` needs none of them, but for speed where the weights stay the same.
-bool transforms_weights(const std::string& algorithm, const ConvActPool2dProblem& p) {
+bool transforms_weights(const std::string& algorithm, const ConvActPool2dProblem& p, int threads) {
+  check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
-  return k.transforms_weights && k.transforms_weights(p);
+  return k.transforms_weights && k.transforms_weights(p, threads);
 }
 
 void prepare(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t w,
@@ -123,7 +124,7 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   t.x = checked_pointer("x", x, size, some);
   t.w = checked_pointer("w", w, size, some);
   t.prepared = checked_pointer("prepared", prepared, size,
-                               some && k.prepare && !transforms_weights(algorithm, p));
+                               some && k.prepare && !transforms_weights(algorithm, p, 1));
   t.bias = checked_pointer("bias", bias, size, false);
   t.y = checked_pointer("y", y, size, some);
   t.index =

@@ -81,7 +81,7 @@ struct ConvKernels {
                              int threads);
   // Of an algorithm that wants its weights transformed, or null: whether `forward` does it itself,
   // and no slower, where `tensors.prepared` is null.
-  bool (*transforms_weights)(const ConvActPool2dProblem& problem) = nullptr;
+  bool (*transforms_weights)(const ConvActPool2dProblem& problem, int threads) = nullptr;
 };
 
 // -1 where the name is unknown.

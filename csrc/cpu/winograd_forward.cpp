@@ -60,12 +60,13 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 
 }  // namespace
 
-bool winograd_transforms_weights(const ConvActPool2dProblem& p) {
+bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
   return with_winograd(p, winograd_outputs(p), [&](auto w) {
     typedef decltype(w) W;
     WinogradChannels channels;
     const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
-    return channels.prepare(p, W::kTaps) &&
+    // each thread has output channels of its own
+    return k_blocks >= threads && channels.prepare(p, W::kTaps) &&
            WinogradBands::few_tiles(
                p.pool, W::kOutputs, tile_store(p.pool, W::kOutputs, true),
                int64_t(channels.count()) * kV * W::kFrequencies,

@@ -8,13 +8,17 @@ namespace cmf {
 namespace CMF_ISA {
 namespace {
 
+constexpr int64_t kPreparedBlocks = 4;
+
 template <class W>
 bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int threads) {
   WinogradChannels channels;
   if (!channels.prepare(p, W::kTaps)) return false;
   const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
   const int64_t block_size = W::kFrequencies * channels.weight_step(kWinogradColumns);
-  const int64_t parts = divide_up(channels.count(), int64_t(kSummedBlocks));
+  // a few channel blocks each; merged ones are gathered together
+  const int64_t together = channels.merged() ? channels.count() : kPreparedBlocks;
+  const int64_t parts = divide_up(channels.count(), together);
   const int64_t items = k_blocks * parts;
   const FilterLayout layout(p, false);
   return in_parallel(items, static_cast<int>(least(items, threads)), [&](Range range) {
@@ -24,9 +28,9 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       const int64_t k = item / parts * kWinogradColumns;
       const int64_t columns =
           p.pool.channels - k > kLanes<float> ? kWinogradColumns : kLanes<float>;
-      const int64_t first = item % parts * kSummedBlocks;
+      const int64_t first = item % parts * together;
       const WeightPart part = {k, static_cast<int>(first),
-                               static_cast<int>(least(first + kSummedBlocks, channels.count()))};
+                               static_cast<int>(least(first + together, channels.count()))};
       transform_weights<W>(p, channels, layout, w, part, taps.data,
                            prepared + item / parts * block_size + first * kLanes<float> * columns,
                            channels.weight_step(columns));

@@ -77,7 +77,7 @@ class ConvLaunch:
                 pool.pool == "none",
             ),
         }
-        self.prepared_sizes: dict[tuple[str, bool], int] = {}
+        self.prepared_sizes: dict[tuple[str, bool, int], int] = {}
 
     def refusal(self, algorithm: str, backward: bool = False) -> str:
         """Why `algorithm` can't take this problem; "" where it can."""
@@ -110,12 +110,14 @@ class ConvLaunch:
 
     def prepared_size(self, algorithm: str, keep: bool) -> int:
         """How many elements `prepare` gives; 0 where nothing."""
-        count = self.prepared_sizes.get((algorithm, keep))
+        threads = native.thread_count()
+        count = self.prepared_sizes.get((algorithm, keep, threads))
         if count is None:
             module: Any = native.module
-            itself = module.conv_act_pool2d_transforms_weights(algorithm, self.native)
+            itself = module.conv_act_pool2d_transforms_weights(algorithm, self.native, threads)
             count = module.conv_act_pool2d_prepared_size(algorithm, self.native)
-            count = self.prepared_sizes[algorithm, keep] = 0 if itself and not keep else count
+            count = 0 if itself and not keep else count
+            self.prepared_sizes[algorithm, keep, threads] = count
         return count
 
     def forward(
