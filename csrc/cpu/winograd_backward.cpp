@@ -189,15 +189,15 @@ class Worker {
     const PanelLayout layout = {kF, plan_.k_blocks()};
     const int64_t first = k_first / kV;
     const int64_t blocks = divide_up(count, kV);
-    for_each_tile(block, run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
-      const int64_t step = layout.step(cursor.size());
-      for (int64_t k = 0; k < blocks; ++k) {
+    for (int64_t k = 0; k < blocks; ++k) {
+      for_each_tile(block, run, [&](const ChunkCursor& cursor, int64_t strip, int64_t column) {
+        const int64_t step = layout.step(cursor.size());
         float* target = cursor.at(side.v, layout, first + k);
         prefetch_next_tile<W>(target, step);
         transform_gradient_tile<W>(frame_, plan_, strip, column, static_cast<int>(k * kV), target,
                                    step);
-      }
-    });
+      });
+    }
   }
 
   void transform_input(int64_t super, int64_t index, int64_t first) {
