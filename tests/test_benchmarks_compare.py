@@ -37,6 +37,8 @@ def test_suite_writes_a_checked_document(suite: str, tmp_path: pathlib.Path) -> 
         assert case["results"]["fused"]["status"] == "measured"
         assert case["results"]["eager"]["status"] == "measured"
     assert document["summary"]["against"]["best"]["cases"] == len(document["cases"])
+    modes = {case["mode"] for case in document["cases"]}
+    assert set(document["summary"].get("modes", ())) == (modes if len(modes) > 1 else set())
     assert document["versions"]["torch"] == torch.__version__
     assert out.with_suffix(".png").stat().st_size > 1000
     assert out.with_name("results-roofline.png").exists() == (suite != "losses")

@@ -25,6 +25,7 @@ def case(name: str, operations: int, ours: float, theirs: float | None) -> dict[
     unsupported = {"status": "unsupported", "reason": "no such operation"}
     return {
         "id": f"{name}:inference",
+        "mode": "inference",
         "operations": operations,
         "bytes": 1_000_000,
         "results": {

@@ -128,7 +128,7 @@ def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -
             with threads(count):
                 prepared = case.launch.prepare("implicit_gemm", case.w, keep=False)
                 assert prepared is not None
-                size = case.launch.prepared_sizes["implicit_gemm"]
+                size = case.launch.prepared_size("implicit_gemm", keep=False)
                 results.append((case.forward()[0], prepared[:size].view(torch.int32).clone()))
         for y, prepared in results[1:]:
             assert torch.equal(y, results[0][0])

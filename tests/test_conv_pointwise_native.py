@@ -118,7 +118,7 @@ def test_any_number_of_threads_prepares_the_same_weights(formats: tuple[bool, bo
             prepared = case.launch.prepare("pointwise", case.w, keep=False)
             assert prepared is not None
             results.append(prepared.clone())
-    size = case.launch.prepared_sizes["pointwise"]
+    size = case.launch.prepared_size("pointwise", keep=False)
     assert torch.equal(results[0][:size], results[1][:size])
 
 
