@@ -2,6 +2,7 @@
 // (output channels), all sums in registers.
 #pragma once
 
+#include "cpu/integers.h"
 #include "cpu/simd.h"
 #include "cpu/simd_prefetch.h"
 
@@ -114,6 +115,20 @@ typedef void (*GemmTile)(const float* a, int64_t a_step, const float* b, const f
 
 // The kernel for 1 <= rows <= kGemmRows and 1 or 2 vectors.
 GemmTile gemm_tile_for(int rows, int vectors);
+
+// gemm_tile over `size` rows, in nearly equal parts. `next`: the vectors of columns that come next,
+// `next_step` apart, one soon after each part.
+inline void gemm_rows(const float* a, int64_t size, const float* b, int vectors, const float* next,
+                      int64_t next_step, const GemmBlocks& blocks, float* m) {
+  constexpr int kV = kLanes<float>;
+  const int64_t parts = divide_up(size, int64_t(kGemmRows));
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t row = size * part / parts;
+    const int rows = static_cast<int>(size * (part + 1) / parts - row);
+    const float* soon = next + (part < vectors ? part : 0) * next_step;
+    gemm_tile_for(rows, vectors)(a + row * kV, size * kV, b, soon, blocks, m + row * vectors * kV);
+  }
+}
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -16,6 +16,11 @@ namespace CMF_ISA {
 
 constexpr int kWinogradColumns = kGemmVectors * kLanes<float>;  // output channels of a block
 
+// Vectors of the block of output channels that begins with channel `k`.
+inline int filter_vectors(const ConvActPool2dProblem& p, int64_t k) {
+  return p.pool.channels - k > kLanes<float> ? kGemmVectors : 1;
+}
+
 // Up to kLanes input channels of one phase.
 struct ChannelBlock {
   int32_t phase_height;

@@ -11,16 +11,24 @@ namespace {
 
 constexpr int kV = kLanes<float>;
 
+// Floats of a transformed tile, and of all transformed weights.
+template <class W>
+int64_t tile_floats(const WinogradChannels& channels) {
+  return int64_t(channels.count()) * kV * W::kFrequencies;
+}
+template <class W>
+int64_t weight_floats(const WinogradChannels& channels, int64_t k_blocks) {
+  return k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns);
+}
+
 template <class W>
 bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, int threads) {
   WinogradChannels channels;
   if (!channels.prepare(p, W::kTaps)) return false;
   const TileStore store = tile_store(p.pool, W::kOutputs, tensors.index != nullptr);
-  const int64_t k_blocks = (p.pool.channels + kWinogradColumns - 1) / kWinogradColumns;
-  const WinogradBands bands(p.pool, W::kOutputs, store,
-                            int64_t(channels.count()) * kV * W::kFrequencies,
-                            k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns),
-                            !tensors.prepared, threads);
+  const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
+  const WinogradBands bands(p.pool, W::kOutputs, store, tile_floats<W>(channels),
+                            weight_floats<W>(channels, k_blocks), !tensors.prepared, threads);
   // few bands are shared by several threads, each with output channels of its own
   int64_t shares = bands.count() < threads ? (threads + bands.count() - 1) / bands.count() : 1;
   if (shares > k_blocks) shares = k_blocks;
@@ -67,10 +75,8 @@ bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
     const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
     // each thread has output channels of its own
     return k_blocks >= threads && channels.prepare(p, W::kTaps) &&
-           WinogradBands::few_tiles(
-               p.pool, W::kOutputs, tile_store(p.pool, W::kOutputs, true),
-               int64_t(channels.count()) * kV * W::kFrequencies,
-               k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns));
+           WinogradBands::few_tiles(p.pool, W::kOutputs, tile_store(p.pool, W::kOutputs, true),
+                                    tile_floats<W>(channels), weight_floats<W>(channels, k_blocks));
   });
 }
 

@@ -83,7 +83,6 @@ class InputGradient {
     const int64_t columns = g.vectors * kV;
     const int64_t count = plan_.k_blocks();
     const GemmBlocks blocks = plan_.filter_blocks();
-    const int64_t parts = (size + kGemmRows - 1) / kGemmRows;
     const PanelLayout layout = {W::kFrequencies, count};
     for (int f = 0; f < W::kFrequencies; ++f) {
       float* m = m_.data + f * size * columns;
@@ -91,16 +90,10 @@ class InputGradient {
         for (int64_t i = 0; i < size * columns; i += kV) store<float>(m + i, Vec<float>{});
         continue;
       }
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t row = size * part / parts;
-        const int rows = static_cast<int>(size * (part + 1) / parts - row);
-        const float* u = weights + f * (count * kV * columns + kTurnedPadding);
-        // the next frequency's weights, a vector of columns a part
-        const float* soon = u + count * kV * columns + kTurnedPadding +
-                            (part < g.vectors ? part : 0) * count * kV * kV;
-        gemm_tile_for(rows, g.vectors)(v + layout.at(chunk, first, size, f, 0) + row * kV,
-                                       size * kV, u, soon, blocks, m + row * columns);
-      }
+      const int64_t step = count * kV * columns + kTurnedPadding;
+      const float* u = weights + f * step;
+      gemm_rows(v + layout.at(chunk, first, size, f, 0), size, u, g.vectors, u + step,
+                count * kV * kV, blocks, m);
     }
   }
 

@@ -26,8 +26,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
     if (!taps.allocate(weight_tap_floats(p, channels))) return false;
     for (int64_t item = range.first; item < range.last; ++item) {
       const int64_t k = item / parts * kWinogradColumns;
-      const int64_t columns =
-          p.pool.channels - k > kLanes<float> ? kWinogradColumns : kLanes<float>;
+      const int64_t columns = filter_vectors(p, k) * kLanes<float>;
       const int64_t first = item % parts * together;
       const WeightPart part = {k, static_cast<int>(first),
                                static_cast<int>(least(first + together, channels.count()))};

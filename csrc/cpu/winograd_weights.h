@@ -44,7 +44,7 @@ void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& ch
                        float* taps, float* u, int64_t step) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
-  const int vectors = p.pool.channels - part.k > kV ? 2 : 1;
+  const int vectors = filter_vectors(p, part.k);
   const int64_t columns = vectors * kV;
   for (int v = 0; v < vectors; ++v) {
     const int64_t k = part.k + v * kV;

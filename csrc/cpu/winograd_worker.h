@@ -202,7 +202,7 @@ class WinogradWorker {
                          channels_.data_step(size));
   }
 
-  int vectors_of(int64_t k) const { return p_.pool.channels - k * kWinogradColumns > kV ? 2 : 1; }
+  int vectors_of(int64_t k) const { return filter_vectors(p_, k * kWinogradColumns); }
   const float* weights_of(int64_t k, int f) const {
     return static_cast<const float*>(t_.prepared) +
            k * kF * channels_.weight_step(kWinogradColumns) +
@@ -213,26 +213,16 @@ class WinogradWorker {
   void multiply(int64_t k_first, int64_t k_last, int64_t block) {
     const int64_t first = block_first(block);
     const int64_t size = block_first(block + 1) - first;
-    const float* v = block_data(block);
-    const int64_t parts = divide_up(size, int64_t(kGemmRows));
     for (int f = 0; f < kF; ++f) {
+      const float* v = block_data(block) + f * channels_.data_step(size);
       const GemmBlocks blocks =
           channels_.at(f / W::kAlpha == W::kAlpha - 1, f % W::kAlpha == W::kAlpha - 1);
       for (int64_t k = k_first; k < k_last; ++k) {
         const int vectors = vectors_of(k);
-        const int64_t columns = vectors * kV;
         const bool more = k + 1 < k_last;
         const float* next = weights_of(more ? k + 1 : k_first, more ? f : f + 1);
-        const float* u = weights_of(k, f);
-        float* m = m_.data + (k - k_first) * product_size();
-        for (int64_t part = 0; part < parts; ++part) {
-          const int64_t row = size * part / parts;
-          const int rows = static_cast<int>(size * (part + 1) / parts - row);
-          // the weights that are next, a vector of columns a part
-          const float* soon = next + (part < vectors ? part : 0) * channels_.count() * kV * kV;
-          gemm_tile_for(rows, vectors)(v + f * channels_.data_step(size) + row * kV, size * kV, u,
-                                       soon, blocks, m + (f * size + row) * columns);
-        }
+        float* m = m_.data + (k - k_first) * product_size() + f * size * vectors * kV;
+        gemm_rows(v, size, weights_of(k, f), vectors, next, channels_.count() * kV * kV, blocks, m);
       }
       prefetch_.step();
     }
@@ -244,18 +234,13 @@ class WinogradWorker {
     const int64_t size = block_first(block + 1) - first;
     const int vectors = vectors_of(k);
     const int64_t columns = vectors * kV;
-    const int64_t parts = divide_up(size, int64_t(kGemmRows));
     for (int f = 0; f < kF; ++f) {
       const GemmBlocks blocks = channels_.at(f / W::kAlpha == W::kAlpha - 1,
                                              f % W::kAlpha == W::kAlpha - 1, c_first, c_last);
       const float* v = block_data(block) + f * channels_.data_step(size);
       const float* u = u_.data + f * part_step(columns) - int64_t(c_first) * kV * columns;
       float* m = m_.data + block * product_size() + f * size * columns;
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t row = size * part / parts;
-        const int rows = static_cast<int>(size * (part + 1) / parts - row);
-        gemm_tile_for(rows, vectors)(v + row * kV, size * kV, u, u, blocks, m + row * columns);
-      }
+      gemm_rows(v, size, u, vectors, u, 0, blocks, m);  // what is next lies in the cache
     }
   }
 
