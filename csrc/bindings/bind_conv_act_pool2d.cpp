@@ -123,8 +123,9 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   t.y_pixel = y_pixel;
   t.x = checked_pointer("x", x, size, some);
   t.w = checked_pointer("w", w, size, some);
-  t.prepared = checked_pointer("prepared", prepared, size,
-                               some && k.prepare && !transforms_weights(algorithm, p, 1));
+  // looked at where there are none alone: the check is as long as a small call
+  const bool itself = prepared == 0 && k.transforms_weights && k.transforms_weights(p, 1);
+  t.prepared = checked_pointer("prepared", prepared, size, some && k.prepare && !itself);
   t.bias = checked_pointer("bias", bias, size, false);
   t.y = checked_pointer("y", y, size, some);
   t.index =
@@ -150,7 +151,7 @@ bool backward(const std::string& algorithm, const ConvActPool2dProblem& p, uintp
   // kInput is the convolution's output, which never exists as a whole: it is computed again
   const bool needs_saved = p.pool.saved == Saved::kOutput || p.pool.saved == Saved::kPreactivation;
   const int index_size = p.pool.index_itemsize ? p.pool.index_itemsize : 1;
-  if (w_channels_last && algorithm != "winograd") {
+  if (w_channels_last && !k.transforms_weights) {
     throw py::value_error("w_channels_last must be False for algorithm '" + algorithm + "'");
   }
   ConvBackwardTensors t = {};
