@@ -27,6 +27,11 @@ from .native_problem import native_conv_problem
 _FAR_WEIGHTS = 16 << 20  # bytes
 
 
+def _reads_channels_last(algorithm: str, w: Tensor) -> bool:
+    """Whether the algorithm's kernels take `w`, whose format is channels_last, as it is."""
+    return algorithm == "winograd" and filter_format.is_channels_last(w)
+
+
 class ConvLaunch:
     """One problem, ready to call: the native struct and the sizes of what it writes."""
 
@@ -152,12 +157,8 @@ class ConvLaunch:
         if not launch.y_shape[0]:
             return y, index, preactivation
         keep = not save if keep is None else keep
-        last = (
-            prepared is None
-            and algorithm == "winograd"
-            and filter_format.is_channels_last(w)
-            and not self.prepared_size(algorithm, keep)
-        )
+        last = prepared is None and _reads_channels_last(algorithm, w)
+        last = last and not self.prepared_size(algorithm, keep)
         if not keep and not last:
             w = filter_format.contiguous(w)
         if prepared is None:
@@ -198,7 +199,7 @@ class ConvLaunch:
         Winograd algorithm they spread), dw comes from PyTorch's own convolution.
         """
         dy = as_format(dy, self.pool_launch.channels_last)
-        given, last = w, algorithm == "winograd" and filter_format.is_channels_last(w)
+        given, last = w, _reads_channels_last(algorithm, w)
         if not last:
             w = filter_format.contiguous(w)
         dx = fresh(dy, self.x_shape, self.x_strides) if need_dx else None

@@ -113,10 +113,11 @@ _LANES = 16
 # are in the second cache and weights that come from memory, as most of a network's do. Those that
 # are not kept are transformed part by part in the second cache where few positions share them, and
 # so are those of the gradients. As measured in training steps on a Zen 4, 30 layers of 4 to 800
-# positions; a few positions alone PyTorch's convolution computes without packing.
+# positions. A few positions alone PyTorch's convolution computes without packing, and of large
+# weights (1024 filters of 1024×3×3) nothing is left in a cache: there Winograd gains less.
 _WEIGHT = 16
 _FRESH_WEIGHT = 11
-_FRESH_WEIGHT_OF_FEW = 20
+_DEAR_FRESH_WEIGHT = 20
 _FEW_POSITIONS = 16
 _PACKING = 40
 # Above this size the C library takes the memory for packed weights from the system anew each time,
@@ -159,8 +160,8 @@ def winograd_gain(
     large = 4 * math.prod(w_shape) > _LARGE_WEIGHTS
     packing = _PACKING + (_LARGE_PACKING if large and kept else 0)
     direct = (positions + packing) * taps_of_all * filters
-    few = large or positions < _FEW_POSITIONS
-    weight = _WEIGHT if kept else _FRESH_WEIGHT_OF_FEW if few else _FRESH_WEIGHT
+    dear = large or positions < _FEW_POSITIONS
+    weight = _WEIGHT if kept else _DEAR_FRESH_WEIGHT if dear else _FRESH_WEIGHT
 
     def work(m: int) -> float:
         points = (m + taps - 1) ** 2
