@@ -6,28 +6,14 @@ import copy
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from benchmarks.networks.branches import Dense
 
 from .tolerances import assert_within
 
 # Several layers behind each other: convolutions by Winograd too, whose errors the norms pass on.
 TOLERANCE = 2e-5
-
-
-class DenseLayer(nn.Module):
-    """BatchNorm before the convolution, as in DenseNet."""
-
-    def __init__(self, channels: int, growth: int = 8) -> None:
-        super().__init__()
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, 4 * growth, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(4 * growth)
-        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(F.relu(self.norm1(x)))
-        return torch.cat([x, self.conv2(F.relu(self.norm2(y)))], 1)
 
 
 class Residual(nn.Module):
@@ -63,7 +49,7 @@ def generator() -> nn.Sequential:
 MODELS: dict[str, tuple[Callable[[], nn.Module], list[str]]] = {
     "norm": (lambda: nn.Sequential(nn.BatchNorm2d(16), nn.GELU()), ["gelu"]),
     "dense": (
-        lambda: nn.Sequential(DenseLayer(16), DenseLayer(24), nn.BatchNorm2d(32)),
+        lambda: nn.Sequential(Dense(16, 8), Dense(24, 8), nn.BatchNorm2d(32)),
         ["relu"] * 4 + ["identity"],
     ),
     "residual": (lambda: nn.Sequential(Residual(16)), ["relu", "identity"]),
