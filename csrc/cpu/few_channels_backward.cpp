@@ -5,8 +5,8 @@
 // partial gradients, and those in double: the same bits for any number of threads.
 #include <string.h>
 
+#include "cpu/expand_pooled.h"
 #include "cpu/few_channels.h"
-#include "cpu/few_channels_dense.h"
 #include "cpu/few_channels_frame.h"
 #include "cpu/few_channels_input_gradient.h"
 #include "cpu/few_channels_pooled.h"
@@ -183,8 +183,8 @@ class BackwardItem {
       tile.g_pixel = block.g_pixel;
     } else {
       expand(p_, block,
-             DenseRows{dense_.data, h_first, h_last, rows.first, rows.last, kTileLanes, vectors,
-                       count});
+             DenseRows{dense_.data, h_first, h_last, rows.first, rows.last, p_.width * kTileLanes,
+                       kTileLanes, vectors, count});
       tile.g = dense_.data;
       tile.g_pixel = kTileLanes;
     }

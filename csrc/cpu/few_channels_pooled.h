@@ -8,22 +8,13 @@
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
+#include "cpu/expand_pooled.h"
 #include "cpu/pool_average.h"
 #include "cpu/scratch.h"
 #include "cpu/simd_transpose.h"
 
 namespace cmf {
 namespace CMF_ISA {
-
-// A vector of channels of pixel i: g + i * g_pixel; its positions or mask bits: codes +
-// i * codes_pixel, of which those of the problem's channels may be read.
-struct PooledBlock {
-  const float* g;
-  int64_t g_pixel;
-  const uint8_t* codes;
-  int64_t codes_pixel;
-  bool summed;  // whether the sums over the pixels have been added to what `block` was given
-};
 
 // Adds a vector's first `count` lanes.
 inline void add_lanes(Vec<float> vector, int count, double* sums) {

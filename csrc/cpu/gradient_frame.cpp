@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "cpu/expand_pooled.h"
+#include "cpu/integers.h"
 #include "cpu/simd_transpose.h"
 
 namespace cmf {
@@ -30,6 +32,12 @@ bool has_pairs(const ActPool2dProblem& p) {
   return p.pool_height == 2 && p.pool_width == 2 && p.pool_stride_height == 2 &&
          p.pool_stride_width == 2 && p.pool_pad_height == 0 && p.pool_pad_width == 0 &&
          2 * p.out_height <= p.height && 2 * p.out_width <= p.width && p.index_itemsize <= 1;
+}
+
+// Maxima of windows of 3 columns at stride 2.
+bool has_threes(const ActPool2dProblem& p) {
+  return p.pool == Pool::kMax && p.pool_width == 3 && p.pool_stride_width == 2 &&
+         p.index_itemsize <= 1;
 }
 
 V load_as_float(const float* source, int lanes) { return load_lanes<float>(source, lanes); }
@@ -146,9 +154,10 @@ GradientFrame::GradientFrame(const ConvActPool2dProblem& problem,
       lanes_(lanes),
       expansion_(p_.pool == Pool::kNone ? Expansion::kPlain
                  : has_pairs(p_)        ? Expansion::kPairs
+                 : has_threes(p_)       ? Expansion::kThrees
                                         : Expansion::kGeneral),
       in_registers_(p_.saved != Saved::kOutput || is_linear_by_parts(p_)),
-      direct_(expansion_ != Expansion::kGeneral && p_.channels_last && in_registers_ &&
+      direct_((expansion_ == Expansion::kPlain || expansion_ == Expansion::kPairs) && p_.channels_last && in_registers_ &&
               p_.saved != Saved::kPreactivation) {}
 
 bool GradientFrame::prepare() {
@@ -193,7 +202,10 @@ GradientFrame::View GradientFrame::read(int64_t n, int64_t p_first, int64_t p_la
     if (saved) load_planes(saved + offset, plane, pixels, k_count, lanes_, saved_.data);
     if (codes) load_planes(codes + offset, plane, pixels, k_count, lanes_, codes_.data);
   }
-  if (expansion_ != Expansion::kGeneral && (!in_registers_ || p_.saved == Saved::kPreactivation)) {
+  // each gradient of a pooled row goes to several rows: it is derived before
+  const bool before = expansion_ == Expansion::kThrees || !in_registers_ ||
+                      p_.saved == Saved::kPreactivation;
+  if (expansion_ != Expansion::kGeneral && before) {
     backward_row(p_, dy_.data, saved_.data, RowBias<float>{-0.0f, nullptr}, dy_.data,
                  pixels * lanes_);
   }
@@ -226,6 +238,8 @@ void GradientFrame::fill(int64_t n, int64_t first, int64_t rows, int64_t k_first
   } else if (expansion_ == Expansion::kPairs) {
     if (h_last > 2 * p_.out_height) clear(2 * p_.out_height, h_last);
     fill_pairs(view, p_first, p_last, k_count);
+  } else if (expansion_ == Expansion::kThrees) {
+    fill_threes(view, p_first, p_last, h_first, h_last, k_count);
   } else {
     fill_general(view, p_first, h_first, h_last);
   }
@@ -287,6 +301,14 @@ void GradientFrame::fill_pairs(const View& view, int64_t p_first, int64_t p_last
       expand(kNone, MaskedRule<float, false>{0.0f}, 0.25f);
     }
   }
+}
+
+void GradientFrame::fill_threes(const View& view, int64_t p_first, int64_t p_last, int64_t h_first,
+                                int64_t h_last, int k_count) {
+  const PooledBlock block = {view.dy, view.pixel, view.codes, view.pixel, false};
+  expand_threes(p_, MaxRule{}, block,
+                DenseRows{row_of(h_first), h_first, h_last, p_first, p_last, row_step(), lanes_,
+                          static_cast<int>(divide_up(k_count, kV)), lanes_});
 }
 
 void GradientFrame::fill_general(const View& view, int64_t p_first, int64_t h_first,

@@ -36,7 +36,7 @@ class GradientFrame {
   void sum_rows(int64_t row_first, int64_t row_last, float* sums) const;
 
  private:
-  enum class Expansion { kPlain, kPairs, kGeneral };
+  enum class Expansion { kPlain, kPairs, kThrees, kGeneral };
 
   // Rows of pooled data, channels side by side.
   struct View {
@@ -49,6 +49,8 @@ class GradientFrame {
   View read(int64_t n, int64_t p_first, int64_t p_last, int64_t k_first, int k_count);
   void fill_plain(const View& view, int64_t p_first, int64_t p_last, int k_count);
   void fill_pairs(const View& view, int64_t p_first, int64_t p_last, int k_count);
+  void fill_threes(const View& view, int64_t p_first, int64_t p_last, int64_t h_first,
+                   int64_t h_last, int k_count);
   void fill_general(const View& view, int64_t p_first, int64_t h_first, int64_t h_last);
   float* row_of(int64_t row) const {
     return frame_.data + ((row - first_) * columns_ - first_column_) * lanes_;

@@ -13,6 +13,7 @@
 #include "cpu/winograd_gradient_source.h"
 #include "cpu/winograd_input_gradient.h"
 #include "cpu/winograd_matrices.h"
+#include "cpu/winograd_merged_gradient.h"
 #include "cpu/winograd_turned_weights.h"
 #include "cpu/winograd_weight_gradient.h"
 
@@ -383,6 +384,7 @@ bool backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& tensors,
 }  // namespace
 
 bool winograd_backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
+  if (t.dw && !t.dx && winograd_merges_phases(p)) return winograd_merged_gradient(p, t, threads);
   const int outputs = winograd_gradient_outputs(p);
   return with_winograd(p, outputs, [&](auto w) { return backward<decltype(w)>(p, t, threads); });
 }

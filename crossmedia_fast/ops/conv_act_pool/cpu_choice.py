@@ -8,7 +8,7 @@ from ... import native, precision
 from . import cpu_conv, cpu_direct, cpu_half, folding
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
-from .plan import CONVOLUTIONS, why_not_by_cost
+from .plan import CONVOLUTIONS, LEAST_GAIN, merged_gradient_gain, why_not_by_cost
 
 
 def _half_dtype(call: Call) -> torch.dtype | None:
@@ -109,11 +109,15 @@ class Choice:
         if algorithm not in CONVOLUTIONS or launch is None:
             return None
         rounds = precision.get_conv_precision() != "highest"
+        shapes = call.x_shape, call.w_shape, call.z_shape
+        pairs = call.pool.pool == "max" and call.pool.size == call.pool.stride == (2, 2)
+        gain = merged_gradient_gain(*shapes, call.conv.stride, pairs)
+        merged = gain >= LEAST_GAIN and not launch.refusal("few_channels", backward=True)
 
         def fused(batch: int) -> cpu_conv.FusedConv2d:
             formats = launch.x_channels_last, launch.pool_launch.channels_last
             part = launch if batch == call.x_shape[0] else self._launch(batch, *formats)
-            return cpu_conv.FusedConv2d(algorithm, part, call.conv, call.pool, rounds)
+            return cpu_conv.FusedConv2d(algorithm, part, call.conv, call.pool, rounds, merged)
 
         if self.half is None:
             return fused(call.x_shape[0])

@@ -265,12 +265,21 @@ class FusedConv2d:
     """One convolution with what follows it, by one algorithm (kernels.NativeConv)."""
 
     backend = "cpu"
-    __slots__ = ("algorithm", "conv", "gradients", "launch", "pool")
+    __slots__ = ("algorithm", "conv", "gradients", "launch", "pool", "weight_gradients")
 
     def __init__(
-        self, algorithm: str, launch: ConvLaunch, conv: Conv2d, pool: Pool2d, winograd: bool
+        self,
+        algorithm: str,
+        launch: ConvLaunch,
+        conv: Conv2d,
+        pool: Pool2d,
+        winograd: bool,
+        merged: bool,
     ) -> None:
-        """`winograd`: whether the gradients may be Winograd's, whatever the algorithm is."""
+        """`winograd`: whether the gradients may be Winograd's, whatever the algorithm is.
+
+        `merged`: whether dw of few channels, where it may be, costs less than the direct one.
+        """
         self.algorithm = algorithm
         self.launch = launch
         self.conv = conv
@@ -281,6 +290,9 @@ class FusedConv2d:
         candidates += ["winograd"] if winograd else []
         takes = (name for name in candidates if not launch.refusal(name, backward=True))
         self.gradients = next(takes, "")
+        self.weight_gradients = self.gradients  # whose dw and dbias
+        if winograd and merged and not launch.refusal("winograd", backward=True):
+            self.weight_gradients = "winograd"
 
     def prepare(self, w: Tensor, save: bool) -> Tensor | None:
         """The weights as the algorithm wants them, for `forward`; None where it reads `w`."""
@@ -316,9 +328,16 @@ class FusedConv2d:
         need_dx, need_dw, need_dbias = needs
         x = as_format(x, self.launch.x_channels_last)
         if dy.shape[0] and self.gradients:
-            return self.launch.backward(
-                self.gradients, dy, saved, index, x, w, bias, need_dx, need_dw, need_dbias
+            operands = dy, saved, index, x, w, bias
+            if not need_dw or self.weight_gradients == self.gradients:
+                return self.launch.backward(self.gradients, *operands, *needs)
+            dx = None
+            if need_dx:
+                dx, _, _ = self.launch.backward(self.gradients, *operands, True, False, False)
+            _, dw, dbias = self.launch.backward(
+                self.weight_gradients, *operands, False, True, need_dbias
             )
+            return dx, dw, dbias
         dz, dbias = self.launch.pool_launch.backward(
             dy, saved, bias, index, need_dx or need_dw, need_dbias
         )

@@ -3,11 +3,21 @@
 #pragma once
 
 #include "common/activation.h"
-#include "cpu/few_channels_pooled.h"
+#include "cpu/act_pool2d.h"
 #include "cpu/unpool_rows.h"
 
 namespace cmf {
 namespace CMF_ISA {
+
+// A vector of channels of pixel i: g + i * g_pixel; its positions or mask bits: codes +
+// i * codes_pixel, of which those of the problem's channels may be read.
+struct PooledBlock {
+  const float* g;
+  int64_t g_pixel;
+  const uint8_t* codes;
+  int64_t codes_pixel;
+  bool summed;  // whether the sums over the pixels have been added to what `block` was given
+};
 
 // Where a block's dense rows go: [rows][W][lanes].
 struct DenseRows {
@@ -16,6 +26,7 @@ struct DenseRows {
   int64_t h_last;
   int64_t p_first;  // the pooled rows of the block
   int64_t p_last;
+  int64_t row;  // floats from one row to the next
   int lanes;    // floats from one pixel to the next
   int vectors;  // that are filled
   int count;    // channels of the problem
@@ -32,7 +43,7 @@ CMF_HOST_DEVICE Mask<float> block_codes(const PooledBlock& block, int64_t pixel,
 template <int kSize, class Rule>
 void expand_apart(const ActPool2dProblem& p, const Rule& rule, const PooledBlock& block,
                   const DenseRows& out) {
-  const int64_t row = p.width * out.lanes;
+  const int64_t row = out.row;
   const int64_t covered = p.out_width * kSize;
   for (int64_t h = out.h_first; h < out.h_last; h += kSize) {
     float* target = out.data + (h - out.h_first) * row;
@@ -67,7 +78,7 @@ void expand_threes(const ActPool2dProblem& p, const Rule& rule, const PooledBloc
   const PoolAxis vertical = vertical_axis(p);
   const int64_t pad = p.pool_pad_width;
   for (int64_t h = out.h_first; h < out.h_last; ++h) {
-    float* target = out.data + (h - out.h_first) * p.width * out.lanes;
+    float* target = out.data + (h - out.h_first) * out.row;
     const PoolCover rows = pool_cover(vertical, h);
     for (int v = 0; v < out.vectors; ++v) {
       Vec<float> carried = {};  // of the column that two windows share
@@ -102,8 +113,8 @@ template <class Rule>
 void expand_any(const ActPool2dProblem& p, const Rule& rule, const PooledBlock& block,
                 const DenseRows& out) {
   const PoolAxis vertical = vertical_axis(p), horizontal = horizontal_axis(p);
-  float* target = out.data;
   for (int64_t h = out.h_first; h < out.h_last; ++h) {
+    float* target = out.data + (h - out.h_first) * out.row;
     const PoolCover rows = pool_cover(vertical, h);
     for (int64_t w = 0; w < p.width; ++w, target += out.lanes) {
       const PoolCover columns = pool_cover(horizontal, w);
