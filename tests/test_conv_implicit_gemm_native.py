@@ -180,7 +180,9 @@ def refusal(
     unit: bool = True,
 ) -> str:
     x_shape, z_shape = (4, w[1], size * stride, size * stride), (4, w[0], size, size)
-    why = why_not_by_cost(x_shape, w, z_shape, (stride, stride), precision, False, takes, unit)
+    why = why_not_by_cost(
+        x_shape, w, z_shape, (stride, stride), precision, False, False, takes, unit
+    )
     return why["implicit_gemm"]
 
 

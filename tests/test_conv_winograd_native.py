@@ -101,7 +101,9 @@ def fits(shape: Any, pool: dict[str, Any]) -> bool:
     strides = stride if isinstance(stride, tuple) else (stride, stride)
     height = (H + 2 * padding - R) // strides[0] + 1
     width = (W + 2 * padding - S) // strides[1] + 1
-    return min(height, width) + 2 * pool.get("padding", 0) >= pool["size"]
+    size = pool["size"] if isinstance(pool["size"], tuple) else (pool["size"], pool["size"])
+    room = 2 * pool.get("padding", 0)
+    return height + room >= size[0] and width + room >= size[1]
 
 
 @pytest.mark.parametrize("memory", FORMATS)

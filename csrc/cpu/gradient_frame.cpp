@@ -157,8 +157,8 @@ GradientFrame::GradientFrame(const ConvActPool2dProblem& problem,
                  : has_threes(p_)       ? Expansion::kThrees
                                         : Expansion::kGeneral),
       in_registers_(p_.saved != Saved::kOutput || is_linear_by_parts(p_)),
-      direct_((expansion_ == Expansion::kPlain || expansion_ == Expansion::kPairs) && p_.channels_last && in_registers_ &&
-              p_.saved != Saved::kPreactivation) {}
+      direct_((expansion_ == Expansion::kPlain || expansion_ == Expansion::kPairs) &&
+              p_.channels_last && in_registers_ && p_.saved != Saved::kPreactivation) {}
 
 bool GradientFrame::prepare() {
   const int64_t count = rows_ * columns_ * lanes_;
@@ -203,8 +203,8 @@ GradientFrame::View GradientFrame::read(int64_t n, int64_t p_first, int64_t p_la
     if (codes) load_planes(codes + offset, plane, pixels, k_count, lanes_, codes_.data);
   }
   // each gradient of a pooled row goes to several rows: it is derived before
-  const bool before = expansion_ == Expansion::kThrees || !in_registers_ ||
-                      p_.saved == Saved::kPreactivation;
+  const bool before =
+      expansion_ == Expansion::kThrees || !in_registers_ || p_.saved == Saved::kPreactivation;
   if (expansion_ != Expansion::kGeneral && before) {
     backward_row(p_, dy_.data, saved_.data, RowBias<float>{-0.0f, nullptr}, dy_.data,
                  pixels * lanes_);

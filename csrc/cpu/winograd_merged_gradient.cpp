@@ -24,9 +24,9 @@ namespace {
 constexpr int kV = kLanes<float>;
 constexpr int kSumColumns = kGradientVectors * kV;
 constexpr int64_t kSumBlock = int64_t(kV) * kSumColumns;  // [lane of x][lane of two vectors of dz]
-constexpr int64_t kMostOfPhase = 8;  // channels of x
-constexpr int64_t kMostChannels = 64;  // of all phases
-constexpr int kMostLanes = 64;         // filters whose gradient is expanded at once
+constexpr int64_t kMostOfPhase = 8;                       // channels of x
+constexpr int64_t kMostChannels = 64;                     // of all phases
+constexpr int kMostLanes = 64;      // filters whose gradient is expanded at once
 constexpr int64_t kChunk = 32;      // tiles that are transformed, then multiplied, about
 constexpr int64_t kMostChunk = 48;  // at most
 constexpr int64_t kMostPartials = 32;
@@ -175,8 +175,8 @@ class Worker {
   void finish(int64_t k_blocks, float* taps) const {
     constexpr int kT = W::kTaps;
     for (int64_t k = 0; k < k_blocks; ++k) {
-      const float* sums = sums_.data + k / kGradientVectors * plan_.vectors * kSumBlock +
-                          k % kGradientVectors * kV;
+      const float* sums =
+          sums_.data + k / kGradientVectors * plan_.vectors * kSumBlock + k % kGradientVectors * kV;
       for (int64_t c = 0; c < plan_.channels; ++c, taps += kT * kT * kV) {
         Vec<float> w[kT][kT];
         gather_weight_tile<W>(sums + c / kV * kSumBlock + c % kV * kSumColumns, sums_step_, false,
@@ -273,8 +273,9 @@ bool merged_gradient(const ConvActPool2dProblem& p, const ConvBackwardTensors& t
 #endif
     for (int64_t item = 0; item < plan.k_blocks * plan.channels; ++item) {
       if (!ready) continue;
-      all_finite &= add_partials(p, plan, W::kTaps, partials.data, item / plan.channels,
-                                 item % plan.channels, t.w_channels_last, static_cast<float*>(t.dw));
+      all_finite &=
+          add_partials(p, plan, W::kTaps, partials.data, item / plan.channels, item % plan.channels,
+                       t.w_channels_last, static_cast<float*>(t.dw));
     }
     if (!all_finite) {
 #if defined(_OPENMP)

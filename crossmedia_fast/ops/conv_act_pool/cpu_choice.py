@@ -27,6 +27,9 @@ class Choice:
         self.call = call
         self.launch: cpu_conv.ConvLaunch | None = None
         self.half = _half_dtype(call)
+        pool = call.pool
+        self.pooled_by_twos = pool.pool == "max" and pool.size == pool.stride == (2, 2)
+        self.pooled_by_twos &= pool.padding == (0, 0)
         y_shape = (*call.z_shape[:2], *call.pool.output_size(*call.z_shape[2:]))
         dtype = call.input.dtype
         contiguous = call.input.is_contiguous() and call.weight.is_contiguous()
@@ -74,6 +77,7 @@ class Choice:
                 call.conv.stride,
                 precision.get_conv_precision(),
                 call.needs_grad,
+                self.pooled_by_twos,
                 [name for name, why in refusals.items() if not why],
                 native.has_matrix_unit(),
             )
@@ -110,8 +114,7 @@ class Choice:
             return None
         rounds = precision.get_conv_precision() != "highest"
         shapes = call.x_shape, call.w_shape, call.z_shape
-        pairs = call.pool.pool == "max" and call.pool.size == call.pool.stride == (2, 2)
-        gain = merged_gradient_gain(*shapes, call.conv.stride, pairs)
+        gain = merged_gradient_gain(*shapes, call.conv.stride, self.pooled_by_twos)
         merged = gain >= LEAST_GAIN and not launch.refusal("few_channels", backward=True)
 
         def fused(batch: int) -> cpu_conv.FusedConv2d:
