@@ -11,6 +11,7 @@ constexpr int kV = kLanes<float>;
 // Transformed tiles of a super-block: they lie in the shared cache. Each adds to the sums of the
 // weight gradient once, which costs as much as a third of C tiles do.
 constexpr int64_t kSuperBytes = 6 << 20;
+constexpr int64_t kOwnSuperBytes = 3 << 20;  // of one thread
 constexpr int64_t kLeastTiles = 112;
 constexpr int64_t kMostTiles = 448;
 constexpr int64_t kFrameBytes = 384 << 10;
@@ -76,7 +77,7 @@ int choose_phase_sets(const ConvActPool2dProblem& p, int outputs, int taps,
 }
 
 bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, int outputs,
-                           int taps, bool wants_weights) {
+                           int taps, bool wants_weights, bool apart) {
   outputs_ = outputs;
   taps_ = taps;
   vertical_ = make_axis(p, true, set.begin[0], set.end[0], outputs);
@@ -117,7 +118,8 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
   const int64_t alpha = outputs + taps - 1;
   const int64_t tile_bytes =
       (k_blocks_ + (wants_weights ? vectors_ : 0)) * kV * alpha * alpha * int64_t(sizeof(float));
-  const int64_t tiles = least(most(kSuperBytes / tile_bytes, kLeastTiles), kMostTiles);
+  const int64_t super_bytes = apart ? kOwnSuperBytes : kSuperBytes;
+  const int64_t tiles = least(most(super_bytes / tile_bytes, kLeastTiles), kMostTiles);
   strips_ = p.pool.batch * vertical_.tiles;
   const int64_t together = most(tiles / horizontal_.tiles, 1);
   supers_ = divide_up(strips_, together);
@@ -126,8 +128,9 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
   const int64_t strip_bytes = horizontal_.tiles * tile_bytes;
   const int64_t sum_bytes =
       wants_weights ? k_blocks_ * vectors_ * kV * kV * alpha * alpha * int64_t(sizeof(float)) : 0;
-  if (strips_ * 2 <= together * 3 ||
-      (wants_weights && strips_ * strip_bytes <= 2 * together * strip_bytes + sum_bytes)) {
+  if (!apart &&
+      (strips_ * 2 <= together * 3 ||
+       (wants_weights && strips_ * strip_bytes <= 2 * together * strip_bytes + sum_bytes))) {
     supers_ = 1;
   }
   const int64_t most_strips = divide_up(strips_, supers_);

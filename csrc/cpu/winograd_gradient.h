@@ -80,10 +80,10 @@ int choose_phase_sets(const ConvActPool2dProblem& problem, int outputs, int taps
 // runs of strips, super-blocks of runs. Everything depends on the problem alone.
 class GradientPlan {
  public:
-  // `wants_weights`: whether the tiles of x are transformed too. False where memory could not be
-  // had.
+  // `wants_weights`: whether the tiles of x are transformed too. `apart`: whether each thread has
+  // super-blocks of its own. False where memory could not be had.
   bool prepare(const ConvActPool2dProblem& problem, const PhaseSet& set, int outputs, int taps,
-               bool wants_weights);
+               bool wants_weights, bool apart);
 
   const GradientAxis& vertical() const { return vertical_; }
   const GradientAxis& horizontal() const { return horizontal_; }

@@ -26,14 +26,14 @@ class InputGradient {
   static constexpr int kV = kLanes<float>;
   static constexpr int64_t kMostChunk = GradientBlock::kMostChunk;
 
+  // `turned`: U of all groups, or null: made of w anew.
   InputGradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
-                const GradientPlan& plan)
+                const GradientPlan& plan, const float* turned)
       : p_(problem),
         t_(tensors),
         plan_(plan),
         dx_(static_cast<float*>(tensors.dx)),
-        prepared_(tensors.transposed ? static_cast<const float*>(tensors.transposed->prepared)
-                                     : nullptr),
+        turned_(turned),
         epilogue_(tensors.transposed) {
     const int64_t bytes = p_.pool.batch * p_.in_channels * p_.height * p_.width * 4;
     // whole lines alone
@@ -48,8 +48,7 @@ class InputGradient {
   // False where memory could not be had.
   bool prepare() {
     const int64_t area = p_.kernel_height * p_.kernel_width;
-    return (prepared_ ||
-            (u_.allocate(turned_group_floats<W>(plan_)) && taps_.allocate(area * kV))) &&
+    return (turned_ || (u_.allocate(turned_group_floats<W>(plan_)) && taps_.allocate(area * kV))) &&
            m_.allocate(W::kFrequencies * kMostChunk * kGroupColumns) &&
            stage_.allocate(kMostChunk * kM * kM * kGroupColumns);
   }
@@ -65,7 +64,7 @@ class InputGradient {
 
  private:
   const float* group_weights(int64_t group) {
-    if (prepared_) return prepared_ + group * turned_group_floats<W>(plan_);
+    if (turned_) return turned_ + group * turned_group_floats<W>(plan_);
     if (group != transformed_) {
       turn_group_weights<W>(p_, plan_, group, FilterLayout(p_, t_.w_channels_last),
                             static_cast<const float*>(t_.w), taps_.data, u_.data);
@@ -243,7 +242,7 @@ class InputGradient {
   const ConvBackwardTensors& t_;
   const GradientPlan& plan_;
   float* dx_;
-  const float* prepared_;  // U of all groups, or null
+  const float* turned_;  // U of all groups, or null
   const TransposedEpilogue epilogue_;
   bool streams_;
   int64_t transformed_ = -1;  // the group whose weights U holds

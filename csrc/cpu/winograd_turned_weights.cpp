@@ -1,8 +1,6 @@
 #include "cpu/winograd_turned_weights.h"
 
 #include "common/huge_pages.h"
-#include "cpu/parts.h"
-#include "cpu/scratch.h"
 #include "cpu/winograd.h"
 
 namespace cmf {
@@ -17,7 +15,7 @@ bool each_phase_set(const ConvActPool2dProblem& p, const Body& body) {
   int64_t floats = 0;
   for (int i = 0; i < count; ++i) {
     GradientPlan plan;
-    if (!plan.prepare(p, sets[i], W::kOutputs, W::kTaps, false) || !body(plan, floats)) {
+    if (!plan.prepare(p, sets[i], W::kOutputs, W::kTaps, false, false) || !body(plan, floats)) {
       return false;
     }
     floats += plan.groups() * turned_group_floats<W>(plan);
@@ -40,16 +38,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
   // read from one end to the other at every call: by large pages where it can be
   advise_huge_pages(prepared, size<W>(p) * int64_t(sizeof(float)));
   return each_phase_set<W>(p, [&](const GradientPlan& plan, int64_t before) {
-    const int parts = static_cast<int>(least(plan.groups(), threads));
-    return in_parallel(plan.groups(), parts, [&](Range groups) {
-      Scratch<float> taps;
-      if (!taps.allocate(p.kernel_height * p.kernel_width * kLanes<float>)) return false;
-      for (int64_t group = groups.first; group < groups.last; ++group) {
-        turn_group_weights<W>(p, plan, group, FilterLayout(p, false), w, taps.data,
-                              prepared + before + group * turned_group_floats<W>(plan));
-      }
-      return true;
-    });
+    return turn_weights<W>(p, plan, FilterLayout(p, false), w, prepared + before, threads);
   });
 }
 

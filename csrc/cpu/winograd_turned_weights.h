@@ -4,6 +4,8 @@
 #pragma once
 
 #include "cpu/filter_layout.h"
+#include "cpu/parts.h"
+#include "cpu/scratch.h"
 #include "cpu/turn_filters.h"
 #include "cpu/winograd_gradient.h"
 #include "cpu/winograd_tile.h"
@@ -56,6 +58,22 @@ void turn_group_weights(const ConvActPool2dProblem& p, const GradientPlan& plan,
       transform_weight_tile<W>(filter, u + k * columns + v * kV, step);
     }
   }
+}
+
+// U of all groups. False where memory could not be had.
+template <class W>
+bool turn_weights(const ConvActPool2dProblem& p, const GradientPlan& plan,
+                  const FilterLayout& layout, const float* weights, float* u, int threads) {
+  return in_parallel(plan.groups(), static_cast<int>(least(plan.groups(), threads)),
+                     [&](Range groups) {
+                       Scratch<float> taps;
+                       if (!taps.allocate(layout.area * kLanes<float>)) return false;
+                       for (int64_t group = groups.first; group < groups.last; ++group) {
+                         turn_group_weights<W>(p, plan, group, layout, weights, taps.data,
+                                               u + group * turned_group_floats<W>(plan));
+                       }
+                       return true;
+                     });
 }
 
 }  // namespace CMF_ISA
