@@ -11,6 +11,7 @@
 // all threads transform a super-block, and share out its products by channels.
 #include <string.h>
 
+#include "cpu/own_items.h"
 #include "cpu/parts.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient_worker.h"
@@ -88,6 +89,8 @@ bool backward_apart(const ConvActPool2dProblem& p, const ConvBackwardTensors& t,
     }
     turned = own_turned.data;
   }
+  OwnItems items;
+  if (!items.prepare(partials.count, threads)) return false;
   bool success = true;
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -99,11 +102,7 @@ bool backward_apart(const ConvActPool2dProblem& p, const ConvBackwardTensors& t,
     GradientWorker<W> worker(p, t, plan, memory, false, turned, 1);
     ready = ready && worker.prepare();
     bool all_finite = true;
-#if defined(_OPENMP)
-#pragma omp for schedule(dynamic)
-#endif
-    for (int64_t m = 0; m < partials.count; ++m) {
-      if (!ready) continue;
+    for (int64_t m; ready && (m = items.take()) >= 0;) {
       const Range supers =
           part_of(plan.supers(), static_cast<int>(m), static_cast<int>(partials.count));
       for (int64_t super = supers.first; super < supers.last; ++super) {

@@ -11,7 +11,10 @@ constexpr int kV = kLanes<float>;
 // Transformed tiles of a super-block: they lie in the shared cache. Each adds to the sums of the
 // weight gradient once, which costs as much as a third of C tiles do.
 constexpr int64_t kSuperBytes = 6 << 20;
-constexpr int64_t kOwnSuperBytes = 3 << 20;  // of one thread
+// Of one thread: they lie in its part of the shared cache, and are as many as threads often are.
+constexpr int64_t kOwnSuperBytes = 3 << 20;
+constexpr int64_t kOwnLeastTiles = 56;
+constexpr int64_t kOwnSupers = 16;
 constexpr int64_t kLeastTiles = 112;
 constexpr int64_t kMostTiles = 448;
 constexpr int64_t kFrameBytes = 384 << 10;
@@ -118,9 +121,11 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
   const int64_t alpha = outputs + taps - 1;
   const int64_t tile_bytes =
       (k_blocks_ + (wants_weights ? vectors_ : 0)) * kV * alpha * alpha * int64_t(sizeof(float));
-  const int64_t super_bytes = apart ? kOwnSuperBytes : kSuperBytes;
-  const int64_t tiles = least(most(super_bytes / tile_bytes, kLeastTiles), kMostTiles);
   strips_ = p.pool.batch * vertical_.tiles;
+  const int64_t share = divide_up(strips_ * horizontal_.tiles, kOwnSupers);
+  const int64_t some = apart ? most(least(kOwnSuperBytes / tile_bytes, share), kOwnLeastTiles)
+                             : most(kSuperBytes / tile_bytes, kLeastTiles);
+  const int64_t tiles = least(some, kMostTiles);
   const int64_t together = most(tiles / horizontal_.tiles, 1);
   supers_ = divide_up(strips_, together);
   // one needs no sums that outlive it: what fits one and a half is not cut, nor what takes no more

@@ -14,6 +14,7 @@
 #include "cpu/gradient_tile.h"
 #include "cpu/integers.h"
 #include "cpu/merged_frame.h"
+#include "cpu/own_items.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient_tile.h"
 
@@ -239,7 +240,9 @@ bool merged_gradient(const ConvActPool2dProblem& p, const ConvBackwardTensors& t
   threads = static_cast<int>(most(1, least(threads, products / kProductsPerThread)));
   Scratch<float> partials;
   Scratch<double> bias_sums;  // [partial][filter]
-  if (!partials.allocate(plan.partials * plan.partial_floats) ||
+  OwnItems items;
+  if (!items.prepare(plan.partials * plan.groups, threads) ||
+      !partials.allocate(plan.partials * plan.partial_floats) ||
       !bias_sums.allocate(plan.partials * plan.filters)) {
     return false;
   }
@@ -257,16 +260,14 @@ bool merged_gradient(const ConvActPool2dProblem& p, const ConvBackwardTensors& t
 #endif
       success = false;
     }
-#if defined(_OPENMP)
-#pragma omp for schedule(dynamic)
-#endif
-    for (int64_t item = 0; item < plan.partials * plan.groups; ++item) {
+    for (int64_t item; ready && (item = items.take()) >= 0;) {
       const int64_t m = item % plan.partials;
-      if (ready) {
-        worker.run(m, item / plan.partials, partials.data + m * plan.partial_floats,
-                   bias_sums.data + m * plan.filters);
-      }
+      worker.run(m, item / plan.partials, partials.data + m * plan.partial_floats,
+                 bias_sums.data + m * plan.filters);
     }
+#if defined(_OPENMP)
+#pragma omp barrier
+#endif
     bool all_finite = true;
 #if defined(_OPENMP)
 #pragma omp for schedule(static)
