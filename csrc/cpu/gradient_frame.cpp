@@ -63,20 +63,29 @@ void load_pixels(const T* source, int64_t pixel, int64_t pixels, int k_count, in
   }
 }
 
-template <class T>
-void load_planes(const T* source, int64_t plane, int64_t pixels, int k_count, int lanes,
-                 T* target) {
+// load(offset, count): `count` elements of the planes from `offset` on.
+template <class T, class Load>
+CMF_HOST_DEVICE void turn_planes(int64_t plane, int64_t pixels, int k_count, int lanes,
+                                 const Load& load, T* target) {
   for (int k = 0; k < lanes; k += kV) {
     for (int64_t i = 0; i < pixels; i += kV) {
       const int count = pixels - i < kV ? static_cast<int>(pixels - i) : kV;
       V block[kV];
       for (int j = 0; j < kV; ++j) {
-        block[j] = k + j < k_count ? load_as_float(source + (k + j) * plane + i, count) : V{};
+        block[j] = k + j < k_count ? load((k + j) * plane + i, count) : V{};
       }
       transpose_block<float>(block);
       for (int j = 0; j < count; ++j) store_as(target + (i + j) * lanes + k, block[j]);
     }
   }
+}
+
+template <class T>
+void load_planes(const T* source, int64_t plane, int64_t pixels, int k_count, int lanes,
+                 T* target) {
+  turn_planes(
+      plane, pixels, k_count, lanes,
+      [&](int64_t offset, int count) { return load_as_float(source + offset, count); }, target);
 }
 
 template <Activation A>
@@ -138,6 +147,20 @@ void expand_plain(const float* dy, const float* saved, int64_t pixel, int64_t co
   }
 }
 
+// Pooled gradients times act', channels side by side: of pixels `pixel` apart, or where that is 0
+// of planes `plane` apart.
+template <Activation A>
+void derive_all(const float* dy, const float* saved, int64_t pixel, int64_t plane, int64_t pixels,
+                int k_count, int lanes, float param, float* target) {
+  if (pixel) {
+    return expand_plain<A>(dy, saved, pixel, pixels, k_count, lanes, param, target);
+  }
+  turn_planes(
+      plane, pixels, k_count, lanes,
+      [&](int64_t offset, int count) { return derive<A>(dy, saved, offset, count, param); },
+      target);
+}
+
 }  // namespace
 
 GradientFrame::GradientFrame(const ConvActPool2dProblem& problem,
@@ -187,20 +210,32 @@ GradientFrame::View GradientFrame::read(int64_t n, int64_t p_first, int64_t p_la
   const int64_t plane = p_.out_height * p_.out_width;
   const int64_t pixels = (p_last - p_first) * p_.out_width;
   const int64_t skipped = p_first * p_.out_width;
-  if (p_.channels_last) {
-    const int64_t offset = (n * plane + skipped) * p_.channels + k_first;
-    if (direct_) {
-      return View{dy + offset, saved ? saved + offset : nullptr, codes ? codes + offset : nullptr,
-                  p_.channels};
+  const int64_t pixel = p_.channels_last ? p_.channels : 0;
+  const int64_t offset = p_.channels_last ? (n * plane + skipped) * p_.channels + k_first
+                                          : (n * p_.channels + k_first) * plane + skipped;
+  dy += offset;
+  if (saved) saved += offset;
+  if (codes) codes += offset;
+  if (direct_) return View{dy, saved, codes, pixel};
+  if (codes && pixel) load_pixels(codes, pixel, pixels, k_count, lanes_, codes_.data);
+  if (codes && !pixel) load_planes(codes, plane, pixels, k_count, lanes_, codes_.data);
+  if (derives()) {
+    const float param = static_cast<float>(p_.activation_param);
+    if (static_cast<Activation>(p_.activation) == Activation::kRelu) {
+      derive_all<Activation::kRelu>(dy, saved, pixel, plane, pixels, k_count, lanes_, param,
+                                    dy_.data);
+    } else {
+      derive_all<Activation::kLeakyRelu>(dy, saved, pixel, plane, pixels, k_count, lanes_, param,
+                                         dy_.data);
     }
-    load_pixels(dy + offset, p_.channels, pixels, k_count, lanes_, dy_.data);
-    if (saved) load_pixels(saved + offset, p_.channels, pixels, k_count, lanes_, saved_.data);
-    if (codes) load_pixels(codes + offset, p_.channels, pixels, k_count, lanes_, codes_.data);
+    return View{dy_.data, nullptr, codes ? codes_.data : nullptr, lanes_};
+  }
+  if (pixel) {
+    load_pixels(dy, pixel, pixels, k_count, lanes_, dy_.data);
+    if (saved) load_pixels(saved, pixel, pixels, k_count, lanes_, saved_.data);
   } else {
-    const int64_t offset = (n * p_.channels + k_first) * plane + skipped;
-    load_planes(dy + offset, plane, pixels, k_count, lanes_, dy_.data);
-    if (saved) load_planes(saved + offset, plane, pixels, k_count, lanes_, saved_.data);
-    if (codes) load_planes(codes + offset, plane, pixels, k_count, lanes_, codes_.data);
+    load_planes(dy, plane, pixels, k_count, lanes_, dy_.data);
+    if (saved) load_planes(saved, plane, pixels, k_count, lanes_, saved_.data);
   }
   // each gradient of a pooled row goes to several rows: it is derived before
   const bool before =
@@ -247,7 +282,7 @@ void GradientFrame::fill(int64_t n, int64_t first, int64_t rows, int64_t k_first
 
 void GradientFrame::fill_plain(const View& view, int64_t p_first, int64_t p_last, int k_count) {
   const float param = static_cast<float>(p_.activation_param);
-  const Activation activation = p_.saved == Saved::kOutput && in_registers_
+  const Activation activation = view.saved && p_.saved == Saved::kOutput && in_registers_
                                     ? static_cast<Activation>(p_.activation)
                                     : Activation::kIdentity;
   for (int64_t p = p_first; p < p_last; ++p) {
@@ -271,7 +306,7 @@ void GradientFrame::fill_plain(const View& view, int64_t p_first, int64_t p_last
 void GradientFrame::fill_pairs(const View& view, int64_t p_first, int64_t p_last, int k_count) {
   const float param = static_cast<float>(p_.activation_param);
   const Activation activation = static_cast<Activation>(p_.activation);
-  const bool derives = p_.saved == Saved::kOutput && in_registers_;
+  const bool derives = view.saved && p_.saved == Saved::kOutput && in_registers_;
   for (int64_t p = p_first; p < p_last; ++p) {
     const int64_t offset = (p - p_first) * p_.out_width * view.pixel;
     const float* saved = view.saved ? view.saved + offset : nullptr;

@@ -41,11 +41,18 @@ class GradientFrame {
   // Rows of pooled data, channels side by side.
   struct View {
     const float* dy;
-    const float* saved;
+    const float* saved;  // null too where dy has been derived from it
     const uint8_t* codes;
     int64_t pixel;  // elements from one pixel to the next
   };
 
+  // Whether `read` derives the gradients while it turns planes into channels side by side, or for
+  // windows that overlap.
+  bool derives() const {
+    const Activation activation = static_cast<Activation>(p_.activation);
+    return expansion_ != Expansion::kGeneral && p_.saved == Saved::kOutput &&
+           (activation == Activation::kRelu || activation == Activation::kLeakyRelu);
+  }
   View read(int64_t n, int64_t p_first, int64_t p_last, int64_t k_first, int k_count);
   void fill_plain(const View& view, int64_t p_first, int64_t p_last, int k_count);
   void fill_pairs(const View& view, int64_t p_first, int64_t p_last, int k_count);

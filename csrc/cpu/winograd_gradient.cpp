@@ -51,7 +51,7 @@ int choose_phase_sets(const ConvActPool2dProblem& p, int outputs, int taps,
   // phases before this one have their first pixel a position later
   const int64_t cut[2] = {p.pad_height % p.stride_height, p.pad_width % p.stride_width};
   // as multiply-adds of a vector of filters in one tile: to expand and transform dz, and products
-  const int64_t transform = p.pool.channels_last ? 20000 : 60000;
+  const int64_t transform = p.pool.channels_last ? 20000 : 30000;
   const int64_t alpha = outputs + taps - 1;
   const int64_t product = 2 * alpha * alpha * kV * divide_up(p.in_channels, kV) * kV;
   const auto cost = [&](const PhaseSet& set) {
