@@ -17,9 +17,10 @@ constexpr int kRowTogether = 4;  // 8 of 16
 #endif
 
 // kRowLanes outputs of kFilters filters from `in.x` on: y [filter · plane + output]. The weights
-// are [tap][kLanes], filters that don't exist 0.
+// are [tap][lanes], filters that don't exist 0.
 template <int kFilters>
-CMF_HOST_DEVICE void row_block(const BlockInput& in, int first, float* y, int64_t plane) {
+CMF_HOST_DEVICE void row_block(const BlockInput& in, int lanes, int first, float* y,
+                               int64_t plane) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   V sums[kFilters][kRowVectors];
@@ -29,7 +30,7 @@ CMF_HOST_DEVICE void row_block(const BlockInput& in, int first, float* y, int64_
     for (int v = 0; v < kRowVectors; ++v) sums[f][v] = broadcast(in.bias[first + f]);
   }
   const float* weights = in.weights + first;
-  for (int64_t t = 0; t < in.count; ++t, weights += kV) {
+  for (int64_t t = 0; t < in.count; ++t, weights += lanes) {
     const float* x = in.x + in.taps[t];
     V values[kRowVectors];
 #pragma GCC unroll 2
@@ -53,19 +54,22 @@ CMF_HOST_DEVICE void row_block(const BlockInput& in, int first, float* y, int64_
 // `width` outputs of `filters` <= kRowFilters filters; up to kRowLanes - 1 behind them are written,
 // and of one filter more.
 inline void row_of_filters(BlockInput in, int filters, int64_t width, float* y, int64_t plane) {
+  // of few_channels_packed.h: as many vectors as hold the filters
+  static_assert(kRowFilters <= kBlockLanes, "the filters are one block");
+  const int lanes = filters > kLanes<float> ? kBlockLanes : kLanes<float>;
   const float* x = in.x;
   for (int64_t q = 0; q < width; q += kRowLanes) {
     in.x = x + q;
     for (int f = 0; f < filters; f += kRowTogether) {
       const int left = filters - f;
       if (left <= 2) {
-        row_block<2>(in, f, y + q, plane);
+        row_block<2>(in, lanes, f, y + q, plane);
       } else if (left <= 4 || kRowTogether == 4) {
-        row_block<4>(in, f, y + q, plane);
+        row_block<4>(in, lanes, f, y + q, plane);
       } else if (left <= 6) {
-        row_block<6>(in, f, y + q, plane);
+        row_block<6>(in, lanes, f, y + q, plane);
       } else {
-        row_block<8>(in, f, y + q, plane);
+        row_block<8>(in, lanes, f, y + q, plane);
       }
     }
   }

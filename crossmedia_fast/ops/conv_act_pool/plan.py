@@ -230,9 +230,8 @@ def merged_gradient_gain(
     tiles = x_shape[0] * -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
     transforms = _MERGED_TRANSFORM * (filters + -(-channels // _LANES) * _LANES)
     direct = math.prod(w_shape[1:]) * x_shape[0] * z_shape[2] * z_shape[3] * filters
-    if pooled_by_twos:
-        direct *= _SPARSE
-    return direct / max(points * tiles * (channels * filters + transforms), 1)
+    left = _SPARSE if pooled_by_twos else 1.0
+    return left * direct / max(points * tiles * (channels * filters + transforms), 1)
 
 
 def matrix_unit_gain(
