@@ -34,7 +34,7 @@ int useful_threads(const GradientPlan& plan, int64_t frequencies, int64_t tiles,
   return most < threads ? static_cast<int>(most > 1 ? most : 1) : threads;
 }
 
-// Of all super-blocks, or some: in the order of `count` of them.
+// dw and dbias of a few super-blocks each, which are added up in order.
 struct PartialGradients {
   int64_t count = 0;  // 0: there are none
   int64_t size;       // of dw
@@ -79,6 +79,7 @@ template <class W>
 bool backward_apart(const ConvActPool2dProblem& p, const ConvBackwardTensors& t,
                     const GradientPlan& plan, const float* turned, const PartialGradients& partials,
                     int threads, bool* finite) {
+  threads = useful_threads(plan, W::kFrequencies, plan.most_tiles() * plan.supers(), threads);
   threads = static_cast<int>(least(threads, partials.count));
   Scratch<float> own_turned;
   if (t.dx && !turned) {
