@@ -16,20 +16,18 @@
 #include "cpu/merged_frame.h"
 #include "cpu/own_items.h"
 #include "cpu/winograd.h"
-#include "cpu/winograd_gradient_tile.h"
+#include "cpu/winograd_weight_gradient.h"
 
 namespace cmf {
 namespace CMF_ISA {
 namespace {
 
 constexpr int kV = kLanes<float>;
-constexpr int kSumColumns = kGradientVectors * kV;
-constexpr int64_t kSumBlock = int64_t(kV) * kSumColumns;  // [lane of x][lane of two vectors of dz]
-constexpr int64_t kMostOfPhase = 8;                       // channels of x
-constexpr int64_t kMostChannels = 64;                     // of all phases
-constexpr int kMostLanes = 64;      // filters whose gradient is expanded at once
-constexpr int64_t kChunk = 32;      // tiles that are transformed, then multiplied, about
-constexpr int64_t kMostChunk = 48;  // at most
+constexpr int64_t kMostOfPhase = 8;    // channels of x
+constexpr int64_t kMostChannels = 64;  // of all phases
+constexpr int kMostLanes = 64;         // filters whose gradient is expanded at once
+constexpr int64_t kChunk = 32;         // tiles that are transformed, then multiplied, about
+constexpr int64_t kMostChunk = 48;     // at most
 constexpr int64_t kMostPartials = 32;
 // A parallel region costs about as much as this many multiply-adds take one thread.
 constexpr int64_t kProductsPerThread = 1 << 20;
@@ -150,7 +148,7 @@ class Worker {
     }
   }
 
-  // sums [frequency][pair of k blocks][vector] blocks
+  // sums [frequency][pair of k blocks][vector] blocks, of winograd_weight_gradient.h
   void multiply(int64_t size, int64_t k_blocks, bool add) {
     const int64_t first[2] = {0, size};
     const TileChunks chunks = {0, 1, first};
