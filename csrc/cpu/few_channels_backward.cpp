@@ -12,6 +12,7 @@
 #include "cpu/few_channels_pooled.h"
 #include "cpu/few_channels_tile.h"
 #include "cpu/integers.h"
+#include "cpu/partial_biases.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -281,11 +282,7 @@ void add_partials(const ConvActPool2dProblem& problem, const Runs& runs, int64_t
       for (int64_t j = 0; j < lanes; ++j) dw[j * taps + i] = static_cast<float>(total[j]);
     }
   }
-  for (int64_t k = 0; t.dbias && k < filters; ++k) {
-    double total = 0;
-    for (int64_t m = 0; m < partials; ++m) total += bias_sums[m * filters + k];
-    static_cast<float*>(t.dbias)[k] = static_cast<float>(total);
-  }
+  if (t.dbias) add_partial_biases(bias_sums, partials, filters, static_cast<float*>(t.dbias));
 }
 
 }  // namespace

@@ -9,9 +9,8 @@
 // several dies, such lines take six times as long: measured, 320 ns for 50; the gradients of 64 to
 // 128 channels took 1.4 times as long.) Many weights' sums would not stay in a core's cache: there
 // all threads transform a super-block, and share out its products by channels.
-#include <string.h>
-
 #include "cpu/own_items.h"
+#include "cpu/partial_biases.h"
 #include "cpu/parts.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_gradient_worker.h"
@@ -48,11 +47,8 @@ struct PartialGradients {
   }
 
   void add(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) const {
-    const int64_t filters = p.pool.channels;
-    for (int64_t k = 0; t.dbias && k < filters; ++k) {
-      double sum = 0;
-      for (int64_t m = 0; m < count; ++m) sum += bias.data[m * filters + k];
-      static_cast<float*>(t.dbias)[k] = static_cast<float>(sum);
+    if (t.dbias) {
+      add_partial_biases(bias.data, count, p.pool.channels, static_cast<float*>(t.dbias));
     }
     if (!t.dw) return;
     constexpr int64_t kSome = 256;
@@ -92,18 +88,16 @@ bool backward_apart(const ConvActPool2dProblem& p, const ConvBackwardTensors& t,
   }
   OwnItems items;
   if (!items.prepare(partials.count, threads)) return false;
-  bool success = true;
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(threads) if (threads > 1)
-#endif
-  {
+  return in_parallel(threads, threads, [&](Range) {
     GradientMemory memory;
     Scratch<float> later;  // dw of super-blocks behind the first of a partial gradient
-    bool ready = memory.allocate<W>(t, plan, false) && (!t.dw || later.allocate(partials.size));
+    if (!memory.allocate<W>(t, plan, false) || (t.dw && !later.allocate(partials.size))) {
+      return false;
+    }
     GradientWorker<W> worker(p, t, plan, memory, false, turned, 1);
-    ready = ready && worker.prepare();
+    if (!worker.prepare()) return false;
     bool all_finite = true;
-    for (int64_t m; ready && (m = items.take()) >= 0;) {
+    for (int64_t m; (m = items.take()) >= 0;) {
       const Range supers =
           part_of(plan.supers(), static_cast<int>(m), static_cast<int>(partials.count));
       for (int64_t super = supers.first; super < supers.last; ++super) {
@@ -129,18 +123,15 @@ bool backward_apart(const ConvActPool2dProblem& p, const ConvBackwardTensors& t,
         for (int64_t i = 0; i < partials.size; ++i) sums[i] += dw[i];
       }
     }
-    if (!ready || !all_finite) {
+    if (!all_finite) {
 #if defined(_OPENMP)
-#pragma omp critical
+#pragma omp atomic write
 #endif
-      {
-        success &= ready;
-        *finite &= all_finite;
-      }
+      *finite = false;
     }
     fence_streams();
-  }
-  return success;
+    return true;
+  });
 }
 
 // One set of phases, all threads together.
@@ -194,8 +185,7 @@ bool backward_together(const ConvActPool2dProblem& p, const ConvBackwardTensors&
         if (item < inputs) {
           worker.input_gradient(i, item / shares, item % shares, shares);
         } else if (item < inputs + weights) {
-          if (!worker.weight_gradient(i, item - inputs, static_cast<float*>(t.dw)))
-            all_finite = false;
+          all_finite &= worker.weight_gradient(i, item - inputs, static_cast<float*>(t.dw));
         } else {
           worker.transform(i + 1, item - inputs - weights);
         }
@@ -207,7 +197,7 @@ bool backward_together(const ConvActPool2dProblem& p, const ConvBackwardTensors&
 #pragma omp for schedule(static)
 #endif
       for (int64_t item = 0; item < finishing_items; ++item) {
-        if (!worker.finish_weights(item)) all_finite = false;
+        all_finite &= worker.finish_weights(item);
       }
     }
     if (!all_finite) {

@@ -15,6 +15,7 @@
 #include "cpu/integers.h"
 #include "cpu/merged_frame.h"
 #include "cpu/own_items.h"
+#include "cpu/partial_biases.h"
 #include "cpu/winograd.h"
 #include "cpu/winograd_weight_gradient.h"
 
@@ -97,16 +98,15 @@ class Worker {
   void run(int64_t partial, int64_t group, float* taps, double* bias_sums) {
     const int64_t k_first = group * plan_.lanes;
     const int count = static_cast<int>(least(plan_.filters - k_first, plan_.lanes));
-    const int64_t each = plan_.runs / plan_.partials, rest = plan_.runs % plan_.partials;
-    const int64_t first = partial * each + least(partial, rest);
-    const int64_t last = first + each + (partial < rest ? 1 : 0);
+    const Range runs =
+        part_of(plan_.runs, static_cast<int>(partial), static_cast<int>(plan_.partials));
     bool add = false;
-    for (int64_t run = first; run < last; ++run) {
+    for (int64_t run = runs.first; run < runs.last; ++run) {
       const int64_t n = run / plan_.bands;
       const int64_t begin = run % plan_.bands * plan_.run_strips;
       const int64_t strips = least(plan_.run_strips, plan_.strips - begin);
       gradient_.fill(n, begin * kM, strips * kM, k_first, count);
-      if (t_.dbias) add_bias(begin, strips, count, run == first, bias_sums + k_first);
+      if (t_.dbias) add_bias(begin, strips, count, run == runs.first, bias_sums + k_first);
       input_.fill(n, begin * kM, strips * kM + W::kTaps - 1);
       const int64_t tiles = strips * plan_.columns;
       const int64_t chunks = divide_up(tiles, kMostChunk);
@@ -244,52 +244,31 @@ bool merged_gradient(const ConvActPool2dProblem& p, const ConvBackwardTensors& t
       !bias_sums.allocate(plan.partials * plan.filters)) {
     return false;
   }
-  bool success = true;
-  bool finite = true;
-#if defined(_OPENMP)
-#pragma omp parallel num_threads(threads) if (threads > 1)
-#endif
-  {
+  const bool success = in_parallel(threads, threads, [&](Range) {
     Worker<W> worker(p, t, plan);
-    const bool ready = worker.prepare();
-    if (!ready) {
-#if defined(_OPENMP)
-#pragma omp atomic write
-#endif
-      success = false;
-    }
-    for (int64_t item; ready && (item = items.take()) >= 0;) {
+    if (!worker.prepare()) return false;
+    for (int64_t item; (item = items.take()) >= 0;) {
       const int64_t m = item % plan.partials;
       worker.run(m, item / plan.partials, partials.data + m * plan.partial_floats,
                  bias_sums.data + m * plan.filters);
     }
-#if defined(_OPENMP)
-#pragma omp barrier
-#endif
+    return true;
+  });
+  if (!success) return false;
+  const bool finite = in_parallel(plan.k_blocks * plan.channels, threads, [&](Range blocks) {
     bool all_finite = true;
-#if defined(_OPENMP)
-#pragma omp for schedule(static)
-#endif
-    for (int64_t item = 0; item < plan.k_blocks * plan.channels; ++item) {
-      if (!ready) continue;
+    for (int64_t block = blocks.first; block < blocks.last; ++block) {
       all_finite &=
-          add_partials(p, plan, W::kTaps, partials.data, item / plan.channels, item % plan.channels,
-                       t.w_channels_last, static_cast<float*>(t.dw));
+          add_partials(p, plan, W::kTaps, partials.data, block / plan.channels,
+                       block % plan.channels, t.w_channels_last, static_cast<float*>(t.dw));
     }
-    if (!all_finite) {
-#if defined(_OPENMP)
-#pragma omp atomic write
-#endif
-      finite = false;
-    }
-  }
-  for (int64_t k = 0; t.dbias && k < plan.filters; ++k) {
-    double total = 0;
-    for (int64_t m = 0; m < plan.partials; ++m) total += bias_sums.data[m * plan.filters + k];
-    static_cast<float*>(t.dbias)[k] = static_cast<float>(total);
+    return all_finite;
+  });
+  if (t.dbias) {
+    add_partial_biases(bias_sums.data, plan.partials, plan.filters, static_cast<float*>(t.dbias));
   }
   if (t.dw_spoilt) *t.dw_spoilt = !finite;
-  return success;
+  return true;
 }
 
 }  // namespace

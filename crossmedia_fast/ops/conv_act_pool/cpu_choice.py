@@ -28,8 +28,8 @@ class Choice:
         self.launch: cpu_conv.ConvLaunch | None = None
         self.half = _half_dtype(call)
         pool = call.pool
-        self.pooled_by_twos = pool.pool == "max" and pool.size == pool.stride == (2, 2)
-        self.pooled_by_twos &= pool.padding == (0, 0)
+        windows = pool.size, pool.stride, pool.padding
+        self.pooled_by_twos = pool.pool == "max" and windows == ((2, 2), (2, 2), (0, 0))
         y_shape = (*call.z_shape[:2], *call.pool.output_size(*call.z_shape[2:]))
         dtype = call.input.dtype
         contiguous = call.input.is_contiguous() and call.weight.is_contiguous()

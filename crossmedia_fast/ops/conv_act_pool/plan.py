@@ -186,6 +186,25 @@ def winograd_gain(
     return direct / min(map(work, choices))
 
 
+def _few_channels_ratio(
+    x_shape: tuple[int, ...],  # [N, C, H, W]
+    w_shape: tuple[int, ...],  # [K, C, R, S]
+    z_shape: tuple[int, ...],  # [N, K, H', W']
+    stride: tuple[int, int],
+    vectors: int,  # of the channels of all phases
+    transform: int,  # what one costs a value, in multiply-adds
+) -> float:
+    """Direct convolution's multiply-adds over the work of Winograd's F(4×4) of few channels."""
+    outputs = 4
+    taps = max(-(-w_shape[2] // stride[0]), -(-w_shape[3] // stride[1]))
+    filters = -(-w_shape[0] // _LANES) * _LANES
+    tiles = x_shape[0] * -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
+    products = x_shape[1] * stride[0] * stride[1] * filters
+    transforms = transform * (vectors * _LANES + filters)
+    direct = math.prod(w_shape[1:]) * filters * x_shape[0] * z_shape[2] * z_shape[3]
+    return direct / max((outputs + taps - 1) ** 2 * tiles * (products + transforms), 1)
+
+
 def few_channels_gain(
     x_shape: tuple[int, ...],  # [N, C, H, W]
     w_shape: tuple[int, ...],  # [K, C, R, S]
@@ -196,17 +215,10 @@ def few_channels_gain(
     """How many times less work Winograd's F(4×4) of few channels is than their direct kernel."""
     # a row of phases is channels of one pixel (csrc/cpu/winograd.h)
     vectors = stride[0] * -(-x_shape[1] * stride[1] // _LANES)
-    filters = -(-w_shape[0] // _LANES) * _LANES
-    outputs = 4
-    taps = max(-(-w_shape[2] // stride[0]), -(-w_shape[3] // stride[1]))
-    tiles = x_shape[0] * -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
-    products = x_shape[1] * stride[0] * stride[1] * filters
-    transforms = _FEW_TRANSFORM * (vectors * _LANES + filters)
-    positions = x_shape[0] * z_shape[2] * z_shape[3]
-    direct = _FEW_PRODUCT * math.prod(w_shape[1:]) * filters * positions
+    product = _FEW_PRODUCT
     if pooled_by_twos and w_shape[2:] == (3, 3) and stride == (1, 1) and x_shape[1] in (2, 3, 4):
-        direct *= _FEW_OF_TILES
-    return direct / max((outputs + taps - 1) ** 2 * tiles * (products + transforms), 1)
+        product *= _FEW_OF_TILES
+    return product * _few_channels_ratio(x_shape, w_shape, z_shape, stride, vectors, _FEW_TRANSFORM)
 
 
 def merged_gradient_gain(
@@ -223,15 +235,10 @@ def merged_gradient_gain(
     channels = x_shape[1] * stride[0] * stride[1]
     if x_shape[1] > _MOST_OF_PHASE or channels > _MOST_MERGED_CHANNELS:
         return 0.0
-    taps = max(-(-w_shape[2] // stride[0]), -(-w_shape[3] // stride[1]))
-    filters = -(-w_shape[0] // _LANES) * _LANES
-    outputs = 4
-    points = (outputs + taps - 1) ** 2
-    tiles = x_shape[0] * -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
-    transforms = _MERGED_TRANSFORM * (filters + -(-channels // _LANES) * _LANES)
-    direct = math.prod(w_shape[1:]) * x_shape[0] * z_shape[2] * z_shape[3] * filters
     left = _SPARSE if pooled_by_twos else 1.0
-    return left * direct / max(points * tiles * (channels * filters + transforms), 1)
+    return left * _few_channels_ratio(
+        x_shape, w_shape, z_shape, stride, -(-channels // _LANES), _MERGED_TRANSFORM
+    )
 
 
 def matrix_unit_gain(
