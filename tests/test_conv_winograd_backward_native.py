@@ -180,22 +180,26 @@ def test_each_gradient_alone_is_the_same(memory: str) -> None:
             assert ours is None or torch.equal(ours, gradient)
 
 
-@pytest.mark.parametrize("memory", FORMATS)
-def test_same_bits_for_any_thread_count(memory: str) -> None:
+def assert_same_bits_for_any_thread_count(problem: Backward, *needs: bool) -> None:
     before = torch.get_num_threads()
     try:
-        for shape in ((9, 20, 30, 29, 70, 3, 3, 1, 1), (2, 33, 31, 30, 40, 4, 4, 2, 1)):
-            for pool in (MAX2, MAX3, NONE):
-                problem = Backward(shape, pool, "relu", memory)
-                outputs = []
-                for threads in (1, 2, 3, 7):
-                    torch.set_num_threads(threads)
-                    outputs.append(problem.run())
-                for other in outputs[1:]:
-                    for ours, first in zip(other, outputs[0], strict=True):
-                        assert torch.equal(ours, first)
+        outputs = []
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            outputs.append(problem.run(*needs))
     finally:
         torch.set_num_threads(before)
+    for other in outputs[1:]:
+        for ours, first, need in zip(other, outputs[0], needs or (True,) * 3, strict=True):
+            assert (ours is not None) == (first is not None) == need
+            assert ours is None or torch.equal(ours, first)
+
+
+@pytest.mark.parametrize("memory", FORMATS)
+def test_same_bits_for_any_thread_count(memory: str) -> None:
+    for shape in ((9, 20, 30, 29, 70, 3, 3, 1, 1), (2, 33, 31, 30, 40, 4, 4, 2, 1)):
+        for pool in (MAX2, MAX3, NONE):
+            assert_same_bits_for_any_thread_count(Backward(shape, pool, "relu", memory))
 
 
 def assert_same_kinds(ours: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -249,26 +253,34 @@ def test_refusals_say_why() -> None:
     assert "taps" in refusal((1, 4, 12, 12, 8, 7, 7, 1, 3), MAX2, "relu")
 
 
+def assert_memory_around_gradients_is_left_alone(problem: Backward, *needs: bool) -> None:
+    sizes = (problem.x.numel(), problem.w.numel(), problem.bias.numel())
+    guarded = [
+        torch.full((size + 64,), 7.0) if need else None
+        for size, need in zip(sizes, needs, strict=True)
+    ]
+    native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
+        "winograd",
+        problem.launch.native,
+        problem.dy.data_ptr(),
+        problem.saved.data_ptr(),
+        0 if problem.index is None else problem.index.data_ptr(),
+        problem.x.data_ptr(),
+        problem.w.data_ptr(),
+        0,
+        *(0 if tensor is None else tensor.data_ptr() + 32 * 4 for tensor in guarded),
+        2,
+    )
+    for tensor in guarded:
+        if tensor is not None:
+            assert (tensor[:32] == 7).all()
+            assert (tensor[-32:] == 7).all()
+            assert (tensor[32:-32] != 7).all()
+
+
 @pytest.mark.parametrize("memory", FORMATS)
 def test_memory_around_gradients_is_left_alone(memory: str) -> None:
     for shape in ((2, 5, 13, 17, 37, 3, 3, 1, 1), (2, 16, 11, 9, 8, 4, 4, 2, 1)):
         for pool in (MAX2, MAX3, NONE):
             problem = Backward(shape, pool, "relu", memory)
-            sizes = (problem.x.numel(), problem.w.numel(), problem.bias.numel())
-            guarded = [torch.full((size + 64,), 7.0) for size in sizes]
-            native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
-                "winograd",
-                problem.launch.native,
-                problem.dy.data_ptr(),
-                problem.saved.data_ptr(),
-                0 if problem.index is None else problem.index.data_ptr(),
-                problem.x.data_ptr(),
-                problem.w.data_ptr(),
-                0,
-                *(tensor.data_ptr() + 32 * 4 for tensor in guarded),
-                2,
-            )
-            for tensor in guarded:
-                assert (tensor[:32] == 7).all()
-                assert (tensor[-32:] == 7).all()
-                assert (tensor[32:-32] != 7).all()
+            assert_memory_around_gradients_is_left_alone(problem, True, True, True)

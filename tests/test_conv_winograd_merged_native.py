@@ -13,7 +13,12 @@ from crossmedia_fast import native
 from crossmedia_fast.ops.conv_act_pool import cpu_conv, prepared
 from crossmedia_fast.ops.conv_act_pool.plan import few_channels_gain, merged_gradient_gain
 
-from .test_conv_winograd_backward_native import Backward, assert_same_kinds
+from .test_conv_winograd_backward_native import (
+    Backward,
+    assert_memory_around_gradients_is_left_alone,
+    assert_same_bits_for_any_thread_count,
+    assert_same_kinds,
+)
 from .test_conv_winograd_native import AVG2, FORMATS, MAX2, MAX3, NONE, fits
 from .tolerances import WINOGRAD_GRADIENTS, assert_within
 
@@ -80,19 +85,10 @@ def test_filters_in_channels_last_give_the_same_bits(shape: Any, memory: str) ->
 
 @pytest.mark.parametrize("memory", FORMATS)
 def test_same_bits_for_any_thread_count(memory: str) -> None:
-    before = torch.get_num_threads()
-    try:
-        for shape in ((9, 3, 60, 58, 70, 7, 7, 2, 3), (2, 6, 62, 60, 40, 4, 4, 2, 1)):
-            for pool in (MAX2, MAX3, NONE):
-                problem = Backward(shape, pool, "relu", memory)
-                torch.set_num_threads(1)
-                expected = weight_gradients(problem)
-                for threads in (2, 3, 7):
-                    torch.set_num_threads(threads)
-                    for ours, first in zip(weight_gradients(problem), expected, strict=True):
-                        assert torch.equal(ours, first)
-    finally:
-        torch.set_num_threads(before)
+    for shape in ((9, 3, 60, 58, 70, 7, 7, 2, 3), (2, 6, 62, 60, 40, 4, 4, 2, 1)):
+        for pool in (MAX2, MAX3, NONE):
+            problem = Backward(shape, pool, "relu", memory)
+            assert_same_bits_for_any_thread_count(problem, False, True, True)
 
 
 @pytest.mark.parametrize("memory", FORMATS)
@@ -117,24 +113,7 @@ def test_not_finite_stays_where_it_is(where: str, value: float, memory: str) -> 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_memory_around_gradients_is_left_alone(shape: Any, memory: str) -> None:
     problem = Backward(shape, NONE, "relu", memory)
-    guarded = [torch.full((size + 64,), 7.0) for size in (problem.w.numel(), problem.w.shape[0])]
-    native.module.conv_act_pool2d_backward(  # type: ignore[union-attr]
-        "winograd",
-        problem.launch.native,
-        problem.dy.data_ptr(),
-        problem.saved.data_ptr(),
-        0,
-        problem.x.data_ptr(),
-        problem.w.data_ptr(),
-        0,
-        0,
-        *(tensor.data_ptr() + 32 * 4 for tensor in guarded),
-        2,
-    )
-    for tensor in guarded:
-        assert (tensor[:32] == 7).all()
-        assert (tensor[-32:] == 7).all()
-        assert (tensor[32:-32] != 7).all()
+    assert_memory_around_gradients_is_left_alone(problem, False, True, True)
 
 
 def algorithms_of(
