@@ -60,7 +60,6 @@ class Transposed {
  private:
   PointwiseTile tile() const {
     PointwiseTile tile;
-    tile.b_step = kTileLanes;
     tile.channels = layout_.inner;
     tile.row_bias = nullptr;
     tile.bias = nullptr;

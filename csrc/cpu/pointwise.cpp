@@ -66,7 +66,6 @@ class Forward {
                 const float* ahead) const {
     PointwiseTile tile;
     tile.ahead_step = 32;
-    tile.b_step = kTileLanes;
     tile.channels = p_.in_channels;
     tile.row_bias = nullptr;
     tile.y_row = y_row;
@@ -192,7 +191,6 @@ class Forward {
                         int64_t area, const float* ahead) const {
     PointwiseTile tile;
     tile.b = packed;
-    tile.b_step = kTileLanes;
     tile.channels = p_.in_channels;
     tile.bias = nullptr;
     tile.y_row = area;

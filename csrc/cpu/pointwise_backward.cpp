@@ -226,7 +226,6 @@ class Backward {
     PointwiseTile tile() const {
       static const float zeros[kTileLanes] = {};
       PointwiseTile tile;
-      tile.b_step = kTileLanes;
       tile.channels = pool_.channels;
       tile.row_bias = nullptr;
       tile.bias = zeros;

@@ -20,7 +20,7 @@ void pointwise_tile(const PointwiseTile& tile) {
   const float* a = tile.a;
   const float* b = tile.b;
   const float* ahead = tile.ahead;
-  for (int64_t left = tile.channels; left > 0; left -= kV, a += kRows * kV) {
+  for (int64_t left = tile.channels; left > 0; left -= kV, a += kRows * kV, b += kV * kTileLanes) {
     const int64_t lanes = left < kV ? left : kV;
     for (int i = 0; i < tile.ahead_count; ++i, ahead += tile.ahead_step) {
       __builtin_prefetch(ahead + 15, 0, 2);
@@ -29,14 +29,13 @@ void pointwise_tile(const PointwiseTile& tile) {
     const auto add_channel = [&](int64_t c) {
       V columns[kVectors];
 #pragma GCC unroll 16
-      for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b + v * kV);
+      for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b + c * kTileLanes + v * kV);
 #pragma GCC unroll 16
       for (int row = 0; row < kRows; ++row) {
         const V value = broadcast<float>(a[row * kV + c]);
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
       }
-      b += tile.b_step;
     };
     if (kUnrolled && lanes == kV) {
 #pragma GCC unroll 16

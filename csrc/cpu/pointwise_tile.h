@@ -15,8 +15,7 @@ constexpr int kTileLanes = kGemmVectors * kLanes<float>;  // columns of a whole 
 
 struct PointwiseTile {
   const float* a;  // [C / kLanes][rows][kLanes]: a row's values are broadcast
-  const float* b;  // [C][b_step]
-  int64_t b_step;
+  const float* b;  // [C][kTileLanes]
   int64_t channels;       // C
   const float* row_bias;  // [rows], or null for
   const float* bias;      // [vectors · kLanes]: of the columns
