@@ -8,6 +8,7 @@
 #include "common/mask_rule.h"
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
+#include "cpu/integers.h"
 #include "cpu/pool_average.h"
 #include "cpu/pool_rows.h"
 
@@ -134,17 +135,21 @@ class ForwardWorker {
   }
 
  private:
+  C* slot(int64_t h) const { return ring_ + h % ring_rows_ * row_length_; }
+
   // act(x + bias) of the window's rows; a row that the last window had too is still in the ring.
   void stage_rows(const T* x, RowBias<C> bias, PoolWindow window) {
-    for (int64_t r = window.first; r < window.last; ++r) {
-      const int64_t h = window.start + r;
-      C* slot = ring_ + (h % ring_rows_) * row_length_;
-      if (h >= staged_) {
-        activate_row(p_, x + h * row_length_, bias, slot, row_length_);
-        staged_ = h + 1;
-      }
-      rows_[r] = slot;
+    const int64_t end = window.start + window.last;
+    int64_t h = most(staged_, window.start + window.first);
+    while (h < end) {
+      // a plane's rows are one as long as they lie together in the ring too: short ones alone would
+      // leave lanes idle
+      const int64_t together = bias.row ? 1 : least(end - h, ring_rows_ - h % ring_rows_);
+      activate_row(p_, x + h * row_length_, bias, slot(h), together * row_length_);
+      h += together;
     }
+    staged_ = most(staged_, end);
+    for (int64_t r = window.first; r < window.last; ++r) rows_[r] = slot(window.start + r);
   }
 
   template <class S>

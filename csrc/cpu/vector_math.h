@@ -213,11 +213,10 @@ CMF_HOST_DEVICE Vec<float> tanh(Vec<float> x) {
   p = p * s + 0x1.1106f6p-3f;
   p = p * s - 0x1.555532p-2f;
   const Vec<float> small = (p * s) * x + x;
-  // else: 1 - 2 / (e^(2|x|) + 1); from 9.02 on that rounds to 1
+  // else: 1 - 2 e / (1 + e) with e = e^(-2|x|); from 9.02 on that rounds to 1
   const Vec<float> a = fabs(x);
-  const ExpReduction reduced(2.0f * select(a > 10.0f, broadcast(10.0f), a));
-  const Vec<float> e = reduced.exp() * reduced.scale();
-  const Vec<float> value = select(a < 0.625f, small, 1.0f - 2.0f / (e + 1.0f));
+  const Vec<float> e = exp_of_negative(-2.0f * a);
+  const Vec<float> value = select(a < 0.625f, small, 1.0f - 2.0f * e / (1.0f + e));
   return copysign(value, x);  // of both: small of -0 came out as 0
 }
 
