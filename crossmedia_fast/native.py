@@ -48,6 +48,11 @@ def has_matrix_unit() -> bool:
     return module is not None and module.isa() == "amx"
 
 
+def has_wide_vectors() -> bool:
+    """Whether a vector is 64 bytes (AVX-512)."""
+    return module is not None and module.isa() in ("avx512", "amx")
+
+
 def thread_count() -> int:
     """How many threads a kernel may use now."""
     return 1 if _forked else torch.get_num_threads()

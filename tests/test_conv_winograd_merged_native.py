@@ -11,7 +11,7 @@ from torch import Tensor
 import crossmedia_fast as cmf
 from crossmedia_fast import native
 from crossmedia_fast.ops.conv_act_pool import cpu_conv, prepared
-from crossmedia_fast.ops.conv_act_pool.plan import few_channels_gain, merged_gradient_gain
+from crossmedia_fast.ops.conv_act_pool.winograd_cost import few_channels_gain, merged_gradient_gain
 
 from .test_conv_winograd_backward_native import (
     Backward,

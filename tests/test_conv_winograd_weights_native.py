@@ -10,7 +10,7 @@ import torch
 import crossmedia_fast as cmf
 from crossmedia_fast import native
 from crossmedia_fast.ops.conv_act_pool import cpu_weights
-from crossmedia_fast.ops.conv_act_pool.plan import winograd_gain
+from crossmedia_fast.ops.conv_act_pool.winograd_cost import winograd_gain
 
 from .conv_act_pool_cases import algorithm
 from .test_conv_winograd_native import AVG2, FORMATS, MAX2, MAX3, NONE, Problem

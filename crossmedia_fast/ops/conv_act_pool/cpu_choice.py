@@ -8,7 +8,8 @@ from ... import native, precision
 from . import cpu_conv, cpu_direct, cpu_half, folding
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
-from .plan import CONVOLUTIONS, LEAST_GAIN, merged_gradient_gain, why_not_by_cost
+from .plan import CONVOLUTIONS, why_not_by_cost
+from .winograd_cost import AVX2, AVX512, LEAST_GAIN, Costs, merged_gradient_gain
 
 
 def _half_dtype(call: Call) -> torch.dtype | None:
@@ -18,6 +19,11 @@ def _half_dtype(call: Call) -> torch.dtype | None:
         return None
     widened = (*cpu_half.HALF_DTYPES, torch.float32)
     return dtype if call.input.dtype in widened and call.weight.dtype in widened else None
+
+
+def winograd_costs() -> Costs:
+    """The costs of this processor's kernels."""
+    return AVX512 if native.has_wide_vectors() else AVX2
 
 
 class Choice:
@@ -80,6 +86,7 @@ class Choice:
                 self.pooled_by_twos,
                 [name for name, why in refusals.items() if not why],
                 native.has_matrix_unit(),
+                winograd_costs(),
             )
             if self.half is not None:
                 for name in CONVOLUTIONS:

@@ -17,7 +17,7 @@ from . import cpu_weights
 from .cpu_conv import FusedConv2d
 from .kernels import Call
 from .memory_format import dense_strides
-from .plan import winograd_gain
+from .winograd_cost import winograd_gain
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 

@@ -22,7 +22,7 @@ from .arguments import Conv2d, Pool2d, check_pool
 from .cpu_conv import ConvLaunch
 from .kernels import launch_for
 from .memory_format import as_format, dense_strides
-from .plan import winograd_gain
+from .winograd_cost import winograd_gain
 
 # In the order in which they are tried.
 _ALGORITHMS = ("patches", "few_channels", "winograd")
