@@ -14,8 +14,8 @@ namespace CMF_ISA {
 constexpr int kTileLanes = kGemmVectors * kLanes<float>;  // columns of a whole tile
 
 struct PointwiseTile {
-  const float* a;  // [C / kLanes][rows][kLanes]: a row's values are broadcast
-  const float* b;  // [C][kTileLanes]
+  const float* a;         // [C / kLanes][rows][kLanes]: a row's values are broadcast
+  const float* b;         // [C][kTileLanes]
   int64_t channels;       // C
   const float* row_bias;  // [rows], or null for
   const float* bias;      // [vectors · kLanes]: of the columns
