@@ -89,14 +89,12 @@ def draw(source: random.Random) -> Layer:
 @contextlib.contextmanager
 def forced(algorithm: str) -> Iterator[None]:
     """The algorithm of every call inside."""
-    choose = prepared.make_plan
     prepared.prepared_calls.clear()
-    prepared.make_plan = lambda *arguments: choose(*arguments[:-1], algorithm)  # type: ignore[assignment]
     prepared.forced_algorithm = algorithm
     try:
         yield
     finally:
-        prepared.make_plan, prepared.forced_algorithm = choose, None
+        prepared.forced_algorithm = None
         prepared.prepared_calls.clear()
 
 

@@ -119,7 +119,8 @@ class Prepared:
 
 
 prepared_calls: dict[Any, Prepared] = {}
-forced_algorithm: str | None = None  # for tests, which clear prepared_calls around it
+# for tests and benchmarks, which clear prepared_calls around it
+forced_algorithm: str | None = None
 
 
 def needs_grad_of(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
