@@ -21,6 +21,19 @@ int64_t weight_floats(const WinogradChannels& channels, int64_t k_blocks) {
   return k_blocks * W::kFrequencies * channels.weight_step(kWinogradColumns);
 }
 
+// A thread's part of the V that all share: some channel blocks of some bands.
+template <class W>
+void transform_part(WinogradWorker<W>& worker, int64_t bands, int64_t count, int64_t part,
+                    int64_t team) {
+  const int64_t last = bands * count * (part + 1) / team;
+  for (int64_t i = bands * count * part / team; i < last;) {
+    const int64_t c = i % count;
+    const int64_t c_last = least(count, c + last - i);
+    worker.transform_shared(i / count, c, c_last);
+    i += c_last - c;
+  }
+}
+
 template <class W>
 bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, int threads) {
   WinogradChannels channels;
@@ -34,12 +47,18 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
   if (shares > k_blocks) shares = k_blocks;
   const int64_t items = bands.count() * shares;
   const int parts = items < threads ? static_cast<int>(items) : threads;
+  // what several threads need is transformed once: it lies in the cache that they share once too
+  const bool shared = shares > 1;
+  Scratch<float> v;
+  if (shared && !v.allocate(bands.count() * WinogradWorker<W>::data_floats(channels, bands))) {
+    return false;
+  }
   bool success = true;
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(parts) if (parts > 1)
 #endif
   {
-    WinogradWorker<W> worker(p, tensors, channels, bands, store);
+    WinogradWorker<W> worker(p, tensors, channels, bands, store, v.data);
     const bool ready = worker.prepare((k_blocks + shares - 1) / shares);
     if (!ready) {
 #if defined(_OPENMP)
@@ -47,7 +66,6 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
 #endif
       success = false;
     }
-    // consecutive items: the next band's rows overlap with this one's
 #if defined(_OPENMP)
     const int64_t part = omp_get_thread_num();
     const int64_t team = omp_get_num_threads();
@@ -55,6 +73,13 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
     const int64_t part = 0;
     const int64_t team = 1;
 #endif
+    if (shared) {
+      if (ready) transform_part(worker, bands.count(), channels.count(), part, team);
+#if defined(_OPENMP)
+#pragma omp barrier
+#endif
+    }
+    // consecutive items: the next band's rows overlap with this one's
     const int64_t last = items * (part + 1) / team;
     for (int64_t item = items * part / team; ready && item < last; ++item) {
       const int64_t share = item / bands.count();

@@ -28,28 +28,37 @@ class WinogradWorker {
   static constexpr int kM = W::kOutputs;
   static constexpr int kF = W::kFrequencies;
 
+  // `shared_v`: V of all bands, for the threads to transform together; or null: each has a band's.
   WinogradWorker(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
-                 const WinogradChannels& channels, const WinogradBands& bands, TileStore store)
+                 const WinogradChannels& channels, const WinogradBands& bands, TileStore store,
+                 float* shared_v)
       : p_(problem),
         t_(tensors),
         channels_(channels),
         bands_(bands),
         store_(store),
+        shared_v_(shared_v),
         track_(tensors.index != nullptr),
         source_(problem, channels, static_cast<const float*>(tensors.x)),
         output_(problem, tensors, store),
         epilogue_(problem.pool, kWinogradColumns, bands.most_rows()),
         columns_(store == TileStore::kOutput ? problem.pool.width : problem.pool.out_width),
         tile_size_(store == TileStore::kOutput ? kM : kM / 2),
-        segment_rows_(most_tile_rows() * tile_size_) {}
+        segment_rows_(most_tile_rows(bands) * tile_size_) {}
+
+  // Floats of V of a band.
+  static int64_t data_floats(const WinogradChannels& channels, const WinogradBands& bands) {
+    const int64_t tiles = bands.most_segments() * most_tile_rows(bands) * bands.tiles_across();
+    return kF * (channels.data_step(tiles) + kV * (tiles / kTileBlock + 1));
+  }
 
   bool prepare(int64_t k_blocks) {
-    const int64_t rows = (most_tile_rows() * kM + W::kTaps - 1) * p_.stride_height;
+    const int64_t rows = (most_tile_rows(bands_) * kM + W::kTaps - 1) * p_.stride_height;
     const int64_t columns = (bands_.tiles_across() * kM + W::kTaps - 1) * p_.stride_width;
-    const int64_t tiles = bands_.most_segments() * most_tile_rows() * bands_.tiles_across();
+    const int64_t tiles = bands_.most_segments() * most_tile_rows(bands_) * bands_.tiles_across();
     const int64_t planes = bands_.most_carry() > 0 ? k_blocks : least(kChannelBlocks, k_blocks);
     return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
-           v_.allocate(kF * (channels_.data_step(tiles) + kV * (tiles / kTileBlock + 1))) &&
+           (shared_v_ || own_v_.allocate(data_floats(channels_, bands_))) &&
            (t_.prepared ? m_.allocate(kChannelBlocks * product_size())
                         : m_.allocate(divide_up(tiles, kMostTileBlock) * product_size()) &&
                               taps_.allocate(weight_tap_floats(p_, channels_)) &&
@@ -58,15 +67,21 @@ class WinogradWorker {
            (!track_ || codes_.allocate(planes * plane_size()));
   }
 
+  // V of channel blocks c_first .. c_last - 1 of a band, where it is shared.
+  void transform_shared(int64_t band, int64_t c_first, int64_t c_last) {
+    start(band);
+    transform(c_first, c_last);
+  }
+
   // Output channel blocks k_first .. k_last - 1 of a band; band `next` comes after it.
   void run(int64_t band, int64_t k_first, int64_t k_last, int64_t next) {
-    const bool follows = band_ >= 0 && band == band_ + 1 && k_first == k_first_;
+    const bool follows =
+        !shared_v_ && band_ >= 0 && band == band_ + 1 && k_first == k_first_;
     // rows that the band before left; else its last tiles are computed again
     carried_ = follows && bands_.segment(band, 0).n == bands_.segment(band_, 0).n;
-    band_ = band;
     k_first_ = k_first;
-    list_tiles();
-    transform();
+    start(band);
+    if (!shared_v_) transform(0, channels_.count());
     plan_prefetch(next, k_last - k_first);
     if (!t_.prepared) {
       for (int64_t k = k_first; k < k_last; ++k) run_block(k);
@@ -96,6 +111,12 @@ class WinogradWorker {
     int64_t target;  // the scratch pixel of its first
   };
 
+  void start(int64_t band) {
+    band_ = band;
+    v_ = shared_v_ ? shared_v_ + band * data_floats(channels_, bands_) : own_v_.data;
+    list_tiles();
+  }
+
   // One block of output channels, whose weights nobody prepared, by all tiles.
   void run_block(int64_t k) {
     const float* w = static_cast<const float*>(t_.w);
@@ -116,7 +137,7 @@ class WinogradWorker {
 
   // V of a block of tiles.
   float* block_data(int64_t block) const {
-    return v_.data + kF * (block_first(block) * channels_.count() + block) * kV;
+    return v_ + kF * (block_first(block) * channels_.count() + block) * kV;
   }
 
   // A segment with what it has to compute again.
@@ -159,13 +180,12 @@ class WinogradWorker {
                                  last_row, divide_up(k_blocks, kChannelBlocks) * tile_blocks_ * kF);
   }
 
-  // V of all the band's tiles: a block of tiles after another.
-  void transform() {
-    const int64_t count = channels_.count();
+  // V of some channel blocks of all the band's tiles: a block of tiles after another.
+  void transform(int64_t c_first, int64_t c_last) {
     if (!source_.framed()) {
       for (int64_t block = 0; block < tile_blocks_; ++block) {
         for (int64_t i = block_first(block); i < block_first(block + 1); ++i) {
-          for (int64_t c = 0; c < count; ++c) transform_tile(block, i, c);
+          for (int64_t c = c_first; c < c_last; ++c) transform_tile(block, i, c);
         }
       }
       return;
@@ -175,11 +195,11 @@ class WinogradWorker {
       const int64_t first = segment.tile_first * kM * p_.stride_height - p_.pad_height;
       const int64_t rows =
           ((segment.tile_last - segment.tile_first) * kM + W::kTaps - 1) * p_.stride_height;
-      for (int64_t c = 0; c < count;) {
+      for (int64_t c = c_first; c < c_last;) {
         source_.fill(segment.n, first, rows, channels_[static_cast<int>(c)].first);
         const int64_t begin = c;
         // the blocks that read this frame: the phases of its channels, or all of a merged pixel
-        while (c < count && (channels_.merged() || channels_[static_cast<int>(c)].first ==
+        while (c < c_last && (channels_.merged() || channels_[static_cast<int>(c)].first ==
                                                        channels_[static_cast<int>(begin)].first)) {
           ++c;
         }
@@ -302,8 +322,8 @@ class WinogradWorker {
     const int64_t i = k - k_first_;
     return (bands_.most_carry() > 0 ? i : i % kChannelBlocks) * plane_size();
   }
-  int64_t most_tile_rows() const {
-    return bands_.most_tile_rows() + (bands_.most_carry() + kM - 1) / kM;
+  static int64_t most_tile_rows(const WinogradBands& bands) {
+    return bands.most_tile_rows() + (bands.most_carry() + kM - 1) / kM;
   }
 
   const ConvActPool2dProblem& p_;
@@ -311,6 +331,7 @@ class WinogradWorker {
   const WinogradChannels& channels_;
   const WinogradBands& bands_;
   const TileStore store_;
+  float* const shared_v_;
   const bool track_;
   WinogradSource source_;
   WinogradOutput<W> output_;
@@ -325,7 +346,8 @@ class WinogradWorker {
   int64_t tile_count_ = 0;
   int64_t tile_blocks_ = 0;
   Scratch<Tile> tiles_;
-  Scratch<float> v_;
+  Scratch<float> own_v_;
+  float* v_ = nullptr;  // of the band
   Scratch<float> m_;
   Scratch<float> u_;  // where nobody prepared weights: those of kSummedBlocks channel blocks
   Scratch<float> taps_;
