@@ -116,17 +116,40 @@ typedef void (*GemmTile)(const float* a, int64_t a_step, const float* b, const f
 // The kernel for 1 <= rows <= kGemmRows and 1 or 2 vectors.
 GemmTile gemm_tile_for(int rows, int vectors);
 
-// gemm_tile over `size` rows, in nearly equal parts. `next`: the vectors of columns that come next,
-// `next_step` apart, one soon after each part.
-inline void gemm_rows(const float* a, int64_t size, const float* b, int vectors, const float* next,
-                      int64_t next_step, const GemmBlocks& blocks, float* m) {
+// Rows in nearly equal parts, each for one gemm_tile.
+struct GemmParts {
+  explicit GemmParts(int64_t rows) : size(rows), count(divide_up(rows, int64_t(kGemmRows))) {}
+  int64_t first(int64_t part) const { return size * part / count; }
+  int rows(int64_t part) const { return static_cast<int>(first(part + 1) - first(part)); }
+
+  int64_t size;
+  int64_t count;
+};
+
+// A [block][row][lane], or packed: [part][block][row][lane], of `blocks` blocks in memory; what a
+// product reads is one piece then.
+struct GemmRows {
+  const float* data;
+  int64_t blocks;
+  bool packed;
+
+  const float* part(const GemmParts& parts, int64_t part) const {
+    return data + parts.first(part) * (packed ? blocks : 1) * kLanes<float>;
+  }
+  int64_t step(const GemmParts& parts, int64_t part) const {
+    return (packed ? parts.rows(part) : parts.size) * kLanes<float>;
+  }
+};
+
+// gemm_tile over the parts. `next`: the vectors of columns that come next, `next_step` apart, one
+// soon after each part.
+inline void gemm_rows(const GemmRows& a, const GemmParts& parts, const float* b, int vectors,
+                      const float* next, int64_t next_step, const GemmBlocks& blocks, float* m) {
   constexpr int kV = kLanes<float>;
-  const int64_t parts = divide_up(size, int64_t(kGemmRows));
-  for (int64_t part = 0; part < parts; ++part) {
-    const int64_t row = size * part / parts;
-    const int rows = static_cast<int>(size * (part + 1) / parts - row);
+  for (int64_t part = 0; part < parts.count; ++part) {
     const float* soon = next + (part < vectors ? part : 0) * next_step;
-    gemm_tile_for(rows, vectors)(a + row * kV, size * kV, b, soon, blocks, m + row * vectors * kV);
+    gemm_tile_for(parts.rows(part), vectors)(a.part(parts, part), a.step(parts, part), b, soon,
+                                             blocks, m + parts.first(part) * vectors * kV);
   }
 }
 

@@ -91,8 +91,8 @@ class InputGradient {
       }
       const int64_t step = count * kV * columns + kTurnedPadding;
       const float* u = weights + f * step;
-      gemm_rows(v + layout.at(chunk, first, size, f, 0), size, u, g.vectors, u + step,
-                count * kV * kV, blocks, m);
+      const GemmRows rows = {v + layout.at(chunk, first, size, f, 0), count, false};
+      gemm_rows(rows, GemmParts(size), u, g.vectors, u + step, count * kV * kV, blocks, m);
     }
   }
 

@@ -1,6 +1,6 @@
 // What one thread does of Winograd's forward.
 //
-// A band of tiles is transformed to V [frequency][channel block][tile][lane]; then, for a block of
+// A band of tiles is transformed to V [frequency][part][channel block][tile][lane]; then, for a block of
 // output channels and a block of tiles at a time, one product a frequency gives M
 // [frequency][tile][column], whose inverse transform, windows and bias stay in registers. Only what
 // is left of the windows is stored.
@@ -109,6 +109,9 @@ class WinogradWorker {
     int64_t rows;    // of its outputs (or windows) that count
     int64_t segment;
     int64_t target;  // the scratch pixel of its first
+    int64_t part_first = 0;  // of the part of its block's products that it belongs to
+    int64_t part_rows = 0;
+    int64_t part_row = 0;
   };
 
   void start(int64_t band) {
@@ -167,6 +170,17 @@ class WinogradWorker {
       }
     }
     tile_blocks_ = divide_up(tile_count_, bands_.count() > 1 ? kTileBlock : kMostTileBlock);
+    for (int64_t block = 0; block < tile_blocks_; ++block) {
+      const GemmParts parts(block_first(block + 1) - block_first(block));
+      for (int64_t part = 0; part < parts.count; ++part) {
+        for (int row = 0; row < parts.rows(part); ++row) {
+          Tile& tile = tiles_.data[block_first(block) + parts.first(part) + row];
+          tile.part_first = parts.first(part);
+          tile.part_rows = parts.rows(part);
+          tile.part_row = row;
+        }
+      }
+    }
   }
 
   void plan_prefetch(int64_t next, int64_t k_blocks) {
@@ -217,7 +231,8 @@ class WinogradWorker {
     const Tile& tile = tiles_.data[i];
     const int64_t first = block_first(block);
     const int64_t size = block_first(block + 1) - first;
-    float* v = block_data(block) + (c * size + i - first) * kV;
+    float* v = block_data(block) +
+               (tile.part_first * channels_.count() + c * tile.part_rows + tile.part_row) * kV;
     source_.transform<W>(tile.n, tile.row, tile.column, channels_[static_cast<int>(c)], v,
                          channels_.data_step(size));
   }
@@ -233,6 +248,7 @@ class WinogradWorker {
   void multiply(int64_t k_first, int64_t k_last, int64_t block) {
     const int64_t first = block_first(block);
     const int64_t size = block_first(block + 1) - first;
+    const GemmParts parts(size);
     for (int f = 0; f < kF; ++f) {
       const float* v = block_data(block) + f * channels_.data_step(size);
       const GemmBlocks blocks =
@@ -242,7 +258,8 @@ class WinogradWorker {
         const bool more = k + 1 < k_last;
         const float* next = weights_of(more ? k + 1 : k_first, more ? f : f + 1);
         float* m = m_.data + (k - k_first) * product_size() + f * size * vectors * kV;
-        gemm_rows(v, size, weights_of(k, f), vectors, next, channels_.count() * kV * kV, blocks, m);
+        gemm_rows(GemmRows{v, channels_.count(), true}, parts, weights_of(k, f), vectors, next,
+                  channels_.count() * kV * kV, blocks, m);
       }
       prefetch_.step();
     }
@@ -254,13 +271,15 @@ class WinogradWorker {
     const int64_t size = block_first(block + 1) - first;
     const int vectors = vectors_of(k);
     const int64_t columns = vectors * kV;
+    const GemmParts parts(size);
     for (int f = 0; f < kF; ++f) {
       const GemmBlocks blocks = channels_.at(f / W::kAlpha == W::kAlpha - 1,
                                              f % W::kAlpha == W::kAlpha - 1, c_first, c_last);
       const float* v = block_data(block) + f * channels_.data_step(size);
       const float* u = u_.data + f * part_step(columns) - int64_t(c_first) * kV * columns;
       float* m = m_.data + block * product_size() + f * size * columns;
-      gemm_rows(v, size, u, vectors, u, 0, blocks, m);  // what is next lies in the cache
+      // what is next lies in the cache
+      gemm_rows(GemmRows{v, channels_.count(), true}, parts, u, vectors, u, 0, blocks, m);
     }
   }
 
