@@ -25,6 +25,13 @@ constexpr bool kUnrolled = true;
 #else
 constexpr bool kUnrolled = false;
 #endif
+// Blocks by which A is fetched ahead of its use: some hundred cycles, what a cache that several
+// cores share takes to answer. A block of narrow vectors is a tenth of one of wide ones.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int64_t kAheadBlocks = 2;
+#else
+constexpr int64_t kAheadBlocks = 8;
+#endif
 
 // Blocks of up to kLanes input channels that a sum runs over.
 struct GemmBlocks {
@@ -66,8 +73,7 @@ void gemm_tile(const float* a, int64_t a_step, const float* b, const float* soon
       const float* a_block = a + block * a_step;
       const float* b_block = b + static_cast<int64_t>(block) * (kV * kColumns);
       const int32_t lanes = blocks.lanes[block];
-      // A comes from afar in short pieces: two blocks ahead
-      const float* ahead = a_block + 2 * a_step;
+      const float* ahead = a_block + kAheadBlocks * a_step;
       const float* soon_block = soon + static_cast<int64_t>(block) * (kV * kV);
       const auto add_channel = [&](int32_t c) {
         V columns[kVectors];
