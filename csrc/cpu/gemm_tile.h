@@ -18,6 +18,16 @@ constexpr int kGemmRows = 6;  // of 16
 constexpr int kGemmRows = 4;  // of 16, and a product needs one of its own
 #endif
 constexpr int kGemmVectors = 2;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int64_t kTileBlock = 2 * kGemmRows;      // tiles whose products lie in cache together
+constexpr int64_t kMostTileBlock = 3 * kGemmRows;  // where they are all tiles there are
+#else
+// A tile of few registers makes little of what it reads: let more share it. Measured with AVX2 on
+// half a megabyte of second cache: 1.3 to 1.4 times as fast as with 2 and 3 (forward), 1.1 to 1.3
+// (training).
+constexpr int64_t kTileBlock = 8 * kGemmRows;
+constexpr int64_t kMostTileBlock = 12 * kGemmRows;
+#endif
 // Whether the loop over a whole block's channels is unrolled: sums of few registers hide its
 // instructions less.
 #if defined(__AVX2__) && !defined(__AVX512F__)

@@ -137,11 +137,8 @@ class GradientPlan {
 // The runs and the chunks of tiles of one super-block.
 class GradientBlock {
  public:
-  static constexpr int64_t kChunk = 2 * kGemmRows;  // tiles whose products lie in cache together
-  static constexpr int64_t kMostChunk = 3 * kGemmRows;  // where they are all tiles there are
-
   static int64_t chunks_of(int64_t tiles) {
-    return tiles > 0 && tiles <= kMostChunk ? 1 : divide_up(tiles, kChunk);
+    return tiles > 0 && tiles <= kMostTileBlock ? 1 : divide_up(tiles, kTileBlock);
   }
 
   bool prepare(const GradientPlan& plan);

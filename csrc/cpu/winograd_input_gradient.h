@@ -24,7 +24,6 @@ class InputGradient {
  public:
   static constexpr int kM = W::kOutputs;
   static constexpr int kV = kLanes<float>;
-  static constexpr int64_t kMostChunk = GradientBlock::kMostChunk;
 
   // `turned`: U of all groups, or null: made of w anew.
   InputGradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
@@ -49,8 +48,8 @@ class InputGradient {
   bool prepare() {
     const int64_t area = p_.kernel_height * p_.kernel_width;
     return (turned_ || (u_.allocate(turned_group_floats<W>(plan_)) && taps_.allocate(area * kV))) &&
-           m_.allocate(W::kFrequencies * kMostChunk * kGroupColumns) &&
-           stage_.allocate(kMostChunk * kM * kM * kGroupColumns);
+           m_.allocate(W::kFrequencies * kMostTileBlock * kGroupColumns) &&
+           stage_.allocate(kMostTileBlock * kM * kM * kGroupColumns);
   }
 
   // Channels of group `group`, chunks of tiles first .. last - 1.

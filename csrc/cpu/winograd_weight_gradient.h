@@ -17,7 +17,7 @@ constexpr int kSumColumns = kGradientVectors * kLanes<float>;
 constexpr int64_t kSumBlock = int64_t(kLanes<float>) * kSumColumns;
 
 // Chunks of tiles that are summed from zero before they are added: long sums round more.
-constexpr int kSummedChunks = 4;
+constexpr int kSummedChunks = kTileBlock < 32 ? 4 : 2;
 // Vectors whose sums lie in the first-level cache beside the tiles.
 constexpr int64_t kSummedVectors = 8;
 
