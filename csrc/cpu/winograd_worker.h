@@ -1,7 +1,7 @@
 // What one thread does of Winograd's forward.
 //
-// A band of tiles is transformed to V [frequency][part][channel block][tile][lane]; then, for a block of
-// output channels and a block of tiles at a time, one product a frequency gives M
+// A band of tiles is transformed to V [frequency][part][channel block][tile][lane]; then, for a
+// block of output channels and a block of tiles at a time, one product a frequency gives M
 // [frequency][tile][column], whose inverse transform, windows and bias stay in registers. Only what
 // is left of the windows is stored.
 #pragma once
@@ -75,8 +75,7 @@ class WinogradWorker {
 
   // Output channel blocks k_first .. k_last - 1 of a band; band `next` comes after it.
   void run(int64_t band, int64_t k_first, int64_t k_last, int64_t next) {
-    const bool follows =
-        !shared_v_ && band_ >= 0 && band == band_ + 1 && k_first == k_first_;
+    const bool follows = !shared_v_ && band_ >= 0 && band == band_ + 1 && k_first == k_first_;
     // rows that the band before left; else its last tiles are computed again
     carried_ = follows && bands_.segment(band, 0).n == bands_.segment(band_, 0).n;
     k_first_ = k_first;
@@ -108,7 +107,7 @@ class WinogradWorker {
     int64_t column;  // of z
     int64_t rows;    // of its outputs (or windows) that count
     int64_t segment;
-    int64_t target;  // the scratch pixel of its first
+    int64_t target;          // the scratch pixel of its first
     int64_t part_first = 0;  // of the part of its block's products that it belongs to
     int64_t part_rows = 0;
     int64_t part_row = 0;
@@ -214,7 +213,7 @@ class WinogradWorker {
         const int64_t begin = c;
         // the blocks that read this frame: the phases of its channels, or all of a merged pixel
         while (c < c_last && (channels_.merged() || channels_[static_cast<int>(c)].first ==
-                                                       channels_[static_cast<int>(begin)].first)) {
+                                                        channels_[static_cast<int>(begin)].first)) {
           ++c;
         }
         for (int64_t block = 0; block < tile_blocks_; ++block) {
