@@ -48,14 +48,14 @@ class WinogradWorker {
 
   // Floats of V of a band.
   static int64_t data_floats(const WinogradChannels& channels, const WinogradBands& bands) {
-    const int64_t tiles = bands.most_segments() * most_tile_rows(bands) * bands.tiles_across();
+    const int64_t tiles = most_tiles(bands);
     return kF * (channels.data_step(tiles) + kV * (tiles / kTileBlock + 1));
   }
 
   bool prepare(int64_t k_blocks) {
     const int64_t rows = (most_tile_rows(bands_) * kM + W::kTaps - 1) * p_.stride_height;
     const int64_t columns = (bands_.tiles_across() * kM + W::kTaps - 1) * p_.stride_width;
-    const int64_t tiles = bands_.most_segments() * most_tile_rows(bands_) * bands_.tiles_across();
+    const int64_t tiles = most_tiles(bands_);
     const int64_t planes = bands_.most_carry() > 0 ? k_blocks : least(kChannelBlocks, k_blocks);
     return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
            (shared_v_ || own_v_.allocate(data_floats(channels_, bands_))) &&
@@ -107,10 +107,9 @@ class WinogradWorker {
     int64_t column;  // of z
     int64_t rows;    // of its outputs (or windows) that count
     int64_t segment;
-    int64_t target;          // the scratch pixel of its first
-    int64_t part_first = 0;  // of the part of its block's products that it belongs to
-    int64_t part_rows = 0;
-    int64_t part_row = 0;
+    int64_t target;      // the scratch pixel of its first
+    int64_t v = 0;       // floats from its block's V to its own
+    int64_t v_step = 0;  // from a channel block to the next
   };
 
   void start(int64_t band) {
@@ -174,9 +173,8 @@ class WinogradWorker {
       for (int64_t part = 0; part < parts.count; ++part) {
         for (int row = 0; row < parts.rows(part); ++row) {
           Tile& tile = tiles_.data[block_first(block) + parts.first(part) + row];
-          tile.part_first = parts.first(part);
-          tile.part_rows = parts.rows(part);
-          tile.part_row = row;
+          tile.v = (parts.first(part) * channels_.count() + row) * kV;
+          tile.v_step = parts.rows(part) * kV;
         }
       }
     }
@@ -228,10 +226,8 @@ class WinogradWorker {
 
   void transform_tile(int64_t block, int64_t i, int64_t c) {
     const Tile& tile = tiles_.data[i];
-    const int64_t first = block_first(block);
-    const int64_t size = block_first(block + 1) - first;
-    float* v = block_data(block) +
-               (tile.part_first * channels_.count() + c * tile.part_rows + tile.part_row) * kV;
+    const int64_t size = block_first(block + 1) - block_first(block);
+    float* v = block_data(block) + tile.v + c * tile.v_step;
     source_.transform<W>(tile.n, tile.row, tile.column, channels_[static_cast<int>(c)], v,
                          channels_.data_step(size));
   }
@@ -342,6 +338,9 @@ class WinogradWorker {
   }
   static int64_t most_tile_rows(const WinogradBands& bands) {
     return bands.most_tile_rows() + (bands.most_carry() + kM - 1) / kM;
+  }
+  static int64_t most_tiles(const WinogradBands& bands) {
+    return bands.most_segments() * most_tile_rows(bands) * bands.tiles_across();
   }
 
   const ConvActPool2dProblem& p_;
