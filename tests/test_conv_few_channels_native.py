@@ -28,7 +28,8 @@ RELU2: dict[str, Any] = {"activation": "relu", **POOLS["max2"]}
 
 # batch, C, H, W, K, R, S, stride, padding: first layers of known networks, small; rows shorter than
 # a block and of one window; one channel to eight; filters that fill no vector, one, and two; more
-# windows along a row than are transformed at once; few filters, whose planes go row by row
+# windows along a row than are transformed at once; few filters, whose planes go row by row; filters
+# two and three at a time, whose rows of windows end in a part of a vector, and in one taken before
 SHAPES = [
     (2, 1, 28, 28, 32, 3, 3, 1, 1),
     (2, 3, 26, 35, 64, 3, 3, 1, 1),
@@ -45,7 +46,12 @@ SHAPES = [
     (1, 2, 7, 71, 48, 3, 3, 1, 1),
     (2, 3, 20, 37, 8, 3, 3, 1, 1),
     (2, 8, 21, 65, 3, 3, 3, (2, 1), 1),
+    (1, 1, 13, 33, 23, 3, 3, 1, 1),
+    (2, 5, 9, 14, 2, 5, 5, 1, 2),
+    (1, 2, 8, 50, 19, 2, 7, (2, 1), (0, 3)),
 ]
+# of F(2x2)'s tiles, and of windows alone
+SPECIAL = [(1, 2, 12, 40, 18, 3, 3, 1, 1), (1, 2, 12, 40, 18, 5, 5, 1, 2)]
 
 
 class Problem:
@@ -159,9 +165,12 @@ def test_without_bias() -> None:
     assert_within(problem.forward(True, True, False)[0], problem.reference(), VALUES[torch.float32])
 
 
+@pytest.mark.parametrize("shape", SPECIAL, ids=str)
 @pytest.mark.parametrize("pool", ["max2", "none", "avg2", "max3s2"])
-def test_nan_and_infinities_come_out_where_pytorch_has_them(pool: str) -> None:
-    problem = Problem((1, 2, 12, 40, 18, 3, 3, 1, 1), activation="leaky_relu", **POOLS[pool])
+def test_nan_and_infinities_come_out_where_pytorch_has_them(
+    pool: str, shape: tuple[Any, ...]
+) -> None:
+    problem = Problem(shape, activation="leaky_relu", **POOLS[pool])
     problem.x[0, 0, 2, 3] = float("nan")
     problem.x[0, 1, 8, 22] = float("inf")
     problem.x[0, 1, 9, 30] = -float("inf")
@@ -171,9 +180,10 @@ def test_nan_and_infinities_come_out_where_pytorch_has_them(pool: str) -> None:
         assert_within(problem.forward(x_last, y_last, True)[0], want, VALUES[torch.float32])
 
 
+@pytest.mark.parametrize("shape", SPECIAL, ids=str)
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 2e37])
-def test_weights_that_no_transform_keeps(value: float) -> None:
-    problem = Problem((1, 2, 12, 40, 18, 3, 3, 1, 1), activation="leaky_relu")
+def test_weights_that_no_transform_keeps(value: float, shape: tuple[Any, ...]) -> None:
+    problem = Problem(shape, activation="leaky_relu")
     problem.w[3, 0, 1, 1] = value
     want = problem.reference()
     for x_last, y_last in FORMATS:
@@ -183,9 +193,10 @@ def test_weights_that_no_transform_keeps(value: float) -> None:
         assert_within(y[:, others], want[:, others], VALUES[torch.float32])
 
 
-def test_inputs_that_no_transform_keeps() -> None:
+@pytest.mark.parametrize("shape", SPECIAL, ids=str)
+def test_inputs_that_no_transform_keeps(shape: tuple[Any, ...]) -> None:
     """Sums of four of them overflow; the convolution's do not."""
-    problem = Problem((1, 2, 12, 40, 18, 3, 3, 1, 1))
+    problem = Problem(shape)
     problem.x = 1.5e38 + problem.x * 1e36
     problem.w /= 100
     for x_last, y_last in FORMATS:

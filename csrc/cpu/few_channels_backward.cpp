@@ -140,7 +140,7 @@ class BackwardItem {
       frame_.fill(static_cast<const float*>(t_.x) + n * image,
                   h_first * problem_.stride_height - problem_.pad_height, x_rows);
       // 0 times what is not finite is NaN, which the sparse sums leave out
-      sparse = sparse && frame_.is_finite(x_rows);
+      sparse = sparse && frame_.is_moderate(x_rows);
     }
     const int64_t taps = problem_.in_channels * problem_.kernel_height * problem_.kernel_width;
     for (int64_t k = 0; k < p_.channels; k += kTileLanes) {

@@ -13,15 +13,18 @@ namespace CMF_ISA {
 constexpr int kBlockVectors = 2;
 constexpr int kWindowRows = 2;
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kWindowColumns = 6;  // 24 of 32 registers are sums
+template <int kVectors>
+constexpr int kWindowColumns = 6;  // up to 24 of 32 registers are sums
 constexpr int kLineLeast = 10;
 constexpr int kLineMost = 14;
 #else
-constexpr int kWindowColumns = 2;  // 8 of 16
+template <int kVectors>
+constexpr int kWindowColumns = 4 / kVectors;  // 8 of 16: fewer would wait for their last products
 constexpr int kLineLeast = 4;
 constexpr int kLineMost = 6;
 #endif
-constexpr int kBlockWindows = kWindowColumns / 2;
+template <int kVectors>
+constexpr int kBlockWindows = kWindowColumns<kVectors> / 2;
 constexpr int kBlockLanes = kBlockVectors * kLanes<float>;
 
 // Where a block's inputs lie.
@@ -33,6 +36,7 @@ struct BlockInput {
   int64_t count;
   const float* weights;  // [count][vectors]
   const float* bias;     // [vectors]
+  bool moderate;         // all of these, so that no output is NaN
 };
 
 template <int kRows, int kColumns, int kVectors>
@@ -56,8 +60,20 @@ CMF_HOST_DEVICE void multiply_block(const BlockInput& in,
   }
   const float* weights = in.weights;
   const int64_t column = in.column;
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  // An address of each output, to which a tap's offset is an index: GCC would add them up for each
+  // tap, as many instructions as there are inputs.
+  const float* x[kRows][kColumns];
+#pragma GCC unroll 2
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 6
+    for (int j = 0; j < kColumns; ++j) {
+      x[i][j] = in.x + i * in.row + j * column;
+      asm("" : "+r"(x[i][j]));
+    }
+  }
+#endif
   for (int64_t t = 0; t < in.count; ++t) {
-    const float* x = in.x + in.taps[t];
     Vec<float> w[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) w[v] = load<float>(weights + v * kLanes<float>);
@@ -66,7 +82,11 @@ CMF_HOST_DEVICE void multiply_block(const BlockInput& in,
     for (int j = 0; j < kColumns; ++j) {
 #pragma GCC unroll 2
       for (int i = 0; i < kRows; ++i) {
-        const Vec<float> value = broadcast<float>(x[i * in.row + j * column]);
+#if defined(__AVX2__) && !defined(__AVX512F__)
+        const Vec<float> value = broadcast<float>(x[i][j][in.taps[t]]);
+#else
+        const Vec<float> value = broadcast<float>(in.x[in.taps[t] + i * in.row + j * column]);
+#endif
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) sums.at[i][j][v] += value * w[v];
       }
@@ -127,19 +147,31 @@ CMF_HOST_DEVICE WindowMaximum window_maximum(Vec<float> a, Vec<float> b, Vec<flo
   return maximum;
 }
 
+// The same, where NaN wins, as in pool_reduce.h.
+template <bool kTrack>
+__attribute__((noinline, cold)) WindowMaximum window_maximum_or_nan(Vec<float> a, Vec<float> b,
+                                                                    Vec<float> c, Vec<float> d) {
+  MaxReducer<float, Vec<float>, Mask<float>, true> reducer(MaskRule<float>{0, false});
+  reducer.begin(a, 0);
+  reducer.add(b, 1);
+  reducer.add(c, 2);
+  reducer.add(d, 3);
+  return {reducer.value, reducer.code};
+}
+
 template <int kVectors>
-using WindowSums = BlockSums<kWindowRows, kWindowColumns, kVectors>;
+using WindowSums = BlockSums<kWindowRows, kWindowColumns<kVectors>, kVectors>;
 
 // The maxima of the block's windows of 2 x 2, and their positions where kTrack.
 template <int kVectors, bool kTrack>
 struct BlockMaxima {
-  Vec<float> value[kBlockWindows][kVectors];
-  Mask<float> code[kBlockWindows][kVectors];
+  Vec<float> value[kBlockWindows<kVectors>][kVectors];
+  Mask<float> code[kBlockWindows<kVectors>][kVectors];
 
   // Without regard to NaN.
   CMF_HOST_DEVICE void reduce(const WindowSums<kVectors>& sums) {
 #pragma GCC unroll 3
-    for (int q = 0; q < kBlockWindows; ++q) {
+    for (int q = 0; q < kBlockWindows<kVectors>; ++q) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
         const WindowMaximum maximum =
@@ -152,19 +184,17 @@ struct BlockMaxima {
   }
 };
 
-// NaN wins, as in pool_reduce.h.
+// NaN wins.
 template <int kVectors, bool kTrack>
 __attribute__((noinline, cold)) void reduce_nan(const WindowSums<kVectors>& sums,
                                                 BlockMaxima<kVectors, kTrack>& maxima) {
-  for (int q = 0; q < kBlockWindows; ++q) {
+  for (int q = 0; q < kBlockWindows<kVectors>; ++q) {
     for (int v = 0; v < kVectors; ++v) {
-      MaxReducer<float, Vec<float>, Mask<float>, true> reducer(MaskRule<float>{0, false});
-      reducer.begin(sums.at[0][2 * q][v], 0);
-      reducer.add(sums.at[0][2 * q + 1][v], 1);
-      reducer.add(sums.at[1][2 * q][v], 2);
-      reducer.add(sums.at[1][2 * q + 1][v], 3);
-      maxima.value[q][v] = reducer.value;
-      maxima.code[q][v] = reducer.code;
+      const WindowMaximum maximum =
+          window_maximum_or_nan<kTrack>(sums.at[0][2 * q][v], sums.at[0][2 * q + 1][v],
+                                        sums.at[1][2 * q][v], sums.at[1][2 * q + 1][v]);
+      maxima.value[q][v] = maximum.value;
+      maxima.code[q][v] = maximum.code;
     }
   }
 }
@@ -208,12 +238,11 @@ CMF_HOST_DEVICE void store_codes(const BlockOutput& out, int i, const Mask<float
 }
 
 template <int kVectors>
-CMF_HOST_DEVICE void activate_output(const BlockOutput& out, Vec<float>* values) {
-  const float param = out.param;
-  if (out.activation == Activation::kRelu) {
+CMF_HOST_DEVICE void activate_values(Activation activation, float param, Vec<float>* values) {
+  if (activation == Activation::kRelu) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) values[v] = activate<Activation::kRelu>(values[v], param);
-  } else if (out.activation == Activation::kLeakyRelu) {
+  } else if (activation == Activation::kLeakyRelu) {
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
       values[v] = activate<Activation::kLeakyRelu>(values[v], param);
@@ -221,13 +250,14 @@ CMF_HOST_DEVICE void activate_output(const BlockOutput& out, Vec<float>* values)
   }
 }
 
-// The maxima of kBlockWindows windows side by side, activated; out.count of them are stored.
+// The maxima of kBlockWindows<kVectors> windows side by side, activated; out.count of them are
+// stored.
 template <int kVectors, bool kTrack>
 void window_block(const BlockInput& in, const BlockOutput& out) {
   WindowSums<kVectors> sums;
   multiply_block(in, sums);
   BlockMaxima<kVectors, kTrack> maxima;
-  if (__builtin_expect(any_nan(sums), 0)) {
+  if (__builtin_expect(!in.moderate && any_nan(sums), 0)) {
     const WindowSums<kVectors> copy =
         sums;  // whose address leaves, so that those of `sums` need not
     BlockMaxima<kVectors, kTrack> result;
@@ -237,9 +267,9 @@ void window_block(const BlockInput& in, const BlockOutput& out) {
     maxima.reduce(sums);
   }
 #pragma GCC unroll 3
-  for (int q = 0; q < kBlockWindows; ++q) {
+  for (int q = 0; q < kBlockWindows<kVectors>; ++q) {
     if (q >= out.count) break;
-    activate_output<kVectors>(out, maxima.value[q]);
+    activate_values<kVectors>(out.activation, out.param, maxima.value[q]);
     store_output<kVectors>(out, q, maxima.value[q]);
     if (kTrack) store_codes<kVectors>(out, q, maxima.code[q]);
   }
@@ -250,11 +280,11 @@ template <int kColumns, int kVectors>
 bool line_block(const BlockInput& in, const BlockOutput& out) {
   BlockSums<1, kColumns, kVectors> sums;
   multiply_block(in, sums);
-  const bool nan = any_nan(sums);
+  const bool nan = !in.moderate && any_nan(sums);
 #pragma GCC unroll 14
   for (int j = 0; j < kColumns; ++j) {
     if (j >= out.count) break;
-    activate_output<kVectors>(out, sums.at[0][j]);
+    activate_values<kVectors>(out.activation, out.param, sums.at[0][j]);
     store_output<kVectors>(out, j, sums.at[0][j]);
   }
   return nan;
@@ -280,13 +310,14 @@ bool line_block_of(int columns, const BlockInput& in, const BlockOutput& out) {
   return false;
 }
 
-// The number of outputs that covers `count` with the fewest in all, and of those the largest.
+// The number of outputs whose blocks cover `count` with the least work, and of those the largest. A
+// block's beginning and end take about as long as an output.
 inline int line_columns(int64_t count) {
   int best = kLineMost;
-  int64_t fewest = INT64_MAX;
+  int64_t least_work = INT64_MAX;
   for (int columns = kLineMost; columns >= kLineLeast; --columns) {
-    const int64_t covered = (count + columns - 1) / columns * columns;
-    if (covered < fewest) fewest = covered, best = columns;
+    const int64_t work = (count + columns - 1) / columns * (columns + 1);
+    if (work < least_work) least_work = work, best = columns;
   }
   return best;
 }

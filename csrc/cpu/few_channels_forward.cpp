@@ -38,7 +38,7 @@ class ForwardItem {
 
   bool prepare() {
     const int64_t rows = z_rows(p_, plan_.rows);
-    const int64_t slack = plan_.way == Way::kRows ? kRowLanes : 0;
+    const int64_t slack = plan_.way == Way::kRows ? kRowLanes : kLanes<float>;
     if (!frame_.allocate((rows - 1) * problem_.stride_height + problem_.kernel_height, slack)) {
       return false;
     }
@@ -48,7 +48,8 @@ class ForwardItem {
     }
     const int64_t ring = plan_.way == Way::kPooled ? p_.pool_height * p_.width : 0;
     const bool lines = plan_.way == Way::kEpilogue || plan_.way == Way::kLines;
-    const int64_t outputs = plan_.direct ? 0 : lines ? rows * p_.width : plan_.rows * p_.out_width;
+    const bool registers = plan_.direct || plan_.way == Way::kRowWindows;
+    const int64_t outputs = registers ? 0 : lines ? rows * p_.width : plan_.rows * p_.out_width;
     const int64_t tiles = plan_.way == Way::kTiles ? plan_.rows * tile_row_floats(problem_) : 0;
     const int64_t flags = plan_.way == Way::kTiles ? plan_.rows * tile_groups(p_) : p_.pool_height;
     if (!rows_.allocate(p_.pool_height) || !special_.allocate(flags) ||
@@ -59,7 +60,8 @@ class ForwardItem {
     tiles_ = floats_.data;
     ring_ = tiles_ + tiles;
     scratch_ = ring_ + ring * kBlockLanes;
-    return plan_.direct || plan_.planes || (whole_.prepare() && rest_.prepare());
+    return plan_.direct || plan_.planes || plan_.way == Way::kRowWindows ||
+           (whole_.prepare() && rest_.prepare());
   }
 
   // In scratch that is activated and pooled few channels take half a vector, and half the time.
@@ -74,9 +76,10 @@ class ForwardItem {
     const int64_t z_first = most(start, 0);
     const int64_t z_last = least(start + z_rows(p_, p_last - p_first), p_.height);
     const int64_t x_image = problem_.in_channels * problem_.height * problem_.width;
+    const int64_t x_rows = (z_last - z_first - 1) * problem_.stride_height + problem_.kernel_height;
     frame_.fill(static_cast<const float*>(tensors_.x) + n * x_image,
-                z_first * problem_.stride_height - problem_.pad_height,
-                (z_last - z_first - 1) * problem_.stride_height + problem_.kernel_height);
+                z_first * problem_.stride_height - problem_.pad_height, x_rows);
+    moderate_ = packed_.moderate() && frame_.is_moderate(x_rows);
     if (plan_.way == Way::kRows) return run_rows(n, p_first, p_last, z_first, z_last);
     if (plan_.way == Way::kTiles) transform_rows(p_last - p_first);
     for (int64_t k = 0; k < p_.channels; k += kBlockLanes) {
@@ -110,17 +113,8 @@ class ForwardItem {
       out.stream = plan_.stream;
     }
     Planes planes = {};
-    if (plan_.planes) {
-      planes.plane = p_.out_height * p_.out_width;
-      const int64_t at =
-          (band.n * p_.channels + band.k_first) * planes.plane + band.p_first * p_.out_width;
-      planes.y = static_cast<float*>(tensors_.y) + at;
-      planes.codes = tensors_.index ? static_cast<uint8_t*>(tensors_.index) + at : nullptr;
-      planes.pixels = (band.p_last - band.p_first) * p_.out_width;
-      planes.channels = band.k_count;
-      planes.activation = static_cast<Activation>(p_.activation);
-      planes.param = static_cast<float>(p_.activation_param);
-      planes.stream = plan_.stream;
+    if (plan_.planes || plan_.way == Way::kRowWindows) {
+      planes = planes_of(band);
       prefetch_planes(planes);
     }
     BlockInput in;
@@ -129,10 +123,15 @@ class ForwardItem {
     in.count = packed_.count();
     in.weights = packed_.weights(band.k_first);
     in.bias = packed_.bias(band.k_first);
+    in.moderate = moderate_;
     const int64_t z_row = problem_.stride_height * frame_.row();
     in.row = z_row;
     const float* x = frame_.data();
-    if (plan_.way == Way::kWindows) {
+    if (plan_.way == Way::kRowWindows) {
+      in.x = x;
+      tensors_.index ? row_windows<true>(in, kVectors * kVector, p_.out_width, planes)
+                     : row_windows<false>(in, kVectors * kVector, p_.out_width, planes);
+    } else if (plan_.way == Way::kWindows) {
       for (int64_t p = band.p_first; p < band.p_last; ++p, x += 2 * z_row) {
         tensors_.index ? window_row<kVectors, true>(in, out, x)
                        : window_row<kVectors, false>(in, out, x);
@@ -160,9 +159,22 @@ class ForwardItem {
       if (tensors_.index && p_.pool == Pool::kMax) store_planes(codes_.data, width, planes);
     } else if (plan_.way == Way::kEpilogue) {
       epilogue.pool(scratch_, z_first, band, tensors_);
-    } else if (!plan_.direct) {
+    } else if (!plan_.direct && plan_.way != Way::kRowWindows) {
       epilogue.finish(scratch_, tensors_.index ? codes_.data : nullptr, band, tensors_);
     }
+  }
+
+  Planes planes_of(const Band& band) const {
+    const int64_t plane = p_.out_height * p_.out_width;
+    const int64_t at = (band.n * p_.channels + band.k_first) * plane + band.p_first * p_.out_width;
+    return {static_cast<float*>(tensors_.y) + at,
+            tensors_.index ? static_cast<uint8_t*>(tensors_.index) + at : nullptr,
+            plane,
+            (band.p_last - band.p_first) * p_.out_width,
+            band.k_count,
+            static_cast<Activation>(p_.activation),
+            static_cast<float>(p_.activation_param),
+            plan_.stream};
   }
 
   // All filters' rows z_first .. z_last - 1, and what follows them plane by plane.
@@ -230,9 +242,10 @@ class ForwardItem {
   void window_row(BlockInput in, const BlockOutput& row, const float* x) const {
     const int64_t count = p_.out_width;
     BlockOutput out = row;
-    out.count = static_cast<int>(least(count, kBlockWindows));
-    for (int64_t q = 0; q < count; q += kBlockWindows) {
-      const int64_t at = q > 0 ? least(q, count - kBlockWindows) : 0;
+    constexpr int64_t kWindows = kBlockWindows<kVectors>;
+    out.count = static_cast<int>(least(count, kWindows));
+    for (int64_t q = 0; q < count; q += kWindows) {
+      const int64_t at = q > 0 ? least(q, count - kWindows) : 0;
       in.x = x + 2 * at * in.column;
       out.y = row.y + at * row.pixel;
       if (kTrack) out.codes = row.codes + at * row.pixel;
@@ -264,7 +277,7 @@ class ForwardItem {
     for (int64_t q = 0; q < p_.out_width;) {
       const int64_t group = q / kTilesTogether, tile = q % kTilesTogether;
       const int64_t left = least(kTilesTogether - tile, p_.out_width - q);
-      const int together = special[group] ? kBlockWindows : kTilesOf<kVectors>;
+      const int together = special[group] ? kBlockWindows<kVectors> : kTilesOf<kVectors>;
       out.count = static_cast<int>(least(left, together));
       out.y = row.y + q * row.pixel;
       if (kTrack) out.codes = row.codes + q * row.pixel;
@@ -306,6 +319,7 @@ class ForwardItem {
   const int rest_lanes_;         // of the scratch, for a last vector of channels
   BandEpilogue rest_;            // of one vector or less
   ForwardWorker<float> worker_;  // of planes
+  bool moderate_ = false;        // the frame, the weights and the bias
   int64_t plane_ = 0;            // floats of a filter's rows in scratch
   Scratch<const float*> rows_;   // [pool_height]: a window's
   Scratch<float> floats_;

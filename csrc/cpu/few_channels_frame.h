@@ -10,6 +10,11 @@
 namespace cmf {
 namespace CMF_ISA {
 
+// Numbers are moderate where they are below 2**62: products of two are finite then, and sums of
+// those are never infinity minus infinity.
+constexpr int kModerateBits = (127 + 62) << 23;
+constexpr float kModerate = 0x1p62f;
+
 // A row is [C][W + padding] where `planar`, else [W + padding][C], which takes a channels_last x.
 class Frame {
  public:
@@ -55,12 +60,12 @@ class Frame {
     }
   }
 
-  // Whether the first `rows` rows are free of infinities and NaN.
-  bool is_finite(int64_t rows) const {
+  // Whether the first `rows` rows are moderate numbers.
+  bool is_moderate(int64_t rows) const {
     Mask<float> special = {};
     for (int64_t i = 0; i < rows * row_; i += kLanes<float>) {  // what lies behind is a number
       const Mask<float> bits = bit_cast<Mask<float>>(load<float>(data_ + i));
-      special |= (bits & 0x7f800000) == 0x7f800000;
+      special |= (bits & 0x7f800000) >= kModerateBits;
     }
     int any = 0;
     for (int lane = 0; lane < kLanes<float>; ++lane) any |= special[lane];

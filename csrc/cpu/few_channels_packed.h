@@ -43,6 +43,10 @@ class Packed {
     for (int64_t k = 0; k < padded_; ++k) {
       target[k] = bias && k < p.pool.channels ? bias[k] : 0.0f;
     }
+    moderate_ = true;
+    for (int64_t i = 0; i < (count_ + 1) * padded_; ++i) {
+      moderate_ &= weights_.data[i] > -kModerate && weights_.data[i] < kModerate;
+    }
   }
   // w [K, C, 3, 3] -> [block of channels][frequency][C][lanes of the block]
   void transform(const ConvActPool2dProblem& p, const float* w) {
@@ -63,6 +67,7 @@ class Packed {
   }
   int64_t count() const { return count_; }
   int64_t padded() const { return padded_; }
+  bool moderate() const { return moderate_; }  // weights and bias
   const int32_t* taps() const { return taps_.data; }
   const float* weights(int64_t k_first) const { return weights_.data + k_first * count_; }
   const float* bias(int64_t k_first) const { return weights_.data + padded_ * count_ + k_first; }
@@ -70,6 +75,7 @@ class Packed {
  private:
   int64_t count_ = 0;   // taps
   int64_t padded_ = 0;  // K in whole vectors
+  bool moderate_ = false;
   Scratch<float> weights_;
   Scratch<float> filters_;
   Scratch<int32_t> taps_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/few_channels_packed.h"
+#include "cpu/few_channels_row_windows.h"
 #include "cpu/few_channels_rows.h"
 #include "cpu/integers.h"
 
@@ -16,12 +17,13 @@ constexpr int64_t kTileFloats = 24 * 1024;     // of transformed tiles, about
 constexpr int64_t kStreamBytes = 2 << 20;
 
 enum class Way {
-  kTiles,     // as kWindows, by few_channels_winograd.h
-  kWindows,   // maxima of 2 x 2 in registers
-  kLines,     // no pooling: from registers into y
-  kPooled,    // maxima of rows in scratch
-  kEpilogue,  // rows in scratch, and band_epilogue.h
-  kRows,      // rows of planes in scratch, by few_channels_rows.h, and act_pool2d_worker.h
+  kTiles,       // as kWindows, by few_channels_winograd.h
+  kWindows,     // maxima of 2 x 2 in registers
+  kRowWindows,  // the same in rows of planes, by few_channels_row_windows.h
+  kLines,       // no pooling: from registers into y
+  kPooled,      // maxima of rows in scratch
+  kEpilogue,    // rows in scratch, and band_epilogue.h
+  kRows,        // rows of planes in scratch, by few_channels_rows.h, and act_pool2d_worker.h
 };
 
 struct Plan {
@@ -66,24 +68,33 @@ inline Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTens
                         p.channels * problem.in_channels * 9)) {
     plan.way = Way::kTiles;
   }
+  if (plan.way == Way::kWindows && quick && !p.channels_last && problem.stride_width == 1 &&
+      takes_row_windows(p.out_width, p.channels)) {
+    plan.way = Way::kRowWindows;
+  }
   if (p.pool == Pool::kNone && quick) plan.way = Way::kLines;
   if (plan.way == Way::kEpilogue && !p.channels_last && p.channels <= kRowFilters &&
       problem.stride_width == 1 && p.width >= kLanes<float>) {
     plan.way = Way::kRows;
   }
   plan.direct = p.channels_last && quick && plan.way != Way::kEpilogue;
-  plan.planes = !p.channels_last && quick && plan.way != Way::kEpilogue && plan.way != Way::kRows;
+  plan.planes = !p.channels_last && quick && plan.way != Way::kEpilogue && plan.way != Way::kRows &&
+                plan.way != Way::kRowWindows;
   const int64_t y_bytes = p.batch * p.channels * p.out_height * p.out_width * 4;
   bool aligned = reinterpret_cast<uintptr_t>(tensors.y) % CMF_VECTOR_BYTES == 0;
-  if (plan.direct) aligned = aligned && p.channels % kVector == 0;
-  // vectors along a plane: whole rows of them, and planes too
-  if (plan.planes) aligned = aligned && p.out_width % kVector == 0;
+  // blocks of channels are whole lines, or all that a pixel has
+  if (plan.direct) {
+    aligned = aligned && (p.channels % kLineFloats == 0 ||
+                          (p.channels <= kBlockLanes && p.channels % kVector == 0));
+  }
+  // vectors along several planes in turn: whole rows of them, and planes too
+  if (plan.planes) aligned = aligned && kVector == kLineFloats && p.out_width % kVector == 0;
   plan.stream = (plan.direct || plan.planes) && aligned && y_bytes >= kStreamBytes;
   plan.columns = line_columns(p.width);
   const int64_t frame_row = (problem.width + 2 * problem.pad_width) * problem.in_channels;
   const int64_t x_rows = p.pool_stride_height * problem.stride_height;
   int64_t rows = kFrameFloats / (frame_row * x_rows);
-  if (!plan.direct) {
+  if (!plan.direct && plan.way != Way::kRowWindows) {
     const bool lines =
         plan.way == Way::kEpilogue || plan.way == Way::kLines || plan.way == Way::kRows;
     const int64_t row = lines ? p.width * p.pool_stride_height : p.out_width;
@@ -102,12 +113,14 @@ inline Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTens
 // Outputs along a row that a frame has inputs for: short rows are read by whole blocks.
 inline int64_t frame_columns(const ConvActPool2dProblem& problem, const Plan& plan) {
   const ActPool2dProblem& p = problem.pool;
+  if (plan.way == Way::kRowWindows) return most(p.width, 2 * kWindowsTogether);
   if (plan.way != Way::kTiles) return most(p.width, kLineMost);
   return most(most(p.width, 2 * tile_groups(p) * kTilesTogether), kLineMost);
 }
 
 inline bool frame_planar(const ConvActPool2dProblem& problem, const Plan& plan) {
-  return plan.way == Way::kTiles || plan.way == Way::kRows || !problem.x_channels_last;
+  return plan.way == Way::kTiles || plan.way == Way::kRows || plan.way == Way::kRowWindows ||
+         !problem.x_channels_last;
 }
 
 }  // namespace CMF_ISA

@@ -21,10 +21,9 @@ struct Planes {
 
 // The lines that will be written, so that they are on their way while they are computed.
 inline void prefetch_planes(const Planes& out) {
-  constexpr int64_t kLine = 16;
   for (int k = 0; k < out.channels && !out.stream; ++k) {
     const float* y = out.y + k * out.plane;
-    for (int64_t i = 0; i < out.pixels + kLine - 1; i += kLine) {
+    for (int64_t i = 0; i < out.pixels + kLineFloats - 1; i += kLineFloats) {
       __builtin_prefetch(y + (i < out.pixels ? i : out.pixels - 1), 1, 2);
     }
   }
@@ -33,9 +32,6 @@ inline void prefetch_planes(const Planes& out) {
 // source [pixels][lanes], activated.
 inline void store_planes(const float* source, int lanes, const Planes& out) {
   constexpr int kV = kLanes<float>;
-  BlockOutput activation = {};
-  activation.activation = out.activation;
-  activation.param = out.param;
   for (int k = 0; k < out.channels; k += kV) {
     const int filters = out.channels - k < kV ? out.channels - k : kV;
     for (int64_t i = 0; i < out.pixels; i += kV) {
@@ -44,7 +40,7 @@ inline void store_planes(const float* source, int lanes, const Planes& out) {
 #pragma GCC unroll 16
       for (int j = 0; j < kV; ++j) {
         block[j] = load<float>(source + (i + (j < count ? j : 0)) * lanes + k);
-        activate_output<1>(activation, block + j);
+        activate_values<1>(out.activation, out.param, block + j);
       }
       transpose_block<float>(block);
       float* target = out.y + k * out.plane + i;

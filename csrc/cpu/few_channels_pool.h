@@ -69,7 +69,7 @@ void pool_line_max(const LineWindows& in, bool nan, const BlockOutput& row) {
     } else {
       pool_window_max<0, 0, false, kVectors, kTrack>(in, window, value, code);
     }
-    activate_output<kVectors>(out, value);
+    activate_values<kVectors>(out.activation, out.param, value);
     store_output<kVectors>(out, 0, value);
     if (kTrack) store_codes<kVectors>(out, 0, code);
     out.y += out.pixel;

@@ -168,7 +168,7 @@ void tile_block(const TileInput& in, const BlockOutput& out) {
       value[v] = maximum.value;
       code[v] = maximum.code;
     }
-    activate_output<kVectors>(out, value);
+    activate_values<kVectors>(out.activation, out.param, value);
     store_output<kVectors>(out, t, value);
     if (kTrack) store_codes<kVectors>(out, t, code);
   }
