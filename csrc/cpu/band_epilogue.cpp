@@ -76,10 +76,10 @@ void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, 
 }
 
 bool streams(const ActPool2dProblem& p, int64_t pixel, const float* target) {
-  constexpr int64_t kLine = 64;
   const int64_t bytes = p.batch * p.channels * p.out_height * p.out_width * int64_t(sizeof(float));
-  return p.channels_last && bytes >= kStreamedBytes && p.channels * sizeof(float) % kLine == 0 &&
-         pixel * sizeof(float) % kLine == 0 && reinterpret_cast<uintptr_t>(target) % kLine == 0;
+  return p.channels_last && bytes >= kStreamedBytes &&
+         p.channels * sizeof(float) % kLineBytes == 0 && pixel * sizeof(float) % kLineBytes == 0 &&
+         reinterpret_cast<uintptr_t>(target) % kLineBytes == 0;
 }
 
 template <class T>

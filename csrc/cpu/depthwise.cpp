@@ -38,7 +38,8 @@ void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   const int64_t groups_of_image = (pool.height + kTileRows - 1) / kTileRows;
   const QuickActivation quick = quick_activation(pool);
   const bool afterwards = quick.kind == QuickActivation::kAfterwards;
-  const bool past_caches = !afterwards && stores_past_caches(t, pool, C);
+  const bool past_caches =
+      !afterwards && (kV == kLineFloats || C == kV) && stores_past_caches(t, pool, C);
   const PixelLoops loops = pixel_loops(p);
   const PixelKernel kernel =
       filter.kernel(p, 0, C, afterwards ? no_activation() : quick, past_caches);

@@ -97,8 +97,8 @@ class Backward {
     wide_.pool.width = p.width;
     if (!p.x_channels_last) lanes_.in_channels = kV;
     const int64_t size = p.pool.batch * p.in_channels * p.height * p.width * 4;
-    past_caches_ = p.x_channels_last && p.in_channels % kV == 0 && size > kLargeBytes &&
-                   reinterpret_cast<uintptr_t>(t.dx) % CMF_VECTOR_BYTES == 0;
+    past_caches_ = kV == kLineFloats && p.x_channels_last && p.in_channels % kV == 0 &&
+                   size > kLargeBytes && reinterpret_cast<uintptr_t>(t.dx) % CMF_VECTOR_BYTES == 0;
   }
 
   bool run(int threads) {

@@ -35,8 +35,9 @@ class Transposed {
         static_cast<int>(most(1, least(threads, outputs * layout_.inner / kProductsPerThread)));
     pixel_ = t.transposed->y_pixel ? t.transposed->y_pixel : layout_.filters;
     large_ = outputs * 4 > kLargeBytes;
-    past_caches_ = large_ && !afterwards_ && layout_.pixels_are_rows && layout_.filters % kV == 0 &&
-                   pixel_ % kV == 0 && reinterpret_cast<uintptr_t>(y_) % CMF_VECTOR_BYTES == 0;
+    past_caches_ = large_ && !afterwards_ && layout_.pixels_are_rows &&
+                   layout_.filters % kLineFloats == 0 && pixel_ % kLineFloats == 0 &&
+                   reinterpret_cast<uintptr_t>(y_) % CMF_VECTOR_BYTES == 0;
   }
 
   bool run() {
@@ -233,7 +234,7 @@ class Transposed {
   }
 
   void store_pair(float* target, Vec<float> first, Vec<float> second, int lanes) const {
-    if (large_ && lanes == 2 * kV && reinterpret_cast<uintptr_t>(target) % CMF_VECTOR_BYTES == 0) {
+    if (large_ && lanes == 2 * kV && reinterpret_cast<uintptr_t>(target) % kLineBytes == 0) {
       stream(target, first);
       stream(target + kV, second);
       return;

@@ -35,7 +35,7 @@ class Forward {
     const int64_t most = pixels * pool.channels * p.in_channels / kProductsPerThread;
     threads_ = most < 2 ? 1 : most < threads ? static_cast<int>(most) : threads;
     const int64_t run = filters_are_rows(p) ? pool.height * pool.width : pool.channels;
-    past_caches_ = !afterwards_ && run % kV == 0 && pixel_ % kV == 0 &&
+    past_caches_ = !afterwards_ && run % kLineFloats == 0 && pixel_ % kLineFloats == 0 &&
                    reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
                    pixels * pool.channels * 4 > kLargeBytes;
   }

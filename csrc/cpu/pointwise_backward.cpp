@@ -33,7 +33,7 @@ class Backward {
         pixels_are_rows_(p.x_channels_last || !fills_columns(chunks_.rows * p.pool.width)),
         strided_(p.stride_height != 1 || p.stride_width != 1) {
     const int64_t run = p.x_channels_last ? p.in_channels : p.width;
-    past_caches_ = !strided_ && pixels_are_rows_ == p.x_channels_last && run % kV == 0 &&
+    past_caches_ = !strided_ && pixels_are_rows_ == p.x_channels_last && run % kLineFloats == 0 &&
                    reinterpret_cast<uintptr_t>(t.dx) % CMF_VECTOR_BYTES == 0 &&
                    p.pool.batch * p.in_channels * p.height * p.width * 4 > kLargeBytes;
   }

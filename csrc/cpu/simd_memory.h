@@ -121,9 +121,13 @@ CMF_HOST_DEVICE void store(Half* target, Vec<C> value) {
   __builtin_memcpy(target, &bits, sizeof bits);
 }
 
+constexpr int kLineBytes = 64;  // of the caches
+constexpr int kLineFloats = kLineBytes / int(sizeof(float));
+
 // A store that doesn't read the cache line first and leaves it out of the caches: for whole lines
-// of what will not be read soon. `target` is aligned to the vector. fence_streams() before others
-// read.
+// of what will not be read soon. Where a vector is less than a line, the stores of a line follow
+// each other: with others between them each goes to memory on its own, which takes up to twice the
+// time of a common store. `target` is aligned to the vector. fence_streams() before others read.
 CMF_HOST_DEVICE void stream(float* target, Vec<float> value) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(target, bit_cast<__m512>(value));

@@ -35,9 +35,9 @@ class InputGradient {
         turned_(turned),
         epilogue_(tensors.transposed) {
     const int64_t bytes = p_.pool.batch * p_.in_channels * p_.height * p_.width * 4;
-    // whole lines alone
+    // vectors of several pixels or planes in turn
     streams_ =
-        bytes >= kStreamBytes &&
+        kV == kLineFloats && bytes >= kStreamBytes &&
         (!p_.x_channels_last ||
          (p_.in_channels % kV == 0 && reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
   }
