@@ -209,7 +209,7 @@ def _why_no_winograd(
     if positions < _LEAST_POSITIONS and not needs_grad:
         refusals["pointwise"] = f"is for at least {_LEAST_POSITIONS} positions, not {positions}"
     if "few_channels" in takes and "winograd" in takes:
-        gain = few_channels_gain(x_shape, w_shape, z_shape, stride, pooled_by_twos)
+        gain = few_channels_gain(x_shape, w_shape, z_shape, stride, pooled_by_twos, costs)
         if gain > 1:
             reason = "Winograd's F(4×4) is less work for filters of this size"
             refusals["few_channels"] = refusals["depthwise"] = reason

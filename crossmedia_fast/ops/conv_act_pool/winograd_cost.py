@@ -28,11 +28,16 @@ class Costs:
     direct_output: int
     direct_call: int
     least_gain: float  # what must be saved to be chosen
+    # Where channels are few: a transform of a value, and a direct product with its idle lanes and
+    # edges, in multiply-adds of Winograd's products.
+    few_transform: int
+    few_product: float
 
 
 # Measured on the Xeon, 13 layers of 49 to 400 positions, between weights that are in the second
 # cache and weights that come from memory, as most of a network's do; and in training steps on a
-# Zen 4, 30 layers of 4 to 800 positions.
+# Zen 4, 30 layers of 4 to 800 positions. Few channels on a Zen 4, 312 layers of 1 to 8: on average
+# 1% slower than the better of the two.
 AVX512 = Costs(
     lanes=16,
     data_transform=25,
@@ -43,11 +48,14 @@ AVX512 = Costs(
     direct_output=0,
     direct_call=0,
     least_gain=1.1,
+    few_transform=10,
+    few_product=1.2,
 )
 # Measured on a Zen 1, 423 layers of 9 to 512 channels, and checked on 257 others (`python -m
 # benchmarks.plan_costs`): on average 2% slower than the better of the two in inference and in
 # training, where AVX-512's would be 22% and 6%. A kept weight is dearer than it was there, because
-# in a network it comes from memory.
+# in a network it comes from memory. Few channels on a Zen 3, 563 layers of 1 to 8: 2% slower than
+# the better of the two, where AVX-512's would be 4%.
 AVX2 = Costs(
     lanes=8,
     data_transform=25,
@@ -58,6 +66,8 @@ AVX2 = Costs(
     direct_output=40,
     direct_call=4_000_000,
     least_gain=1.0,
+    few_transform=20,
+    few_product=1.2,
 )
 
 LEAST_GAIN = 1.1  # of a gradient of few channels
@@ -70,12 +80,7 @@ _FEW_POSITIONS = 16
 # 1024×3×3, 8×8 images: 19.8 ms, of which 16 are it.
 _LARGE_WEIGHTS = 32 << 20  # bytes
 _LARGE_PACKING = 256
-# Few channels: what a transform costs a value, in multiply-adds; a direct product, its idle lanes
-# and edges counted; and what is left of it where a tile of F(2×2) is a pooling window. Measured on
-# a Zen 4 between the two, 312 layers of 1 to 8 channels: on average 1% slower than the better one.
-_LANES = AVX512.lanes
-_FEW_TRANSFORM = 10
-_FEW_PRODUCT = 1.2
+# What is left of a direct product of few channels where a tile of F(2×2) is a pooling window.
 _FEW_OF_TILES = 0.6
 # dw of few channels: what a transform costs a value, in multiply-adds, where it stays in a cache;
 # and what is left of direct products where three of four gradients in a window are known to be 0.
@@ -130,16 +135,17 @@ def _few_channels_ratio(
     w_shape: tuple[int, ...],  # [K, C, R, S]
     z_shape: tuple[int, ...],  # [N, K, H', W']
     stride: tuple[int, int],
+    lanes: int,  # of a vector
     vectors: int,  # of the channels of all phases
     transform: int,  # what one costs a value, in multiply-adds
 ) -> float:
     """Direct convolution's multiply-adds over the work of Winograd's F(4×4) of few channels."""
     outputs = 4
     taps = max(-(-w_shape[2] // stride[0]), -(-w_shape[3] // stride[1]))
-    filters = -(-w_shape[0] // _LANES) * _LANES
+    filters = -(-w_shape[0] // lanes) * lanes
     tiles = x_shape[0] * -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
     products = x_shape[1] * stride[0] * stride[1] * filters
-    transforms = transform * (vectors * _LANES + filters)
+    transforms = transform * (vectors * lanes + filters)
     direct = math.prod(w_shape[1:]) * filters * x_shape[0] * z_shape[2] * z_shape[3]
     return direct / max((outputs + taps - 1) ** 2 * tiles * (products + transforms), 1)
 
@@ -150,14 +156,17 @@ def few_channels_gain(
     z_shape: tuple[int, ...],  # [N, K, H', W']
     stride: tuple[int, int],
     pooled_by_twos: bool,  # maxima of 2×2 windows at stride 2
+    costs: Costs = AVX512,
 ) -> float:
     """How many times less work Winograd's F(4×4) of few channels is than their direct kernel."""
     # a row of phases is channels of one pixel (csrc/cpu/winograd.h)
-    vectors = stride[0] * -(-x_shape[1] * stride[1] // _LANES)
-    product = _FEW_PRODUCT
+    vectors = stride[0] * -(-x_shape[1] * stride[1] // costs.lanes)
+    product = costs.few_product
     if pooled_by_twos and w_shape[2:] == (3, 3) and stride == (1, 1) and x_shape[1] in (2, 3, 4):
         product *= _FEW_OF_TILES
-    return product * _few_channels_ratio(x_shape, w_shape, z_shape, stride, vectors, _FEW_TRANSFORM)
+    return product * _few_channels_ratio(
+        x_shape, w_shape, z_shape, stride, costs.lanes, vectors, costs.few_transform
+    )
 
 
 def merged_gradient_gain(
@@ -175,6 +184,7 @@ def merged_gradient_gain(
     if x_shape[1] > _MOST_OF_PHASE or channels > _MOST_MERGED_CHANNELS:
         return 0.0
     left = _SPARSE if pooled_by_twos else 1.0
+    lanes = AVX512.lanes
     return left * _few_channels_ratio(
-        x_shape, w_shape, z_shape, stride, -(-channels // _LANES), _MERGED_TRANSFORM
+        x_shape, w_shape, z_shape, stride, lanes, -(-channels // lanes), _MERGED_TRANSFORM
     )
