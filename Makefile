@@ -36,8 +36,10 @@ $(VENV)/style.stamp: $(VENV)/installed.stamp
 demo: $(VENV)/installed.stamp  ## Train the CNN and the GANs on real digits; fused beside reference. ARGS="--gan mlp" adds flags.
 	$(PYTHON) -m crossmedia_fast demo $(ARGS)
 
+# Processes side by side, whose waiting threads leave the cores to the others.
 test: $(VENV)/installed.stamp  ## Run the tests.
-	$(PYTHON) -m pytest $(ARGS)
+	OMP_WAIT_POLICY=passive $(PYTHON) -m pytest --numprocesses=auto --maxprocesses=8 \
+	  --dist=worksteal $(ARGS)
 
 style: $(VENV)/style.stamp  ## Check formatting, lint and types.
 	$(PYTHON) -m ruff check .

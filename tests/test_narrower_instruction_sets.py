@@ -1,6 +1,6 @@
 """The kernels of the instruction sets that a processor has beside the one it runs.
 
-An instruction set is chosen when the module is loaded, so each has a process of its own.
+An instruction set is chosen when the module is loaded, so each has processes of its own.
 """
 
 from __future__ import annotations
@@ -25,16 +25,19 @@ _FILES = sorted(
         for path in _TESTS.glob(pattern)
     }
 )
+_PARTS = 3  # of the files: as many can run side by side
 _OTHERS = [
     name for name, _, missing in native.module.isas() if not missing and name != native.module.isa()
 ]
 
 
 @pytest.mark.skipif("CROSSMEDIA_FAST_ISA" in os.environ, reason="one was asked for")
+@pytest.mark.parametrize("part", range(_PARTS))
 @pytest.mark.parametrize("isa", _OTHERS)
-def test_kernels(isa: str) -> None:
+def test_kernels(isa: str, part: int) -> None:
+    files = map(str, _FILES[part::_PARTS])
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *map(str, _FILES)],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files],
         env={**os.environ, "CROSSMEDIA_FAST_ISA": isa},
         cwd=_TESTS.parent,
         capture_output=True,
