@@ -253,7 +253,8 @@ CMF_HOST_DEVICE void activate_values(Activation activation, float param, Vec<flo
 // The maxima of kBlockWindows<kVectors> windows side by side, activated; out.count of them are
 // stored.
 template <int kVectors, bool kTrack>
-void window_block(const BlockInput& in, const BlockOutput& out) {
+void window_block(const BlockInput& in, const BlockOutput& output) {
+  const BlockOutput out = output;  // what is stored could otherwise change it
   WindowSums<kVectors> sums;
   multiply_block(in, sums);
   BlockMaxima<kVectors, kTrack> maxima;
@@ -277,7 +278,8 @@ void window_block(const BlockInput& in, const BlockOutput& out) {
 
 // kColumns outputs of a row, activated; out.count of them are stored. Whether any is NaN.
 template <int kColumns, int kVectors>
-bool line_block(const BlockInput& in, const BlockOutput& out) {
+bool line_block(const BlockInput& in, const BlockOutput& output) {
+  const BlockOutput out = output;
   BlockSums<1, kColumns, kVectors> sums;
   multiply_block(in, sums);
   const bool nan = !in.moderate && any_nan(sums);
