@@ -12,15 +12,17 @@ constexpr int kRowVectors = 2;  // of a row at a time
 constexpr int64_t kRowLanes = kRowVectors * kLanes<float>;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kRowTogether = 8;  // filters: 16 of 32 registers are sums
+#elif defined(__AVX2__)
+constexpr int kRowTogether = 6;  // 12 of 16
 #else
-constexpr int kRowTogether = 4;  // 8 of 16
+constexpr int kRowTogether = 4;  // 8 of 16, and a product needs one of its own
 #endif
 
 // kRowLanes outputs of kFilters filters from `in.x` on: y [filter · plane + output]. The weights
-// are [tap][lanes], filters that don't exist 0.
+// are [tap][lanes], filters that don't exist 0. Inlined, its addresses would not stay in registers.
 template <int kFilters>
-CMF_HOST_DEVICE void row_block(const BlockInput& in, int lanes, int first, float* y,
-                               int64_t plane) {
+__attribute__((noinline)) void row_block(const BlockInput& in, int lanes, int first, float* y,
+                                         int64_t plane) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   V sums[kFilters][kRowVectors];
@@ -60,13 +62,14 @@ inline void row_of_filters(BlockInput in, int filters, int64_t width, float* y, 
   const float* x = in.x;
   for (int64_t q = 0; q < width; q += kRowLanes) {
     in.x = x + q;
-    for (int f = 0; f < filters; f += kRowTogether) {
+    for (int f = 0, together = 0; f < filters; f += together) {
       const int left = filters - f;
-      if (left <= 2) {
+      together = left <= kRowTogether ? left + left % 2 : 4;
+      if (together == 2) {
         row_block<2>(in, lanes, f, y + q, plane);
-      } else if (left <= 4 || kRowTogether == 4) {
+      } else if (together == 4) {
         row_block<4>(in, lanes, f, y + q, plane);
-      } else if (left <= 6) {
+      } else if (together == 6) {
         row_block<6>(in, lanes, f, y + q, plane);
       } else {
         row_block<8>(in, lanes, f, y + q, plane);
