@@ -48,8 +48,8 @@ class ForwardItem {
     }
     const int64_t ring = plan_.way == Way::kPooled ? p_.pool_height * p_.width : 0;
     const bool lines = plan_.way == Way::kEpilogue || plan_.way == Way::kLines;
-    const bool registers = plan_.direct || plan_.way == Way::kRowWindows;
-    const int64_t outputs = registers ? 0 : lines ? rows * p_.width : plan_.rows * p_.out_width;
+    const int64_t kept = lines ? rows * p_.width : plan_.rows * p_.out_width;
+    const int64_t outputs = plan_.in_registers() ? 0 : kept;
     const int64_t tiles = plan_.way == Way::kTiles ? plan_.rows * tile_row_floats(problem_) : 0;
     const int64_t flags = plan_.way == Way::kTiles ? plan_.rows * tile_groups(p_) : p_.pool_height;
     if (!rows_.allocate(p_.pool_height) || !special_.allocate(flags) ||
@@ -60,8 +60,7 @@ class ForwardItem {
     tiles_ = floats_.data;
     ring_ = tiles_ + tiles;
     scratch_ = ring_ + ring * kBlockLanes;
-    return plan_.direct || plan_.planes || plan_.way == Way::kRowWindows ||
-           (whole_.prepare() && rest_.prepare());
+    return plan_.in_registers() || plan_.planes || (whole_.prepare() && rest_.prepare());
   }
 
   // In scratch that is activated and pooled few channels take half a vector, and half the time.
@@ -159,7 +158,7 @@ class ForwardItem {
       if (tensors_.index && p_.pool == Pool::kMax) store_planes(codes_.data, width, planes);
     } else if (plan_.way == Way::kEpilogue) {
       epilogue.pool(scratch_, z_first, band, tensors_);
-    } else if (!plan_.direct && plan_.way != Way::kRowWindows) {
+    } else if (!plan_.in_registers()) {
       epilogue.finish(scratch_, tensors_.index ? codes_.data : nullptr, band, tensors_);
     }
   }

@@ -33,6 +33,9 @@ struct Plan {
   bool stream;
   int columns;   // of a block of lines
   int64_t rows;  // of y in an item
+
+  // y is written from registers; through scratch else
+  bool in_registers() const { return direct || way == Way::kRowWindows; }
 };
 
 inline int64_t z_rows(const ActPool2dProblem& p, int64_t y_rows) {
@@ -94,7 +97,7 @@ inline Plan make_plan(const ConvActPool2dProblem& problem, const ConvForwardTens
   const int64_t frame_row = (problem.width + 2 * problem.pad_width) * problem.in_channels;
   const int64_t x_rows = p.pool_stride_height * problem.stride_height;
   int64_t rows = kFrameFloats / (frame_row * x_rows);
-  if (!plan.direct && plan.way != Way::kRowWindows) {
+  if (!plan.in_registers()) {
     const bool lines =
         plan.way == Way::kEpilogue || plan.way == Way::kLines || plan.way == Way::kRows;
     const int64_t row = lines ? p.width * p.pool_stride_height : p.out_width;

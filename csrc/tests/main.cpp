@@ -28,6 +28,7 @@ void test_conv_transposed(const KernelTable& kernels);
 void test_gan_loss(const KernelTable& kernels);
 void test_implicit_gemm(const KernelTable& kernels);
 void test_pointwise(const KernelTable& kernels);
+void test_winograd(const KernelTable& kernels);
 
 namespace {
 
@@ -36,6 +37,7 @@ const KernelTest kKernelTests[] = {
     {"depthwise", test_depthwise},         {"conv_backward", test_conv_backward},
     {"gan_loss", test_gan_loss},           {"pointwise", test_pointwise},
     {"implicit_gemm", test_implicit_gemm}, {"transposed", test_conv_transposed},
+    {"winograd", test_winograd},
 };
 
 const IsaTest* tests_of(const char* isa) {

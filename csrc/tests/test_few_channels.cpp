@@ -272,6 +272,7 @@ void test_few_channels(const KernelTable& kernels) {
       {1, 4, 12, 13, 16, 3, 2, 1, 0, Pool::kAvg, 2, 2, 0},
       {1, 3, 30, 33, 18, 11, 11, 4, 2, Pool::kMax, 3, 2, 0},
       {1, 8, 4, 5, 40, 1, 1, 1, 0, Pool::kMax, 2, 1, 0},
+      {1, 5, 8, 13, 3, 5, 5, 1, 2, Pool::kMax, 2, 2, 0},
   };
   for (const Shape& shape : shapes) {
     for (int formats = 0; formats < 4; ++formats) {

@@ -36,6 +36,7 @@ add_executable(cmf_tests
   csrc/tests/test_gan_loss.cpp
   csrc/tests/test_implicit_gemm.cpp
   csrc/tests/test_pointwise.cpp
+  csrc/tests/test_winograd.cpp
 )
 add_executable(cmf_ulp csrc/tests/ulp_main.cpp)
 foreach(program IN ITEMS cmf_tests cmf_ulp)
