@@ -28,18 +28,16 @@ std::vector<float> eighths(int64_t count, uint64_t* state) {
 
 }  // namespace
 
-ConvCase::ConvCase(const KernelTable& kernels, ConvAlgorithm algorithm, const ConvShape& s,
-                   const ConvAfter& after, bool x_channels_last, bool y_channels_last)
-    : kernels_(kernels),
-      algorithm_(kernels.conv_act_pool2d[static_cast<int>(algorithm)]),
-      p_(ConvActPool2dProblem{}) {
-  p_.in_channels = s.channels, p_.height = s.height, p_.width = s.width;
-  p_.kernel_height = s.kernel_height, p_.kernel_width = s.kernel_width;
-  p_.stride_height = p_.stride_width = s.stride;
-  p_.pad_height = p_.pad_width = s.pad;
-  p_.dilation_height = p_.dilation_width = s.dilation;
-  p_.groups = s.groups, p_.x_channels_last = x_channels_last;
-  ActPool2dProblem& pool = p_.pool;
+ConvActPool2dProblem conv_problem(const ConvShape& s, const ConvAfter& after, bool x_channels_last,
+                                  bool y_channels_last) {
+  ConvActPool2dProblem p = {};
+  p.in_channels = s.channels, p.height = s.height, p.width = s.width;
+  p.kernel_height = s.kernel_height, p.kernel_width = s.kernel_width;
+  p.stride_height = p.stride_width = s.stride;
+  p.pad_height = p.pad_width = s.pad;
+  p.dilation_height = p.dilation_width = s.dilation;
+  p.groups = s.groups, p.x_channels_last = x_channels_last;
+  ActPool2dProblem& pool = p.pool;
   pool.batch = s.batch, pool.channels = s.filters;
   pool.height = out_size(s.height, s.kernel_height, s.stride, s.pad, s.dilation);
   pool.width = out_size(s.width, s.kernel_width, s.stride, s.pad, s.dilation);
@@ -50,7 +48,15 @@ ConvCase::ConvCase(const KernelTable& kernels, ConvAlgorithm algorithm, const Co
   pool.activation = after.activation, pool.activation_param = after.param;
   pool.pool = after.pool, pool.channels_last = y_channels_last;
   complete_act_pool2d_problem(&pool);
-  check_conv_act_pool2d_problem(p_);
+  check_conv_act_pool2d_problem(p);
+  return p;
+}
+
+ConvCase::ConvCase(const KernelTable& kernels, ConvAlgorithm algorithm, const ConvShape& s,
+                   const ConvAfter& after, bool x_channels_last, bool y_channels_last)
+    : kernels_(kernels),
+      algorithm_(kernels.conv_act_pool2d[static_cast<int>(algorithm)]),
+      p_(conv_problem(s, after, x_channels_last, y_channels_last)) {
   uint64_t state = 11;
   x_ = eighths(s.batch * s.channels * s.height * s.width, &state);
   w_ = eighths(s.filters * (s.channels / s.groups) * s.kernel_height * s.kernel_width, &state);

@@ -15,7 +15,8 @@ namespace test {
 
 struct ConvShape {
   int64_t batch, channels, height, width, filters, kernel_height, kernel_width;
-  int64_t stride, pad, dilation, groups;
+  int64_t stride, pad;
+  int64_t dilation = 1, groups = 1;
 };
 
 struct ConvAfter {
@@ -24,6 +25,9 @@ struct ConvAfter {
   Pool pool;
   int64_t size, stride;
 };
+
+ConvActPool2dProblem conv_problem(const ConvShape& shape, const ConvAfter& after,
+                                  bool x_channels_last, bool y_channels_last);
 
 class ConvCase {
  public:

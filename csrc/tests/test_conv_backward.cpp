@@ -13,6 +13,7 @@
 #include "cpu/kernel_table.h"
 #include "tests/act_pool2d_reference.h"
 #include "tests/check.h"
+#include "tests/conv_case.h"
 
 namespace cmf {
 namespace test {
@@ -21,41 +22,20 @@ void test_conv_backward(const KernelTable& kernels);
 
 namespace {
 
-struct Shape {
-  int64_t n, c, h, w, k, taps_h, taps_w, stride, pad;
-};
-
 class Case {
  public:
-  Case(const KernelTable& kernels, ConvAlgorithm algorithm, const Shape& s, Pool pool, int64_t size,
-       int64_t step, Activation activation, bool channels_last)
-      : kernels_(kernels), conv_(kernels.conv_act_pool2d[static_cast<int>(algorithm)]) {
-    p_ = ConvActPool2dProblem{};
-    p_.in_channels = s.c, p_.height = s.h, p_.width = s.w;
-    p_.kernel_height = s.taps_h, p_.kernel_width = s.taps_w;
-    p_.stride_height = p_.stride_width = s.stride;
-    p_.pad_height = p_.pad_width = s.pad;
-    p_.dilation_height = p_.dilation_width = p_.groups = 1;
-    p_.x_channels_last = channels_last;
-    ActPool2dProblem& q = p_.pool;
-    q.batch = s.n, q.channels = s.k;
-    q.height = (s.h + 2 * s.pad - s.taps_h) / s.stride + 1;
-    q.width = (s.w + 2 * s.pad - s.taps_w) / s.stride + 1;
-    q.pool_height = q.pool_width = size;
-    q.pool_stride_height = q.pool_stride_width = step;
-    q.out_height = (q.height - size) / step + 1;
-    q.out_width = (q.width - size) / step + 1;
-    q.pool = pool;
-    q.activation = static_cast<int32_t>(activation);
-    q.activation_param = 0.125;
-    q.count_include_pad = true;
-    q.channels_last = channels_last;
-    complete_act_pool2d_problem(&q);
-    check_conv_act_pool2d_problem(p_);
+  Case(const KernelTable& kernels, ConvAlgorithm algorithm, const ConvShape& s, Pool pool,
+       int64_t size, int64_t step, Activation activation, bool channels_last)
+      : kernels_(kernels),
+        conv_(kernels.conv_act_pool2d[static_cast<int>(algorithm)]),
+        p_(conv_problem(s, {static_cast<int32_t>(activation), 0.125, pool, size, step},
+                        channels_last, channels_last)) {
+    const ActPool2dProblem& q = p_.pool;
     set_context("%s [%d,%d,%d,%d] * [%d,%d,%d] stride %d pad %d pool %d %dx%d act %d %s",
-                kernels.isa, int(s.n), int(s.c), int(s.h), int(s.w), int(s.k), int(s.taps_h),
-                int(s.taps_w), int(s.stride), int(s.pad), int(pool), int(size), int(size),
-                int(activation), channels_last ? "NHWC" : "NCHW");
+                kernels.isa, int(s.batch), int(s.channels), int(s.height), int(s.width),
+                int(s.filters), int(s.kernel_height), int(s.kernel_width), int(s.stride),
+                int(s.pad), int(pool), int(size), int(size), int(activation),
+                channels_last ? "NHWC" : "NCHW");
     uint64_t state = 11;
     const auto fill = [&](int64_t count) {
       std::vector<float> values(static_cast<size_t>(count));
@@ -166,18 +146,18 @@ class Case {
 }  // namespace
 
 void test_conv_backward(const KernelTable& kernels) {
-  const Shape winograd[] = {
+  const ConvShape winograd[] = {
       {2, 17, 9, 11, 21, 3, 3, 1, 1}, {1, 3, 6, 13, 35, 3, 3, 1, 0}, {2, 5, 12, 10, 8, 4, 4, 2, 1},
       {1, 6, 11, 9, 9, 3, 3, 2, 1},   {2, 4, 8, 9, 6, 5, 5, 1, 2},   {1, 3, 17, 15, 4, 7, 7, 2, 3},
       {1, 2, 5, 4, 3, 3, 2, 1, 1},
   };
-  const Shape pointwise[] = {
+  const ConvShape pointwise[] = {
       {2, 17, 9, 11, 21, 1, 1, 1, 0}, {1, 3, 6, 13, 35, 1, 1, 1, 0},
       {3, 40, 5, 4, 8, 1, 1, 1, 0},   {1, 6, 11, 9, 66, 1, 1, 2, 0},
       {5, 33, 3, 3, 1, 1, 1, 1, 0},   {2, 16, 12, 12, 16, 1, 1, 3, 0},
       {1, 5, 40, 33, 19, 1, 1, 1, 0},
   };
-  const auto check_all = [&](ConvAlgorithm algorithm, const Shape& s) {
+  const auto check_all = [&](ConvAlgorithm algorithm, const ConvShape& s) {
     for (const bool channels_last : {false, true}) {
       const auto check = [&](Pool pool, int64_t size, int64_t step, Activation activation) {
         Case(kernels, algorithm, s, pool, size, step, activation, channels_last).check();
@@ -188,8 +168,8 @@ void test_conv_backward(const KernelTable& kernels) {
       check(Pool::kNone, 1, 1, Activation::kRelu);
     }
   };
-  for (const Shape& s : winograd) check_all(ConvAlgorithm::kWinograd, s);
-  for (const Shape& s : pointwise) check_all(ConvAlgorithm::kPointwise, s);
+  for (const ConvShape& s : winograd) check_all(ConvAlgorithm::kWinograd, s);
+  for (const ConvShape& s : pointwise) check_all(ConvAlgorithm::kPointwise, s);
 }
 
 }  // namespace test

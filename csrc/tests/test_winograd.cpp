@@ -12,6 +12,7 @@
 #include "cpu/kernel_table.h"
 #include "tests/act_pool2d_reference.h"
 #include "tests/check.h"
+#include "tests/conv_case.h"
 
 namespace cmf {
 namespace test {
@@ -20,45 +21,26 @@ void test_winograd(const KernelTable& kernels);
 
 namespace {
 
-struct Shape {
-  int64_t n, c, h, w, k, taps, stride, pad;
-};
-
 class Case {
  public:
-  Case(const KernelTable& kernels, const Shape& s, bool pooled, bool channels_last)
-      : conv_(kernels.conv_act_pool2d[static_cast<int>(ConvAlgorithm::kWinograd)]) {
-    p_ = ConvActPool2dProblem{};
-    p_.in_channels = s.c, p_.height = s.h, p_.width = s.w;
-    p_.kernel_height = p_.kernel_width = s.taps;
-    p_.stride_height = p_.stride_width = s.stride;
-    p_.pad_height = p_.pad_width = s.pad;
-    p_.dilation_height = p_.dilation_width = p_.groups = 1;
-    p_.x_channels_last = channels_last;
-    ActPool2dProblem& q = p_.pool;
-    q.batch = s.n, q.channels = s.k;
-    q.height = (s.h + 2 * s.pad - s.taps) / s.stride + 1;
-    q.width = (s.w + 2 * s.pad - s.taps) / s.stride + 1;
-    q.pool = pooled ? Pool::kMax : Pool::kNone;
-    q.pool_height = q.pool_width = q.pool_stride_height = q.pool_stride_width = pooled ? 2 : 1;
-    q.out_height = q.height / q.pool_height, q.out_width = q.width / q.pool_width;
-    q.activation = static_cast<int32_t>(Activation::kRelu);
-    q.count_include_pad = true;
-    q.channels_last = channels_last;
-    complete_act_pool2d_problem(&q);
-    check_conv_act_pool2d_problem(p_);
-    set_context("%s [%d,%d,%d,%d] * [%d,%d] stride %d pad %d pool %d %s", kernels.isa, int(s.n),
-                int(s.c), int(s.h), int(s.w), int(s.k), int(s.taps), int(s.stride), int(s.pad),
-                int(pooled), channels_last ? "NHWC" : "NCHW");
+  Case(const KernelTable& kernels, const ConvShape& s, bool pooled, bool channels_last)
+      : conv_(kernels.conv_act_pool2d[static_cast<int>(ConvAlgorithm::kWinograd)]),
+        p_(conv_problem(s,
+                        {static_cast<int32_t>(Activation::kRelu), 0,
+                         pooled ? Pool::kMax : Pool::kNone, pooled ? 2 : 1, pooled ? 2 : 1},
+                        channels_last, channels_last)) {
+    set_context("%s [%d,%d,%d,%d] * [%d,%d] stride %d pad %d pool %d %s", kernels.isa, int(s.batch),
+                int(s.channels), int(s.height), int(s.width), int(s.filters), int(s.kernel_height),
+                int(s.stride), int(s.pad), int(pooled), channels_last ? "NHWC" : "NCHW");
     uint64_t state = 11;
     const auto fill = [&](int64_t count) {
       std::vector<float> values(static_cast<size_t>(count));
       for (float& value : values) value = random_between(&state, -1, 1);
       return values;
     };
-    x_ = fill(s.n * s.c * s.h * s.w);
-    w_ = fill(s.k * s.c * s.taps * s.taps);
-    bias_ = fill(s.k);
+    x_ = fill(s.batch * s.channels * s.height * s.width);
+    w_ = fill(s.filters * s.channels * s.kernel_height * s.kernel_width);
+    bias_ = fill(s.filters);
   }
 
   void check() const {
@@ -140,16 +122,16 @@ class Case {
 }  // namespace
 
 void test_winograd(const KernelTable& kernels) {
-  const Shape shapes[] = {
-      {1, 17, 33, 35, 21, 3, 1, 1},
-      {2, 3, 14, 18, 40, 5, 1, 2},
-      {1, 6, 17, 30, 9, 4, 2, 1},
+  const ConvShape shapes[] = {
+      {1, 17, 33, 35, 21, 3, 3, 1, 1},
+      {2, 3, 14, 18, 40, 5, 5, 1, 2},
+      {1, 6, 17, 30, 9, 4, 4, 2, 1},
       // a megabyte of transformed weights
-      {1, 64, 8, 8, 128, 3, 1, 1},
-      {2, 40, 12, 13, 200, 3, 1, 1},
-      {1, 32, 16, 16, 100, 4, 2, 1},
+      {1, 64, 8, 8, 128, 3, 3, 1, 1},
+      {2, 40, 12, 13, 200, 3, 3, 1, 1},
+      {1, 32, 16, 16, 100, 4, 4, 2, 1},
   };
-  for (const Shape& s : shapes) {
+  for (const ConvShape& s : shapes) {
     for (const bool channels_last : {false, true}) {
       for (const bool pooled : {false, true}) Case(kernels, s, pooled, channels_last).check();
     }
