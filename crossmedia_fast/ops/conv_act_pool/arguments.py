@@ -40,6 +40,10 @@ class Pool2d:
         )
 
 
+# of a convolution alone
+NOTHING_FOLLOWS = Pool2d("identity", 0.0, "none", (1, 1), (1, 1), (0, 0), False, True)
+
+
 @dataclass(frozen=True)
 class Conv2d:
     """The convolution's arguments, in canonical form."""

@@ -6,6 +6,8 @@ import torch
 
 from ... import native, precision
 from . import cpu_conv, cpu_direct, cpu_half, folding
+from .arguments import NOTHING_FOLLOWS, Pool2d
+from .cpu_kept_output import KeptOutputConv2d
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
 from .plan import CONVOLUTIONS, why_not_by_cost
@@ -32,6 +34,8 @@ class Choice:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.launch: cpu_conv.ConvLaunch | None = None
+        self.alone: cpu_conv.ConvLaunch | None = None  # the convolution of those in keeps_output
+        self.keeps_output: set[str] = set()
         self.half = _half_dtype(call)
         pool = call.pool
         windows = pool.size, pool.stride, pool.padding
@@ -63,18 +67,21 @@ class Choice:
         # a channels_last weight makes PyTorch's convolution give channels_last too
         y_channels_last = x_channels_last or is_channels_last(call.weight)
         try:
-            launch = self._launch(call.x_shape[0], x_channels_last, y_channels_last)
+            launch = self._launch(call.x_shape[0], x_channels_last, y_channels_last, call.pool)
         except (NotImplementedError, ValueError) as error:
             return dict.fromkeys(CONVOLUTIONS, str(error))
         self.launch = launch
         refusals = {name: launch.refusal(name) for name in CONVOLUTIONS}
         if call.needs_grad and launch.pool_launch.saved == "input":
-            # one that computes the convolution's output again needs nothing kept
+            formats = x_channels_last, y_channels_last
+            self.alone = self._launch(call.x_shape[0], *formats, NOTHING_FOLLOWS)
             for name in CONVOLUTIONS:
+                # one that computes the convolution's output again needs nothing kept
                 if name != "depthwise" or launch.refusal(name, backward=True):
-                    refusals[name] = (
-                        "keeps no convolution output for the backward of this activation"
-                    )
+                    self.keeps_output.add(name)
+                    refusals[name] = self.alone.refusal(name)
+                    if self.half is not None:
+                        refusals[name] = "keeps no output in half precision for backward"
         if not call.forced:
             no_gain = why_not_by_cost(
                 call.x_shape,
@@ -96,7 +103,7 @@ class Choice:
         return refusals
 
     def _launch(
-        self, batch: int, x_channels_last: bool, y_channels_last: bool
+        self, batch: int, x_channels_last: bool, y_channels_last: bool, pool: Pool2d
     ) -> cpu_conv.ConvLaunch:
         call = self.call
         return cpu_conv.ConvLaunch(
@@ -105,7 +112,7 @@ class Choice:
             (batch, *call.z_shape[1:]),
             call.input.dtype if self.half is None else torch.float32,
             call.conv,
-            call.pool,
+            pool,
             x_channels_last,
             y_channels_last,
         )
@@ -116,9 +123,11 @@ class Choice:
             return cpu_direct.SmallConv2d(
                 call.x_shape, call.w_shape, call.input.dtype, call.conv, call.pool
             )
-        launch = self.launch
-        if algorithm not in CONVOLUTIONS or launch is None:
+        keeps = algorithm in self.keeps_output
+        launch = self.alone if keeps else self.launch
+        if algorithm not in CONVOLUTIONS or launch is None or self.launch is None:
             return None
+        pool = NOTHING_FOLLOWS if keeps else call.pool
         rounds = precision.get_conv_precision() != "highest"
         shapes = call.x_shape, call.w_shape, call.z_shape
         gain = merged_gradient_gain(*shapes, call.conv.stride, self.pooled_by_twos)
@@ -126,9 +135,11 @@ class Choice:
 
         def fused(batch: int) -> cpu_conv.FusedConv2d:
             formats = launch.x_channels_last, launch.pool_launch.channels_last
-            part = launch if batch == call.x_shape[0] else self._launch(batch, *formats)
-            return cpu_conv.FusedConv2d(algorithm, part, call.conv, call.pool, rounds, merged)
+            part = launch if batch == call.x_shape[0] else self._launch(batch, *formats, pool)
+            return cpu_conv.FusedConv2d(algorithm, part, call.conv, pool, rounds, merged)
 
+        if keeps:
+            return KeptOutputConv2d(fused(call.x_shape[0]), self.launch.pool_launch, call.pool)
         if self.half is None:
             return fused(call.x_shape[0])
         return cpu_half.HalfConv2d(fused, call.x_shape, launch.pool_launch.y_shape, self.half)

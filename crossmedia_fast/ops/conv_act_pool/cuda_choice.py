@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 
 from .cuda_conv import FusedConv2d
@@ -14,6 +16,8 @@ _NOT_MEASURED = "not yet measured on a GPU: only the tests name it"
 
 class Choice:
     """kernels.Choice: "implicit_gemm", the fused convolution; the rest is PyTorch's."""
+
+    keeps_output: Collection[str] = ()
 
     def __init__(self, call: Call) -> None:
         self.call = call

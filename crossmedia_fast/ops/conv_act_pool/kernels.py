@@ -8,6 +8,7 @@ function `choose` (its own convolutions, and which calls they take).
 from __future__ import annotations
 
 import importlib
+from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -94,6 +95,7 @@ class Choice(Protocol):
     """What a backend makes of a call."""
 
     why_not: dict[str, str]  # algorithm -> why it does not take the call, "" where it does
+    keeps_output: Collection[str]  # algorithms that leave what follows to a pass of its own
 
     def native(self, algorithm: str) -> NativeConv | None:
         """The algorithm, ready to run; None where it is no convolution of the backend's own."""

@@ -42,6 +42,7 @@ _REASONS = {
     "epilogue": "PyTorch's convolution, then bias, activation and pooling in one native pass",
     "reference": "PyTorch's own functions, one after another",
 }
+_KEPT = "; its output is kept for backward, and what follows is a native pass of its own"
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,13 @@ def make_plan(
     rejected_backends: Mapping[str, str],
     nothing_to_fuse: bool,
     why_not: Mapping[str, str],
+    keeps_output: Collection[str] = (),
     algorithm: str | None = None,
 ) -> Plan:
     """The plan of one call; `algorithm` forces one (for tests), raising where it can't run.
 
     `why_not`: of the backend's own algorithms, why they don't take these shapes; "" or absent where
-    they do.
+    they do. `keeps_output`: those whose own output is kept for backward.
     """
     algorithms = ALGORITHMS[backend]
     refusals = {name: why for name, why in why_not.items() if why}
@@ -97,7 +99,7 @@ def make_plan(
     return Plan(
         backend,
         picked,
-        _REASONS[picked],
+        _REASONS[picked] + (_KEPT if picked in keeps_output else ""),
         tuple(sorted(rejected_backends.items())),
         tuple(sorted(refusals.items())),
     )

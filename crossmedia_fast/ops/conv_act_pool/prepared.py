@@ -89,7 +89,12 @@ class Prepared:
                 tuple(weight.shape), input.dtype, conv, pool, self.needs_grad, False
             )
         self.plan: Plan = make_plan(
-            chosen, rejected_backends, self.nothing_to_fuse, why_not, forced_algorithm
+            chosen,
+            rejected_backends,
+            self.nothing_to_fuse,
+            why_not,
+            () if choice is None else choice.keeps_output,
+            forced_algorithm,
         )
         self.native: NativeConv | None = (
             None if choice is None else choice.native(self.plan.algorithm)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...triton_launch import KernelCall, is_wide
-from .arguments import Pool2d
+from .arguments import NOTHING_FOLLOWS, Pool2d
 from .memory_format import as_format, dense_strides
 from .registration import index_dtype, saved_kind
 
@@ -176,7 +176,7 @@ class Launch:
             self.backward_call(g, index, saved if differentiate else None, bias, dx)()
         if need_dbias and differentiate:
             # each element has its own derivative: add up what was written
-            dense = Launch(self.x_shape, self.dtype, self.channels_last, _IDENTITY)
+            dense = Launch(self.x_shape, self.dtype, self.channels_last, NOTHING_FOLLOWS)
             _, dbias = dense.pooled_gradient(dx, None, None, False, True)
         return dx if need_dx else None, dbias
 
@@ -311,9 +311,6 @@ class Launch:
                 "BLOCK_K": _CHANNELS,
             },
         )
-
-
-_IDENTITY = Pool2d("identity", 0.0, "none", (1, 1), (1, 1), (0, 0), False, True)
 
 
 def strides(tensor: str, axes: str, values: tuple[int, ...]) -> dict[str, int]:

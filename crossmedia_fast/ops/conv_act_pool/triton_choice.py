@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ...triton_support import rows_apart
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
@@ -11,6 +13,8 @@ from .triton_refusals import refusals
 
 class Choice:
     """kernels.Choice: "implicit_gemm", the fused convolution; the rest is PyTorch's."""
+
+    keeps_output: Collection[str] = ()
 
     def __init__(self, call: Call) -> None:
         self.call = call
