@@ -42,7 +42,9 @@ def check(tensors: Any, **arguments: Any) -> None:
     y, grads = gradients(cmf.conv_act_pool2d, tensors, dy, **arguments)
     _, expected_grads = gradients(cmf.conv_act_pool2d_reference, doubles, dy, **arguments)
     leaves = [t.detach().clone().requires_grad_() for t in tensors]
-    trained = cmf.explain(*leaves, **arguments).algorithm
+    trained = cmf.explain(*leaves, **arguments)
+    # an average of a kept output is a pass's, which adds in an order of its own
+    averaged = "kept for backward" in trained.reason and arguments.get("pool") == "avg"
     assert y.dtype == dtype
     assert_within(y.detach(), expected, VALUES[dtype])
     with torch.no_grad():
@@ -50,7 +52,7 @@ def check(tensors: Any, **arguments: Any) -> None:
         # something for backward; the same clones and algorithm, the same bits
         clones = [t.clone() for t in tensors]
         inferred = cmf.conv_act_pool2d(*clones, **arguments)
-        if cmf.explain(*clones, **arguments).algorithm == trained:
+        if cmf.explain(*clones, **arguments).algorithm == trained.algorithm and not averaged:
             assert torch.equal(inferred, y), "inference differs"
         assert_within(inferred, expected, VALUES[dtype])
         assert_within(cmf.conv_act_pool2d(*tensors, **arguments), expected, VALUES[dtype])
