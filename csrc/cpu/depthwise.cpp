@@ -3,6 +3,8 @@
 // still in cache; all else goes through bands of scratch memory whose lanes are channels.
 #include "cpu/depthwise.h"
 
+#include <algorithm>
+
 #include "cpu/channel_lanes.h"
 #include "cpu/depthwise_filter.h"
 #include "cpu/depthwise_rows.h"
@@ -91,7 +93,7 @@ void run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range 
   if (past_caches) fence_streams();
 }
 
-// -- all else: bands of kV channels
+// -- all else: bands of some channels
 // --------------------------------------------------------------
 
 // The rows of x that a band's channels want, as [rows][W][kV].
@@ -149,16 +151,26 @@ class BandSource {
   const float* x_;
 };
 
+// Channels of a band: of an NHWC x as many as leave room for a row of windows in the first cache, so
+// that its pixels are read in whole lines.
+int band_lanes(const ConvActPool2dProblem& p) {
+  if (BandSource::gathers(p)) return kV;
+  const int64_t lines = kBandBytes / kLineBytes / (p.pool.pool_height * p.pool.width);
+  const int64_t lanes = std::min(lines * kLineFloats, round_up(p.pool.channels, kV));
+  return static_cast<int>(std::max<int64_t>(lanes, kV));
+}
+
 bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
                const DepthwiseFilter& filter, const PooledBands& bands, Range units) {
   const ActPool2dProblem& pool = p.pool;
-  const int64_t blocks = (pool.channels + kV - 1) / kV;
+  const int most_channels = band_lanes(p);
+  const int64_t blocks = (pool.channels + most_channels - 1) / most_channels;
   const float* x = static_cast<const float*>(t.x);
   const BandSource source(p, x);
   const bool gathers = BandSource::gathers(p);
-  const int64_t z_size = bands.most * pool.width * kV;
+  const int64_t z_size = bands.most * pool.width * most_channels;
   Scratch<float> scratch;
-  BandEpilogue epilogue(pool, kV, bands.rows);
+  BandEpilogue epilogue(pool, most_channels, bands.rows);
   if (!scratch.allocate(z_size + (gathers ? source.size(bands.most) : 0))) return false;
   if (!epilogue.prepare()) return false;
   float* z = scratch.data;
@@ -171,23 +183,25 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   const bool activated = pool.pool == Pool::kNone && quick.kind != QuickActivation::kAfterwards;
   const QuickActivation act = activated ? quick : no_activation();
   for (int64_t unit = units.first; unit < units.last; ++unit) {
-    const int64_t index = unit % bands.count;
-    const int64_t block = unit / bands.count % blocks;
-    const Band band = band_of(pool, bands, unit / bands.count / blocks, index, block * kV, kV);
+    // in the order of x's addresses: planes one after another, or rows of all channels
+    const int64_t index = (gathers ? unit : unit / blocks) % bands.count;
+    const int64_t block = (gathers ? unit / bands.count : unit) % blocks;
+    const Band band = band_of(pool, bands, unit / blocks / bands.count, index,
+                              block * most_channels, most_channels);
     const Range wanted = band_rows(pool, band);
     const float* image = x + band.n * image_size(p) + band.k_first;
     if (gathers) {
       float* gathered = z + z_size;
       image = gathered - source.gather(band, wanted, gathered) * p.width * kV;
     }
-    const PixelKernel kernel = filter.kernel(lanes, band.k_first, kV, act, false);
+    const PixelKernel kernel = filter.kernel(lanes, band.k_first, most_channels, act, false);
     for (int64_t h = wanted.first; h < wanted.last; h += kTileRows) {
       const int rows = wanted.last - h < kTileRows ? 1 : kTileRows;
-      float* target = z + (h - wanted.first) * pool.width * kV;
+      float* target = z + (h - wanted.first) * pool.width * most_channels;
       pixel_rows(kernel, loops, PixelRows{image, target, h, rows}, gathers ? kV : band.k_count);
     }
     if (activated) {
-      store_band(pool, band, z, kV, pool.channels, static_cast<float*>(t.y));
+      store_band(pool, band, z, most_channels, pool.channels, static_cast<float*>(t.y));
     } else {
       epilogue.pool(z, wanted.first, band, t);
     }
@@ -232,8 +246,9 @@ bool depthwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& 
       return true;
     });
   }
-  const PooledBands bands(pool, pool.width * kV * 4);
-  const int64_t units = pool.batch * bands.count * ((pool.channels + kV - 1) / kV);
+  const int lanes = band_lanes(p);
+  const PooledBands bands(pool, pool.width * lanes * int64_t(sizeof(float)));
+  const int64_t units = pool.batch * bands.count * ((pool.channels + lanes - 1) / lanes);
   return in_parallel(units, parts,
                      [&](Range part) { return run_bands(p, t, filter, bands, part); });
 }
