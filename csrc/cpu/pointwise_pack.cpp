@@ -15,6 +15,20 @@ int64_t source_pixel(const ConvActPool2dProblem& p, int64_t pixel) {
   return pixel / p.pool.width * p.stride_height * p.width + pixel % p.pool.width * p.stride_width;
 }
 
+// source_pixel of `count` pixels from `first` on.
+void source_pixels(const ConvActPool2dProblem& p, int64_t first, int count, int64_t* sources) {
+  int64_t source = source_pixel(p, first);
+  int64_t left = p.pool.width - first % p.pool.width;  // pixels of the row
+  for (int j = 0; j < count; ++j) {
+    sources[j] = source;
+    source += p.stride_width;
+    if (--left == 0) {
+      left = p.pool.width;
+      source += p.stride_height * p.width - left * p.stride_width;
+    }
+  }
+}
+
 Vec<float> normalised(Vec<float> x, Vec<float> scale, Vec<float> shift) {
   const Vec<float> z = x * scale + shift;
   return 0.0f > z ? broadcast(0.0f) : z;  // a NaN stays
@@ -43,19 +57,23 @@ void pack_block(const ConvActPool2dProblem& p, const float* planes, const float*
   const int64_t plane = p.height * p.width;
   const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
   Vec<float> block[kV];
-  for (int lane = 0; lane < kV; ++lane) {
-    const float* source = planes + lane * plane;
-    if (lane >= lanes) {
-      block[lane] = Vec<float>{};
-    } else if (adjacent) {
-      block[lane] = load_lanes<float>(source + pixel, count);
-    } else {
-      float values[kV] = {};
-      for (int j = 0; j < count; ++j) values[j] = source[source_pixel(p, pixel + j)];
-      block[lane] = load<float>(values);
+  if (adjacent) {
+    for (int lane = 0; lane < kV; ++lane) {
+      const float* source = planes + lane * plane + pixel;
+      block[lane] = lane < lanes ? load_lanes<float>(source, count) : Vec<float>{};
     }
+    transpose_block<float>(block);
+  } else {
+    int64_t sources[kV];
+    source_pixels(p, pixel, count, sources);
+    for (int j = 0; j < count; ++j) {
+      float* target = packed + j * kV;
+      for (int lane = 0; lane < lanes; ++lane) target[lane] = planes[lane * plane + sources[j]];
+      for (int lane = lanes; lane < kV; ++lane) target[lane] = 0.0f;
+    }
+    if (!scale) return;
+    for (int j = 0; j < count; ++j) block[j] = load<float>(packed + j * kV);
   }
-  transpose_block<float>(block);
   if (scale) {
     const Vec<float> scales = load_lanes<float>(scale, lanes);
     const Vec<float> shifts = load_lanes<float>(shift, lanes);
@@ -207,7 +225,7 @@ void pack_columns(const ConvActPool2dProblem& p, const PointwiseInput& input, in
   const int count = static_cast<int>(pixels.last - pixels.first);
   const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
   int64_t sources[kTileLanes];
-  for (int j = 0; j < count; ++j) sources[j] = source_pixel(p, pixels.first + j);
+  source_pixels(p, pixels.first, count, sources);
   for (int64_t c = 0; c < p.in_channels; ++c, packed += kTileLanes) {
     const float* source = image + c * plane;
     if (adjacent) {
