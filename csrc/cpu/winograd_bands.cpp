@@ -54,7 +54,10 @@ WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStor
   const int64_t bytes = large ? kLargeBandBytes : (shares ? kBandBytes / 2 : kBandBytes);
   int64_t tiles = bytes / (tile_floats * int64_t(sizeof(float)));
   tiles = least(most(tiles, kLeastTiles), kMostTiles);
-  const bool single = whole || (weight_bytes >= kSharedWeightBytes &&
+  // weights from memory are read once where all tiles are one block, and the threads share out the
+  // output channels
+  const int64_t k_blocks = divide_up(pool.channels, int64_t(kWinogradColumns));
+  const bool single = whole || (weight_bytes >= kSharedWeightBytes && k_blocks >= threads &&
                                 pool.batch * down_ * across_ <= kMostTileBlock);
   int64_t rows = least(most(tiles / across_, 1), most(pool.batch * down_ / threads, 1));
   if (single) rows = down_;
@@ -64,8 +67,6 @@ WinogradBands::WinogradBands(const ActPool2dProblem& pool, int outputs, TileStor
   segments_ = pool.batch * parts_;
   const int64_t together = parts_ > 1 ? 1 : most(tiles / (down_ * across_), 1);
   bands_ = divide_up(segments_, together);
-  // weights from memory are read once where all tiles are one block: threads share out the output
-  // channels
   if (single) {
     bands_ = 1;
   } else if (bands_ < 8 * threads) {  // whole rounds of the threads, where there are few
