@@ -125,14 +125,19 @@ class ActPool2d(torch.autograd.Function):
     Its second output, the pre-activation at the chosen positions, exists for the activations whose
     derivative does not follow from their output; being an output it has a gradient of its own, and
     with that every higher derivative follows.
+
+    Without a pooling it writes over x where backward has no need of it: x must be the caller's own.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, bias: Tensor | None, launch: ActPool2dLaunch, pool: Pool2d
     ) -> Any:
-        y, index, preactivation = launch.forward(x, bias, save=True)
         kind = launch.saved
+        in_place = pool.pool == "none" and kind == "output"
+        y, index, preactivation = launch.forward(x, bias, True, in_place)
+        if in_place:
+            ctx.mark_dirty(x)
         if kind == "output":
             ctx.save_for_backward(y, index)
         elif kind == "preactivation":
@@ -173,6 +178,11 @@ class ActPool2d(torch.autograd.Function):
             return dense, sums if need_dbias else None, None, None
         dx, dbias = launch.backward(dy, saved, bias, index, need_dx, need_dbias)
         return dx, dbias, None, None
+
+
+# Function.apply binds default arguments and asks for functorch on every call; whoever takes this
+# one has asked already.
+apply_act_pool2d = super(torch.autograd.Function, ActPool2d).apply
 
 
 class PoolIndex(torch.autograd.Function):

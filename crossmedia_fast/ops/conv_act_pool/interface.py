@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from ... import backends, precision
 from . import folding
 from .arguments import check_conv, check_pool
-from .autograd import ActPool2d, act_pool2d_transformable
+from .autograd import act_pool2d_transformable, apply_act_pool2d
 from .autograd_conv import conv_act_pool2d_native
 from .kernels import NativeConv
 from .plan import Plan
@@ -37,7 +37,7 @@ def _run_epilogue(x: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
     if bias is not None and not bias.is_contiguous():
         bias = bias.contiguous()
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-        y = ActPool2d.apply(x, bias, launch, prepared.pool)
+        y = apply_act_pool2d(x, bias, launch, prepared.pool)
         return y if type(y) is Tensor else y[0]
     return launch.forward(x, bias, False, prepared.pool.pool == "none")[0]
 
