@@ -151,8 +151,8 @@ class BandSource {
   const float* x_;
 };
 
-// Channels of a band: of an NHWC x as many as leave room for a row of windows in the first cache, so
-// that its pixels are read in whole lines.
+// Channels of a band: of an NHWC x as many as leave room for a row of windows in the first cache,
+// so that its pixels are read in whole lines.
 int band_lanes(const ConvActPool2dProblem& p) {
   if (BandSource::gathers(p)) return kV;
   const int64_t lines = kBandBytes / kLineBytes / (p.pool.pool_height * p.pool.width);

@@ -11,10 +11,11 @@ struct FilterLayout {
   FilterLayout(const ConvActPool2dProblem& p, bool last)
       : channels_last(last),
         area(p.kernel_height * p.kernel_width),
-        filter(p.in_channels * area),
+        filter(p.in_channels / p.groups * area),
         channel(last ? 1 : area),
-        tap(last ? p.in_channels : 1) {}
+        tap(last ? p.in_channels / p.groups : 1) {}
 
+  // Filter k, of its group's channels the one number c.
   int64_t at(int64_t k, int64_t c) const { return k * filter + c * channel; }
 
   bool channels_last;

@@ -15,7 +15,9 @@ float direct_output(const ConvActPool2dProblem& p, const ConvForwardTensors& ten
   const int64_t h_first = row * p.stride_height - p.pad_height;
   const int64_t w_first = column * p.stride_width - p.pad_width;
   float sum = 0;
-  for (int64_t c = 0; c < p.in_channels; ++c) {
+  const int64_t count = p.in_channels / p.groups;  // of the filter's group
+  x += channel / (p.pool.channels / p.groups) * count * x_channel;
+  for (int64_t c = 0; c < count; ++c) {
     const float* taps = w + layout.at(channel, c);
     for (int64_t r = 0; r < p.kernel_height; ++r) {
       for (int64_t s = 0; s < p.kernel_width; ++s, taps += layout.tap) {

@@ -99,7 +99,7 @@ bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
     WinogradChannels channels;
     const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
     // each thread has output channels of its own
-    return k_blocks >= threads && channels.prepare(p, W::kTaps) &&
+    return p.groups == 1 && k_blocks >= threads && channels.prepare(p, W::kTaps) &&
            WinogradBands::few_tiles(p.pool, W::kOutputs, tile_store(p.pool, W::kOutputs, true),
                                     tile_floats<W>(channels), weight_floats<W>(channels, k_blocks));
   });
@@ -107,7 +107,12 @@ bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
 
 const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "computes in float32 alone";
-  if (p.groups != 1) return "takes groups 1 alone";
+  if (p.groups != 1) {
+    if (backward) return "has no backward of groups";
+    if (p.in_channels / p.groups % kV != 0 || p.pool.channels / p.groups % kWinogradColumns != 0) {
+      return "takes groups whose channels and filters fill its blocks alone";
+    }
+  }
   if (p.dilation_height != 1 || p.dilation_width != 1) return "takes dilation 1 alone";
   const int taps = winograd_taps(p);
   if (taps < 2 || taps > 5) return "takes filters of 2 to 5 taps a stride alone";

@@ -17,8 +17,9 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
   const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
   const int64_t block_size = W::kFrequencies * channels.weight_step(kWinogradColumns);
   // a few channel blocks each; merged ones are gathered together
-  const int64_t together = channels.merged() ? channels.count() : kPreparedBlocks;
-  const int64_t parts = divide_up(channels.count(), together);
+  const int64_t count = channels.group_count();
+  const int64_t together = channels.merged() ? count : kPreparedBlocks;
+  const int64_t parts = divide_up(count, together);
   const int64_t items = k_blocks * parts;
   const FilterLayout layout(p, false);
   return in_parallel(items, static_cast<int>(least(items, threads)), [&](Range range) {
@@ -28,8 +29,9 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       const int64_t k = item / parts * kWinogradColumns;
       const int64_t columns = filter_vectors(p, k) * kLanes<float>;
       const int64_t first = item % parts * together;
-      const WeightPart part = {k, static_cast<int>(first),
-                               static_cast<int>(least(first + together, channels.count()))};
+      const int64_t group_first = channels.group_first(k);
+      const WeightPart part = {k, static_cast<int>(group_first + first),
+                               static_cast<int>(group_first + least(first + together, count))};
       transform_weights<W>(p, channels, layout, w, part, taps.data,
                            prepared + item / parts * block_size + first * kLanes<float> * columns,
                            channels.weight_step(columns));

@@ -39,7 +39,7 @@ class Case {
       return values;
     };
     x_ = fill(s.batch * s.channels * s.height * s.width);
-    w_ = fill(s.filters * s.channels * s.kernel_height * s.kernel_width);
+    w_ = fill(s.filters * (s.channels / s.groups) * s.kernel_height * s.kernel_width);
     bias_ = fill(s.filters);
   }
 
@@ -71,17 +71,19 @@ class Case {
 
   double z(int64_t n, int64_t k, int64_t h, int64_t w) const {
     double sum = bias_[size_t(k)];
-    for (int64_t c = 0; c < p_.in_channels; ++c) {
+    const int64_t channels = p_.in_channels / p_.groups;
+    const int64_t first = k / (p_.pool.channels / p_.groups) * channels;
+    for (int64_t c = 0; c < channels; ++c) {
       for (int64_t r = 0; r < p_.kernel_height; ++r) {
         for (int64_t s = 0; s < p_.kernel_width; ++s) {
           const int64_t i = h * p_.stride_height + r - p_.pad_height;
           const int64_t j = w * p_.stride_width + s - p_.pad_width;
           if (i < 0 || i >= p_.height || j < 0 || j >= p_.width) continue;
-          const int64_t at = p_.x_channels_last
-                                 ? ((n * p_.height + i) * p_.width + j) * p_.in_channels + c
-                                 : ((n * p_.in_channels + c) * p_.height + i) * p_.width + j;
-          const int64_t tap =
-              ((k * p_.in_channels + c) * p_.kernel_height + r) * p_.kernel_width + s;
+          const int64_t at =
+              p_.x_channels_last
+                  ? ((n * p_.height + i) * p_.width + j) * p_.in_channels + first + c
+                  : ((n * p_.in_channels + first + c) * p_.height + i) * p_.width + j;
+          const int64_t tap = ((k * channels + c) * p_.kernel_height + r) * p_.kernel_width + s;
           sum += double(x_[size_t(at)]) * double(w_[size_t(tap)]);
         }
       }
@@ -130,6 +132,9 @@ void test_winograd(const KernelTable& kernels) {
       {1, 64, 8, 8, 128, 3, 3, 1, 1},
       {2, 40, 12, 13, 200, 3, 3, 1, 1},
       {1, 32, 16, 16, 100, 4, 4, 2, 1},
+      // groups of whole blocks in every instruction set
+      {2, 48, 13, 18, 96, 3, 3, 1, 1, 1, 3},
+      {1, 64, 14, 16, 64, 4, 4, 2, 1, 1, 2},
   };
   for (const ConvShape& s : shapes) {
     for (const bool channels_last : {false, true}) {

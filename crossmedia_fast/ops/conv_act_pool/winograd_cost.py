@@ -93,7 +93,7 @@ _MOST_MERGED_CHANNELS = 64
 
 def winograd_gain(
     x_shape: tuple[int, ...],  # [N, C, H, W]
-    w_shape: tuple[int, ...],  # [K, C, R, S]
+    w_shape: tuple[int, ...],  # [K, C / groups, R, S]
     z_shape: tuple[int, ...],  # [N, K, H', W']
     stride: tuple[int, int],
     outputs: int,  # m of F(m×m); 4 is 2 for 3 taps where few tiles share many weights
@@ -102,12 +102,12 @@ def winograd_gain(
 ) -> float:
     """How many times less work Winograd's F(m×m) is than direct convolution, about."""
     # both work in vectors; fewer channels than one holds leave lanes idle
-    channels, filters = x_shape[1], -(-w_shape[0] // costs.lanes) * costs.lanes
+    channels, filters = w_shape[1], -(-w_shape[0] // costs.lanes) * costs.lanes
     kernel_height, kernel_width = w_shape[2:]
     taps = max(-(-kernel_height // stride[0]), -(-kernel_width // stride[1]))
     phases = stride[0] * stride[1]
     products = channels * phases * filters
-    transforms = channels * phases * costs.data_transform + filters * costs.output_transform
+    transforms = x_shape[1] * phases * costs.data_transform + filters * costs.output_transform
     taps_of_all = max(channels, costs.lanes) * kernel_height * kernel_width
     images = x_shape[0]
     positions = images * z_shape[2] * z_shape[3]
