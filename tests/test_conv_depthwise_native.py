@@ -148,7 +148,7 @@ def test_an_empty_batch() -> None:
 @pytest.mark.parametrize(
     ("geometry", "after", "formats", "reason"),
     [
-        (Geometry(1, 4, 4, (5, 5), groups=2), After(), (False, False), "groups"),
+        (Geometry(1, 4, 8, (5, 5), groups=2), After(), (False, False), "groups"),
         (
             depthwise(1, 4, (20, 20)),
             After(pool="max", size=16, padding=0),

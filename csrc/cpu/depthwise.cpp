@@ -42,7 +42,7 @@ void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   const bool afterwards = quick.kind == QuickActivation::kAfterwards;
   const bool past_caches =
       !afterwards && (kV == kLineFloats || C == kV) && stores_past_caches(t, pool, C);
-  const PixelLoops loops = pixel_loops(p);
+  const PixelLoops loops = pixel_loops(p, group_size(p));
   const PixelKernel kernel =
       filter.kernel(p, 0, C, afterwards ? no_activation() : quick, past_caches);
   for (int64_t group = groups.first; group < groups.last; ++group) {
@@ -178,7 +178,7 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   for (int64_t i = 0; i < z_size; ++i) z[i] = 0.0f;
   ConvActPool2dProblem lanes = p;
   if (gathers) lanes.in_channels = kV;
-  const PixelLoops loops = pixel_loops(p);
+  const PixelLoops loops = pixel_loops(p, group_size(p));
   const QuickActivation quick = quick_activation(pool);
   const bool activated = pool.pool == Pool::kNone && quick.kind != QuickActivation::kAfterwards;
   const QuickActivation act = activated ? quick : no_activation();
@@ -213,7 +213,15 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
 
 const char* depthwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
-  if (p.groups != p.in_channels) return "takes as many groups as input channels";
+  if (p.groups != p.in_channels) {
+    const int group = group_size(p);
+    if (kV < 8 || p.pool.channels != p.in_channels || kV % group != 0 || !is_square(p) ||
+        p.kernel_width != kTaps) {
+      return "takes as many groups as input channels, or 3x3 groups of as many filters as channels "
+             "that fit a vector of at least 8";
+    }
+    if (backward) return "takes groups of one channel in backward";
+  }
   if (p.pool.index_itemsize > 1) return "takes max pooling windows of up to 255 elements";
   if (!backward) return nullptr;
   if (p.pool.pool != Pool::kNone) return "takes no pooling in backward";
@@ -231,7 +239,7 @@ bool depthwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& 
   const int parts = useful_threads(pool, threads);
   const bool plain = pool.pool == Pool::kNone && p.x_channels_last == pool.channels_last;
   if (plain && !pool.channels_last && pool.width >= kWideRow && is_square(p) &&
-      p.kernel_width == kTaps && p.stride_width == 1) {
+      p.kernel_width == kTaps && p.stride_width == 1 && group_size(p) == 1) {
     return in_parallel(pool.batch * pool.channels * pool.height, parts, [&](Range rows) {
       run_rows(p, t, rows);
       return true;

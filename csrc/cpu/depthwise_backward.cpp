@@ -246,7 +246,7 @@ class Backward {
     // Rows `rows` of what `kernel` gives; `target`: the first of them.
     void convolve(const PixelKernel& kernel, const float* x, Range rows, float* target,
                   int64_t row) const {
-      const PixelLoops loops = pixel_loops(kernel.p);
+      const PixelLoops loops = pixel_loops(kernel.p, kernel.group);
       const int64_t channels = in_place_ ? count_ : kV;
       for (int64_t h = rows.first; h < rows.last; h += kTileRows) {
         const int down = rows.last - h < kTileRows ? 1 : kTileRows;

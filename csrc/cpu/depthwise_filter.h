@@ -7,7 +7,8 @@
 namespace cmf {
 namespace CMF_ISA {
 
-// w [K, R, S] -> taps [R, S][step], and the bias, filled up with zeros to whole vectors.
+// w [K, group, R, S] -> taps [R, S][group][step], and the bias, filled up with zeros to whole
+// vectors.
 class DepthwiseFilter {
  public:
   explicit DepthwiseFilter(int64_t filters)
@@ -17,13 +18,15 @@ class DepthwiseFilter {
   // had.
   bool prepare(const ConvActPool2dProblem& p, const void* weights, const void* bias, bool turned) {
     const int64_t taps = p.kernel_height * p.kernel_width;
-    if (!scratch_.allocate((taps + 2) * step_)) return false;
+    group_ = group_size(p);
+    if (!scratch_.allocate((taps * group_ + 2) * step_)) return false;
     const float* w = static_cast<const float*>(weights);
     const float* b = static_cast<const float*>(bias);
     float* row = scratch_.data;
-    for (int64_t i = 0; i < taps; ++i, row += step_) {
-      const float* tap = w + (turned ? taps - 1 - i : i);
-      for (int64_t k = 0; k < step_; ++k) row[k] = k < filters_ ? tap[k * taps] : 0.0f;
+    for (int64_t i = 0; i < taps * group_; ++i, row += step_) {
+      const int64_t tap = i / group_;
+      const float* source = w + i % group_ * taps + (turned ? taps - 1 - tap : tap);
+      for (int64_t k = 0; k < step_; ++k) row[k] = k < filters_ ? source[k * group_ * taps] : 0.0f;
     }
     for (int64_t k = 0; k < step_; ++k) row[k] = b && k < filters_ ? b[k] : 0.0f;
     for (int64_t k = 0; k < step_; ++k) row[step_ + k] = 0.0f;
@@ -39,6 +42,7 @@ class DepthwiseFilter {
     return PixelKernel{p,
                        y_pixel,
                        y_pixel * p.pool.width,
+                       group_,
                        step_,
                        scratch_.data + k_first,
                        bias_ + k_first,
@@ -50,6 +54,7 @@ class DepthwiseFilter {
  private:
   const int64_t filters_;
   const int64_t step_;
+  int group_ = 1;
   Scratch<float> scratch_;
   const float* bias_ = nullptr;
 };

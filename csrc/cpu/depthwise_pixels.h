@@ -1,5 +1,6 @@
 // Depthwise convolution of NHWC rows: vectors run over the channels. A tile of output pixels is in
-// registers, and every input pixel that reaches it is loaded once.
+// registers, and every input pixel that reaches it is loaded once. Where a few channels are a
+// group, with as many filters, once for each of them, into all lanes of the group.
 #pragma once
 
 #include "cpu/depthwise.h"
@@ -16,8 +17,9 @@ struct PixelKernel {
   const ConvActPool2dProblem& p;
   int64_t y_pixel;      // elements from a pixel of the output to the next
   int64_t y_row;        // and from a row to the next
+  int group;            // channels of a group
   int64_t filter_step;  // elements from a tap to the next: the channels, rounded up
-  const float* filter;  // [R, S][filter_step]
+  const float* filter;  // [R, S][group][filter_step]
   const float* bias;    // [filter_step]
   const float* zeros;   // [filter_step]: the pixels beside the image
   QuickActivation act;
@@ -44,8 +46,22 @@ CMF_HOST_DEVICE void store_pixel(const PixelKernel& k, float* target, Vec<float>
 }
 
 // Tiles from column columns.first on, up to columns.last; channels channels.first .. last - 1.
+// How many channels are a group: then each of them goes to all its lanes in turn.
+enum class Group { kOne, kUpToFour, kMore };
+
+// `pixel`: the channels of a vector; `member`: which of its group; `lanes_of`: where that lies.
+template <Group kGroup>
+CMF_HOST_DEVICE Vec<float> load_member(const float* pixel, int lanes, int member,
+                                       Mask<float> lanes_of) {
+  // a group that is a vector
+  if (kGroup == Group::kMore && kLanes<float> == 8) return broadcast(pixel[member]);
+  const Vec<float> value = load_lanes<float>(pixel, lanes);
+  if (kGroup == Group::kOne) return value;
+  return kGroup == Group::kUpToFour ? permute_quads(value, lanes_of) : permute(value, lanes_of);
+}
+
 // kEdge: taps may lie beside the image, the last tile and the last vector may be short.
-template <int kSize, int kStride, int kRows, bool kEdge>
+template <int kSize, int kStride, int kRows, bool kEdge, Group kGroup>
 __attribute__((noinline)) void pixel_tiles(const PixelKernel& k, const PixelRows& out,
                                            Range columns, Range channels) {
   typedef Vec<float> V;
@@ -53,6 +69,9 @@ __attribute__((noinline)) void pixel_tiles(const PixelKernel& k, const PixelRows
   constexpr int kAcross = (kTileColumns - 1) * kStride + kSize;
   const ConvActPool2dProblem& p = k.p;
   const int64_t C = p.in_channels;
+  const int group = kGroup == Group::kOne ? 1 : k.group;
+  Mask<float> firsts = {};  // the lanes of the groups' first channels
+  for (int lane = 0; lane < kLanes<float>; ++lane) firsts[lane] = lane / group * group;
   const int64_t h = out.p_first * kStride - p.pad_height;
   for (int64_t q = columns.first; q < columns.last; q += kTileColumns) {
     const int64_t w = q * kStride - p.pad_width;
@@ -81,15 +100,17 @@ __attribute__((noinline)) void pixel_tiles(const PixelKernel& k, const PixelRows
       }
       const float* filter = k.filter + c;
 #pragma GCC unroll 1
-      for (int r = 0; r < kSize; ++r, filter += kSize * k.filter_step) {
+      for (int r = 0, member = 0; r < kSize;) {
+        const Mask<float> lanes_of = firsts + member;
         V weights[kSize];
 #pragma GCC unroll 16
-        for (int s = 0; s < kSize; ++s) weights[s] = load<float>(filter + s * k.filter_step);
+        for (int s = 0; s < kSize; ++s)
+          weights[s] = load<float>(filter + s * group * k.filter_step);
 #pragma GCC unroll 16
         for (int i = 0; i < kRows; ++i) {
           const int j = r + i * kStride;
           if (!kEdge && !rows[j]) continue;
-          if (i == kRows - 1 && r >= kSize - kStride * kRows && rows[j]) {
+          if (i == kRows - 1 && r >= kSize - kStride * kRows && member == 0 && rows[j]) {
             // the rows that the next tiles down will read for the first time
             const float* ahead = rows[j] + kRows * kStride * p.width * C + c;
 #pragma GCC unroll 16
@@ -98,8 +119,8 @@ __attribute__((noinline)) void pixel_tiles(const PixelKernel& k, const PixelRows
           }
 #pragma GCC unroll 16
           for (int a = 0; a < kAcross; ++a) {
-            V value = kEdge ? load_lanes<float>(pixels[j][a] + c, lanes)
-                            : load<float>(rows[j] + a * C + c);
+            V value = load_member<kGroup>(kEdge ? pixels[j][a] + c : rows[j] + a * C + c,
+                                          kEdge ? lanes : kLanes<float>, member, lanes_of);
             keep_in_register(value);
 #pragma GCC unroll 16
             for (int b = 0; b < kTileColumns; ++b) {
@@ -108,6 +129,11 @@ __attribute__((noinline)) void pixel_tiles(const PixelKernel& k, const PixelRows
             }
           }
         }
+        filter += k.filter_step;
+        if (++member < group) continue;
+        filter += (kSize - 1) * group * k.filter_step;
+        member = 0;
+        ++r;
       }
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
@@ -169,10 +195,12 @@ struct PixelLoops {
   PixelTiles edge[kTileRows];
 };
 
-template <int kSize, int kStride>
+template <int kSize, int kStride, Group kGroup = Group::kOne>
 CMF_HOST_DEVICE PixelLoops pixel_loops() {
-  return PixelLoops{{pixel_tiles<kSize, kStride, 1, false>, pixel_tiles<kSize, kStride, 2, false>},
-                    {pixel_tiles<kSize, kStride, 1, true>, pixel_tiles<kSize, kStride, 2, true>}};
+  return PixelLoops{
+      {pixel_tiles<kSize, kStride, 1, false, kGroup>,
+       pixel_tiles<kSize, kStride, 2, false, kGroup>},
+      {pixel_tiles<kSize, kStride, 1, true, kGroup>, pixel_tiles<kSize, kStride, 2, true, kGroup>}};
 }
 
 // Whether a kernel's loops are unrolled: 3, 5 or 7 taps each way.
@@ -182,9 +210,19 @@ CMF_HOST_DEVICE bool is_square(const ConvActPool2dProblem& p) {
          (p.kernel_width == 3 || p.kernel_width == 5 || p.kernel_width == 7);
 }
 
-CMF_HOST_DEVICE PixelLoops pixel_loops(const ConvActPool2dProblem& p) {
+// Channels of a group.
+CMF_HOST_DEVICE int group_size(const ConvActPool2dProblem& p) {
+  return static_cast<int>(p.in_channels / p.groups);
+}
+
+// `p`: of the rows, `group`: how many of their channels are a group.
+CMF_HOST_DEVICE PixelLoops pixel_loops(const ConvActPool2dProblem& p, int group) {
   if (!is_square(p)) return PixelLoops{};
   const bool one = p.stride_width == 1;
+  if (group > 4) return one ? pixel_loops<3, 1, Group::kMore>() : pixel_loops<3, 2, Group::kMore>();
+  if (group > 1) {
+    return one ? pixel_loops<3, 1, Group::kUpToFour>() : pixel_loops<3, 2, Group::kUpToFour>();
+  }
   if (p.kernel_width == 3) return one ? pixel_loops<3, 1>() : pixel_loops<3, 2>();
   if (p.kernel_width == 5) return one ? pixel_loops<5, 1>() : pixel_loops<5, 2>();
   return one ? pixel_loops<7, 1>() : pixel_loops<7, 2>();

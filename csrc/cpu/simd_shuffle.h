@@ -7,6 +7,31 @@
 namespace cmf {
 namespace CMF_ISA {
 
+// Lane l of the result is lane `lanes[l]` of the vector.
+CMF_HOST_DEVICE Vec<float> permute(Vec<float> value, Mask<float> lanes) {
+#if defined(__AVX512F__)
+  return bit_cast<Vec<float>>(
+      _mm512_permutexvar_ps(bit_cast<__m512i>(lanes), bit_cast<__m512>(value)));
+#elif defined(__AVX2__)
+  return bit_cast<Vec<float>>(
+      _mm256_permutevar8x32_ps(bit_cast<__m256>(value), bit_cast<__m256i>(lanes)));
+#else
+  Vec<float> result = {};
+  for (int lane = 0; lane < kLanes<float>; ++lane) result[lane] = value[lanes[lane]];
+  return result;
+#endif
+}
+
+// The same where lanes[l] is one of the four lanes around l.
+CMF_HOST_DEVICE Vec<float> permute_quads(Vec<float> value, Mask<float> lanes) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return bit_cast<Vec<float>>(
+      _mm256_permutevar_ps(bit_cast<__m256>(value), bit_cast<__m256i>(lanes)));
+#else
+  return permute(value, lanes);
+#endif
+}
+
 // deinterleave: x0 x1 x2 x3 ... -> even x0 x2 ..., odd x1 x3 ...; `first` holds the lower half of
 // the sequence. interleave is its inverse. The index vectors are constants once inlined.
 

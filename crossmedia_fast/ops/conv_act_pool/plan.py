@@ -33,7 +33,7 @@ _REASONS = {
     "folded": "the average is folded into the weights: a convolution at the windows' stride",
     "direct": "a small problem: our own convolution, then the same pass, as one graph node",
     "few_channels": "few input channels: direct convolution, pooled in registers",
-    "depthwise": "a channel of its own for each filter: one pass over input and output",
+    "depthwise": "each filter has a channel, or a few, of its own: one pass over input and output",
     "pointwise": "1×1 filters: a matrix product with what follows in registers",
     "winograd": "Winograd's F(4×4), pooled in registers: a fraction of the multiplications",
     "winograd_f6": "Winograd's F(6×6): fewer multiplications still, and more rounding",
