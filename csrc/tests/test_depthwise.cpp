@@ -1,8 +1,10 @@
-// The depthwise convolution of every instruction set against a naive one.
+// The depthwise convolution of every instruction set against a naive one; groups of a few channels
+// where the instruction set takes them.
 #if !defined(CMF_ISA)
 #define CMF_ISA baseline
 #endif
 #include "common/activation.h"
+#include "cpu/kernel_table.h"
 #include "tests/conv_case.h"
 
 namespace cmf {
@@ -40,6 +42,21 @@ void test_depthwise(const KernelTable& kernels) {
         ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, afters[after], channels_last,
                  channels_last)
             .check_backward();
+      }
+    }
+  }
+  const ConvShape groups[] = {
+      {2, 12, 9, 17, 12, 3, 3, 1, 1, 1, 3},
+      {1, 40, 10, 22, 40, 3, 3, 2, 1, 1, 5},
+      {1, 32, 6, 13, 32, 3, 3, 1, 1, 1, 2},
+  };
+  const ConvKernels& conv = kernels.conv_act_pool2d[static_cast<int>(ConvAlgorithm::kDepthwise)];
+  for (const ConvShape& shape : groups) {
+    for (const ConvAfter& after : afters) {
+      for (int formats = 0; formats < 4; ++formats) {
+        if (conv.refusal(conv_problem(shape, after, formats & 1, formats & 2), false)) continue;
+        ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, after, formats & 1, formats & 2)
+            .check_forward();
       }
     }
   }
