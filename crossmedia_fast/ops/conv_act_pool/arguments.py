@@ -30,6 +30,10 @@ class Pool2d:
     ceil_mode: bool
     count_include_pad: bool
 
+    def given_param(self) -> float | None:
+        """`activation_param` as a call takes it."""
+        return self.activation_param if self.activation in PARAM_NAMES else None
+
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """[H, W] of the convolution's output -> [P, Q], as torch.nn.functional.max_pool2d."""
         if self.pool == "none":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ... import native, precision
-from . import cpu_conv, cpu_direct, cpu_half, folding
+from . import cpu_conv, cpu_direct, cpu_half, folding, space_to_batch
 from .arguments import NOTHING_FOLLOWS, Pool2d
 from .cpu_kept_output import KeptOutputConv2d
 from .kernels import Call, NativeConv
@@ -53,6 +53,17 @@ class Choice:
                 dtype,
                 contiguous,
                 call.autocast is not None,
+            ),
+            "space_to_batch": space_to_batch.why_not(
+                call.x_shape,
+                call.w_shape,
+                call.z_shape,
+                call.conv,
+                dtype if call.autocast is None else call.autocast,
+                precision.get_conv_precision(),
+                not call.needs_grad,
+                call.forced,
+                winograd_costs(),
             ),
             **self._convolutions(),
         }

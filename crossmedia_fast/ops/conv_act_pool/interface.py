@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from ... import backends, precision
-from . import folding
+from . import folding, space_to_batch
 from .arguments import check_conv, check_pool
 from .autograd import act_pool2d_transformable, apply_act_pool2d
 from .autograd_conv import conv_act_pool2d_native
@@ -66,6 +66,8 @@ def run_prepared(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: P
     y: Tensor | None = None
     if algorithm == "folded" and plain and not _transforms_active():
         y = _run_folded(input, weight, bias, prepared)
+    elif algorithm == "space_to_batch" and plain and not _transforms_active():
+        y = _run_phases(input, weight, bias, prepared)
     if y is not None:
         pass
     elif plain and prepared.native is not None and not _transforms_active():
@@ -107,6 +109,28 @@ def _run_folded(
         )
 
     return folding.run(convolve, weight, prepared.pool, prepared.needs_grad)
+
+
+def _run_phases(input: Tensor, weight: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:
+    """As images of every d-th pixel; a pooling, whose windows have pixels of all, comes behind."""
+    pool = prepared.pool
+    pooled = pool.pool != "none"
+
+    def convolve(phases: Tensor, padding: tuple[int, int]) -> Tensor:
+        return conv_act_pool2d(
+            phases,
+            weight,
+            bias,
+            padding=padding,
+            activation="identity" if pooled else pool.activation,
+            activation_param=None if pooled else pool.given_param(),
+            pool="none",
+            backend=prepared.plan.backend,
+        )
+
+    taps = weight.shape[2], weight.shape[3]
+    z = space_to_batch.run(convolve, input, taps, prepared.conv)
+    return _run_epilogue(z, None, prepared) if pooled else z
 
 
 def _run_registered(x: Tensor, bias: Tensor | None, prepared: Prepared) -> Tensor:

@@ -23,7 +23,7 @@ CONVOLUTIONS = (
 
 # What each backend has, in the order in which it is tried.
 ALGORITHMS = {
-    "cpu": ("folded", "direct", *CONVOLUTIONS, "convolution", "epilogue"),
+    "cpu": ("folded", "direct", *CONVOLUTIONS, "space_to_batch", "convolution", "epilogue"),
     "cuda": ("implicit_gemm", "convolution", "epilogue"),
     "triton": ("implicit_gemm", "convolution", "epilogue"),
     "reference": ("reference",),
@@ -31,6 +31,7 @@ ALGORITHMS = {
 
 _REASONS = {
     "folded": "the average is folded into the weights: a convolution at the windows' stride",
+    "space_to_batch": "dilation: every d-th pixel is an image of its own, convolved without",
     "direct": "a small problem: our own convolution, then the same pass, as one graph node",
     "few_channels": "few input channels: direct convolution, pooled in registers",
     "depthwise": "each filter has a channel, or a few, of its own: one pass over input and output",
