@@ -67,7 +67,8 @@ class Layer:
         x = (self.batch, self.channels, self.size, self.size)
         w = (self.filters, self.channels, self.kernel, self.kernel)
         z = (self.batch, self.filters, self.conv_size, self.conv_size)
-        return winograd_gain(x, w, z, (self.stride, self.stride), 4, kept, winograd_costs())
+        strides = self.stride, self.stride
+        return winograd_gain(x, w, z, strides, 4, kept, winograd_costs(), self.channels_last)
 
 
 def draw(source: random.Random) -> Layer:

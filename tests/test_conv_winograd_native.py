@@ -231,7 +231,9 @@ def test_precision_decides() -> None:
 
 def test_refusals_say_why() -> None:
     def refusal(x: Any, w: Any, **arguments: Any) -> str:
-        plan = cmf.explain(torch.randn(x), torch.randn(w), **arguments)
+        memory_format = arguments.pop("memory_format", torch.contiguous_format)
+        input = torch.randn(x).to(memory_format=memory_format)
+        plan = cmf.explain(input, torch.randn(w), **arguments)
         return dict(plan.rejected_algorithms)["winograd"]
 
     assert "groups" in refusal((1, 32, 28, 28), (36, 16, 3, 3), groups=2)
@@ -239,7 +241,8 @@ def test_refusals_say_why() -> None:
     assert "taps" in refusal((1, 32, 28, 28), (32, 32, 1, 1))
     assert "taps" in refusal((1, 32, 28, 28), (32, 32, 7, 7))
     assert "both sides" in refusal((1, 32, 28, 28), (32, 32, 4, 4), padding="same")
-    assert "too little" in refusal((8, 512, 4, 4), (1, 512, 4, 4), pool="none")
+    few: Any = {"pool": "none", "memory_format": torch.channels_last}
+    assert "too little" in refusal((8, 512, 4, 4), (1, 512, 4, 4), **few)
 
 
 def test_memory_around_outputs_is_left_alone() -> None:

@@ -105,6 +105,7 @@ class Choice:
                 [name for name, why in refusals.items() if not why],
                 native.has_matrix_unit(),
                 winograd_costs(),
+                x_channels_last,
             )
             if self.half is not None:
                 for name in CONVOLUTIONS:

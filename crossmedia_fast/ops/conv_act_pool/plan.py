@@ -169,6 +169,7 @@ def why_not_by_cost(
     takes: Collection[str],
     has_matrix_unit: bool,
     costs: Costs = AVX512,
+    x_channels_last: bool = True,
 ) -> dict[str, str]:
     """Algorithms that are no gain for this convolution, and why.
 
@@ -188,6 +189,7 @@ def why_not_by_cost(
             pooled_by_twos,
             takes,
             costs,
+            x_channels_last,
         )
     rest = set(takes) - set(refusals)
     refusals["implicit_gemm"] = _why_no_matrix_unit(w_shape, z_shape, stride, rest, has_matrix_unit)
@@ -204,9 +206,11 @@ def _why_no_winograd(
     pooled_by_twos: bool,
     takes: Collection[str],
     costs: Costs,
+    x_channels_last: bool,
 ) -> dict[str, str]:
     """Why Winograd's algorithms are no gain, or the direct ones none beside them."""
-    gain = winograd_gain(x_shape, w_shape, z_shape, stride, 4, not needs_grad, costs)
+    kept = not needs_grad
+    gain = winograd_gain(x_shape, w_shape, z_shape, stride, 4, kept, costs, x_channels_last)
     refusals = {}
     positions = z_shape[0] * z_shape[2] * z_shape[3]
     if positions < _LEAST_POSITIONS and not needs_grad:
@@ -224,8 +228,8 @@ def _why_no_winograd(
         refusals["winograd_f6"] = "conv_precision is 'high': F(6×6) rounds more"
     elif needs_grad:
         refusals["winograd_f6"] = "the gradients are F(4×4)'s"
-    elif winograd_gain(x_shape, w_shape, z_shape, stride, 6, costs=costs) < max(
-        gain, costs.least_gain
-    ):
+    elif winograd_gain(
+        x_shape, w_shape, z_shape, stride, 6, costs=costs, x_channels_last=x_channels_last
+    ) < max(gain, costs.least_gain):
         refusals["winograd_f6"] = "saves less than F(4×4) or direct convolution"
     return refusals
