@@ -22,9 +22,9 @@ class Costs:
     # few positions share them, and so are those of the gradients.
     weight: int
     fresh_weight: int
-    # PyTorch's: packing a weight, at every call; a value of a contiguous input, which it brings to a
-    # format of its own; an output, which is written and read once more for what follows; and the
-    # calls themselves.
+    # PyTorch's: packing a weight, at every call; a value of a contiguous input, brought to a format
+    # of its own; an output, which is written and read once more for what follows; and the calls
+    # themselves.
     direct_packing: int
     direct_reorder: int
     direct_output: int
