@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import crossmedia_fast as cmf
 from crossmedia_fast.ops.conv_act_pool import prepared
+
+from .tolerances import GRADIENTS, VALUES, assert_within
 
 # Edges of the kernels: narrower than a vector, one vector of each instruction set (4, 8, 16 lanes)
 # and its neighbours, primes, and one row or column.
@@ -98,3 +101,30 @@ def algorithm(name: str) -> Iterator[None]:
     finally:
         prepared.make_plan, prepared.forced_algorithm = choose, None
         prepared.prepared_calls.clear()
+
+
+def assert_like_reference(tensors: Any, **arguments: Any) -> Tensor:
+    """Output and gradients of float32 tensors against the reference in float64; its output."""
+    doubles = [t.double() for t in tensors]
+    shape = cmf.conv_act_pool2d_reference(*doubles, **arguments).shape
+    dy = torch.randn(shape, dtype=torch.float64)
+    y, grads = gradients(cmf.conv_act_pool2d, tensors, dy, **arguments)
+    expected, wanted = gradients(cmf.conv_act_pool2d_reference, doubles, dy, **arguments)
+    assert_within(y.detach(), expected.detach(), VALUES[torch.float32])
+    for grad, want in zip(grads, wanted, strict=True):
+        assert_within(grad, want, GRADIENTS[torch.float32])
+    return expected.detach()
+
+
+def assert_second_derivatives_like_reference(x: Tensor, w: Tensor, **arguments: Any) -> None:
+    """Those of a penalty on the input's gradient, in float32 against float64."""
+
+    def penalty(function: Any, dtype: torch.dtype) -> Any:
+        leaves = [t.to(dtype).clone().requires_grad_() for t in (x, w)]
+        y = function(*leaves, **arguments)
+        (dx,) = torch.autograd.grad(y.square().sum(), leaves[0], create_graph=True)
+        return torch.autograd.grad(dx.square().sum(), leaves)
+
+    ours = penalty(cmf.conv_act_pool2d, torch.float32)
+    for grad, want in zip(ours, penalty(cmf.conv_act_pool2d_reference, torch.float64), strict=True):
+        assert_within(grad, want, GRADIENTS[torch.float32])

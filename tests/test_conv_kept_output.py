@@ -11,8 +11,14 @@ import torch
 import crossmedia_fast as cmf
 from crossmedia_fast import native
 
-from .conv_act_pool_cases import algorithm, gradients, make
-from .tolerances import GRADIENTS, VALUES, assert_within
+from .conv_act_pool_cases import (
+    algorithm,
+    assert_like_reference,
+    assert_second_derivatives_like_reference,
+    gradients,
+    make,
+)
+from .tolerances import GRADIENTS, assert_within
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=native.reason)
 
@@ -61,15 +67,8 @@ def test_values_and_gradients(case: str, follows: dict[str, Any], channels_last:
     arguments |= follows
     # depthwise convolutions are computed again where nothing overlaps
     assert kept(name, tensors, arguments) or name == "depthwise"
-    doubles = [t.double() for t in tensors]
-    expected = cmf.conv_act_pool2d_reference(*doubles, **arguments)
-    dy = torch.randn(expected.shape, dtype=torch.float64)
-    _, wanted = gradients(cmf.conv_act_pool2d_reference, doubles, dy, **arguments)
     with algorithm(name):
-        y, grads = gradients(cmf.conv_act_pool2d, tensors, dy, **arguments)
-    assert_within(y.detach(), expected, VALUES[torch.float32])
-    for grad, want in zip(grads, wanted, strict=True):
-        assert_within(grad, want, GRADIENTS[torch.float32])
+        assert_like_reference(tensors, **arguments)
 
 
 @pytest.mark.parametrize("needed", range(3), ids=["input", "weight", "bias"])
@@ -92,16 +91,8 @@ def test_second_derivatives_and_no_bias() -> None:
     (x, w, _), arguments = problem("winograd")
     arguments |= {"activation": "gelu", "pool": "none"}
 
-    def penalty(function: Any, dtype: torch.dtype) -> Any:
-        leaves = [t.to(dtype).clone().requires_grad_() for t in (x, w)]
-        y = function(*leaves, **arguments)
-        (dx,) = torch.autograd.grad(y.square().sum(), leaves[0], create_graph=True)
-        return torch.autograd.grad(dx.square().sum(), leaves)
-
     with algorithm("winograd"):
-        ours = penalty(cmf.conv_act_pool2d, torch.float32)
-    for grad, want in zip(ours, penalty(cmf.conv_act_pool2d_reference, torch.float64), strict=True):
-        assert_within(grad, want, GRADIENTS[torch.float32])
+        assert_second_derivatives_like_reference(x, w, **arguments)
 
 
 def test_nothing_is_kept_without_need() -> None:

@@ -11,8 +11,13 @@ import crossmedia_fast as cmf
 from crossmedia_fast import native
 from crossmedia_fast.ops.conv_act_pool import space_to_batch
 
-from .conv_act_pool_cases import POOLS, gradients, make
-from .tolerances import GRADIENTS, VALUES, assert_within
+from .conv_act_pool_cases import (
+    POOLS,
+    assert_like_reference,
+    assert_second_derivatives_like_reference,
+    make,
+)
+from .tolerances import VALUES, assert_within
 
 pytestmark = pytest.mark.skipif(
     native.module is None or native.has_matrix_unit(),
@@ -66,16 +71,9 @@ def test_values_and_gradients(arguments: dict[str, Any], channels_last: bool) ->
         for grad in (False, True):
             leaves = [t.detach().requires_grad_(grad) for t in tensors]
             assert cmf.explain(*leaves, **every).algorithm == "space_to_batch"
-        doubles = [t.double() for t in tensors]
         with torch.inference_mode():
             inferred = cmf.conv_act_pool2d(*tensors, **every)
-        dy = torch.randn(inferred.shape, dtype=torch.float64)
-        y, grads = gradients(cmf.conv_act_pool2d, tensors, dy, **every)
-        expected, wanted = gradients(cmf.conv_act_pool2d_reference, doubles, dy, **every)
-        expected = expected.detach()
-        assert_within(y.detach(), expected, VALUES[torch.float32])
-        for ours, want in zip(grads, wanted, strict=True):
-            assert_within(ours, want, GRADIENTS[torch.float32])
+        expected = assert_like_reference(tensors, **every)
         assert_within(inferred, expected, VALUES[torch.float32])
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         assert inferred.is_contiguous(memory_format=memory_format)
@@ -96,15 +94,7 @@ def test_second_derivatives() -> None:
     x, w, _ = problem((41, 40), batch=1)
     arguments = {"dilation": 2, "padding": 2, "pool": "none", "activation": "gelu"}
 
-    def penalty(function: Any, dtype: torch.dtype) -> Any:
-        leaves = [t.to(dtype).clone().requires_grad_() for t in (x, w)]
-        y = function(*leaves, **arguments)
-        (dx,) = torch.autograd.grad(y.square().sum(), leaves[0], create_graph=True)
-        return torch.autograd.grad(dx.square().sum(), leaves)
-
-    ours = penalty(cmf.conv_act_pool2d, torch.float32)
-    for grad, want in zip(ours, penalty(cmf.conv_act_pool2d_reference, torch.float64), strict=True):
-        assert_within(grad, want, GRADIENTS[torch.float32])
+    assert_second_derivatives_like_reference(x, w, **arguments)
 
 
 def test_what_is_not_finite_reaches_what_it_reaches() -> None:

@@ -10,8 +10,9 @@ import torch
 import crossmedia_fast as cmf
 from crossmedia_fast import native
 
-from .conv_act_pool_cases import POOLS, algorithm, gradients, make
-from .tolerances import GRADIENTS, VALUES, WINOGRAD, assert_within
+from .conv_act_pool_cases import POOLS, algorithm, assert_like_reference, make
+from .conv_native_launch import threads
+from .tolerances import WINOGRAD, assert_within
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=native.reason)
 
@@ -60,15 +61,8 @@ def test_gradients(pool: str) -> None:
     """The forward is ours, and backward PyTorch's."""
     tensors, arguments = problem(CASES[1])
     arguments |= {"activation": "silu", **POOLS[pool]}
-    doubles = [t.double() for t in tensors]
-    expected = cmf.conv_act_pool2d_reference(*doubles, **arguments)
-    dy = torch.randn(expected.shape, dtype=torch.float64)
-    _, wanted = gradients(cmf.conv_act_pool2d_reference, doubles, dy, **arguments)
     with algorithm("winograd"):
-        y, grads = gradients(cmf.conv_act_pool2d, tensors, dy, **arguments)
-    assert_within(y.detach(), expected, VALUES[torch.float32])
-    for grad, want in zip(grads, wanted, strict=True):
-        assert_within(grad, want, GRADIENTS[torch.float32])
+        assert_like_reference(tensors, **arguments)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -90,15 +84,10 @@ def test_what_is_not_finite_stays_in_its_group(value: float, channels_last: bool
 @pytest.mark.parametrize("case", CASES[:3], ids=str)
 def test_the_same_bits_for_any_number_of_threads(case: Any) -> None:
     tensors, arguments = problem(case, size=(45, 50))
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2, 5):
-            torch.set_num_threads(threads)
-            with algorithm("winograd"):
-                results.append(cmf.conv_act_pool2d(*tensors, **arguments))
-    finally:
-        torch.set_num_threads(before)
+    for count in (1, 2, 5):
+        with threads(count), algorithm("winograd"):
+            results.append(cmf.conv_act_pool2d(*tensors, **arguments))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

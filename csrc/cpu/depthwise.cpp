@@ -3,11 +3,10 @@
 // still in cache; all else goes through bands of scratch memory whose lanes are channels.
 #include "cpu/depthwise.h"
 
-#include <algorithm>
-
 #include "cpu/channel_lanes.h"
 #include "cpu/depthwise_filter.h"
 #include "cpu/depthwise_rows.h"
+#include "cpu/integers.h"
 #include "cpu/pooled_bands.h"
 #include "cpu/scratch.h"
 
@@ -156,15 +155,14 @@ class BandSource {
 int band_lanes(const ConvActPool2dProblem& p) {
   if (BandSource::gathers(p)) return kV;
   const int64_t lines = kBandBytes / kLineBytes / (p.pool.pool_height * p.pool.width);
-  const int64_t lanes = std::min(lines * kLineFloats, round_up(p.pool.channels, kV));
-  return static_cast<int>(std::max<int64_t>(lanes, kV));
+  return static_cast<int>(most(least(lines * kLineFloats, round_up(p.pool.channels, kV)), kV));
 }
 
 bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
-               const DepthwiseFilter& filter, const PooledBands& bands, Range units) {
+               const DepthwiseFilter& filter, const PooledBands& bands, int most_channels,
+               Range units) {
   const ActPool2dProblem& pool = p.pool;
-  const int most_channels = band_lanes(p);
-  const int64_t blocks = (pool.channels + most_channels - 1) / most_channels;
+  const int64_t blocks = divide_up(pool.channels, most_channels);
   const float* x = static_cast<const float*>(t.x);
   const BandSource source(p, x);
   const bool gathers = BandSource::gathers(p);
@@ -256,9 +254,9 @@ bool depthwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& 
   }
   const int lanes = band_lanes(p);
   const PooledBands bands(pool, pool.width * lanes * int64_t(sizeof(float)));
-  const int64_t units = pool.batch * bands.count * ((pool.channels + lanes - 1) / lanes);
+  const int64_t units = pool.batch * bands.count * divide_up(pool.channels, lanes);
   return in_parallel(units, parts,
-                     [&](Range part) { return run_bands(p, t, filter, bands, part); });
+                     [&](Range part) { return run_bands(p, t, filter, bands, lanes, part); });
 }
 
 }  // namespace CMF_ISA

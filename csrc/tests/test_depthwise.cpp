@@ -28,14 +28,17 @@ void test_depthwise(const KernelTable& kernels) {
       {int32_t(Activation::kRelu), 0, Pool::kMax, 2, 2},
       {int32_t(Activation::kRelu), 0, Pool::kAvg, 2, 1},
   };
-  for (const ConvShape& shape : shapes) {
+  const ConvKernels& conv = kernels.conv_act_pool2d[static_cast<int>(ConvAlgorithm::kDepthwise)];
+  const auto check_forward = [&](const ConvShape& shape, bool may_refuse) {
     for (const ConvAfter& after : afters) {
       for (int formats = 0; formats < 4; ++formats) {
-        ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, after, formats & 1, formats & 2)
-            .check_forward();
+        const bool x_last = formats & 1, y_last = formats & 2;
+        if (may_refuse && conv.refusal(conv_problem(shape, after, x_last, y_last), false)) continue;
+        ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, after, x_last, y_last).check_forward();
       }
     }
-  }
+  };
+  for (const ConvShape& shape : shapes) check_forward(shape, false);
   for (const ConvShape& shape : shapes) {
     for (int after = 0; after < 2; ++after) {
       for (bool channels_last : {false, true}) {
@@ -50,23 +53,8 @@ void test_depthwise(const KernelTable& kernels) {
       {1, 40, 10, 22, 40, 3, 3, 2, 1, 1, 5},
       {1, 32, 6, 13, 32, 3, 3, 1, 1, 1, 2},
   };
-  const ConvKernels& conv = kernels.conv_act_pool2d[static_cast<int>(ConvAlgorithm::kDepthwise)];
-  for (const ConvShape& shape : groups) {
-    for (const ConvAfter& after : afters) {
-      for (int formats = 0; formats < 4; ++formats) {
-        if (conv.refusal(conv_problem(shape, after, formats & 1, formats & 2), false)) continue;
-        ConvCase(kernels, ConvAlgorithm::kDepthwise, shape, after, formats & 1, formats & 2)
-            .check_forward();
-      }
-    }
-  }
-  const ConvShape several = {1, 3, 9, 18, 12, 3, 3, 1, 1, 1, 3};
-  for (const ConvAfter& after : afters) {
-    for (int formats = 0; formats < 4; ++formats) {
-      ConvCase(kernels, ConvAlgorithm::kDepthwise, several, after, formats & 1, formats & 2)
-          .check_forward();
-    }
-  }
+  for (const ConvShape& shape : groups) check_forward(shape, true);
+  check_forward({1, 3, 9, 18, 12, 3, 3, 1, 1, 1, 3}, false);  // several filters a channel
 }
 
 }  // namespace test
