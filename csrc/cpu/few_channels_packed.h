@@ -5,6 +5,7 @@
 #include "cpu/few_channels_block.h"
 #include "cpu/few_channels_frame.h"
 #include "cpu/few_channels_winograd.h"
+#include "cpu/turn_filters.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -15,7 +16,7 @@ class Packed {
   // `filters`: whether those of few_channels_winograd.h are wanted too.
   bool allocate(const ConvActPool2dProblem& p, bool filters) {
     count_ = p.in_channels * p.kernel_height * p.kernel_width;
-    padded_ = (p.pool.channels + kLanes<float> - 1) / kLanes<float> * kLanes<float>;
+    padded_ = round_up(p.pool.channels, kLanes<float>);
     const int64_t transformed = filters ? kFrequencies * p.in_channels * padded_ : 0;
     return weights_.allocate((count_ + 1) * padded_) && taps_.allocate(count_) &&
            filters_.allocate(transformed);
@@ -29,24 +30,24 @@ class Packed {
         for (int64_t c = 0; c < channels; ++c, ++t) {
           taps_.data[t] =
               static_cast<int32_t>(r * frame.row() + s * frame.column() + c * frame.channel());
-          const float* source = w + c * area + r * p.kernel_width + s;
-          for (int64_t k = 0; k < padded_; ++k) {
-            const int64_t first = k / kBlockLanes * kBlockLanes;
-            const int64_t lanes = padded_ - first < kBlockLanes ? padded_ - first : kBlockLanes;
-            weights_.data[first * count_ + t * lanes + (k - first)] =
-                k < p.pool.channels ? source[k * count_] : 0.0f;
-          }
         }
       }
+    }
+    for (int64_t k = 0; k < padded_; k += kLanes<float>) {
+      const int64_t first = k / kBlockLanes * kBlockLanes;
+      const int64_t lanes = least(padded_ - first, kBlockLanes);
+      turn_filters_by_tap(w + k * count_, p.pool.channels - k, channels, area,
+                          weights_.data + first * count_ + (k - first), lanes);
     }
     float* target = weights_.data + count_ * padded_;
     for (int64_t k = 0; k < padded_; ++k) {
       target[k] = bias && k < p.pool.channels ? bias[k] : 0.0f;
     }
-    moderate_ = true;
+    int32_t moderate = 1;  // as wide as a float: the loop is of vectors
     for (int64_t i = 0; i < (count_ + 1) * padded_; ++i) {
-      moderate_ &= weights_.data[i] > -kModerate && weights_.data[i] < kModerate;
+      moderate &= int32_t(weights_.data[i] > -kModerate) & int32_t(weights_.data[i] < kModerate);
     }
+    moderate_ = moderate != 0;
   }
   // w [K, C, 3, 3] -> [block of channels][frequency][C][lanes of the block]
   void transform(const ConvActPool2dProblem& p, const float* w) {

@@ -20,7 +20,8 @@ struct PooledBands {
     const int64_t fitting = kBandBytes / row_bytes;
     rows = fitting < p.pool_height ? 1 : (fitting - p.pool_height) / p.pool_stride_height + 1;
     if (rows > p.out_height) rows = p.out_height;
-    count = (p.out_height + rows - 1) / rows;
+    count = divide_up(p.out_height, rows);
+    rows = divide_up(p.out_height, count);  // nearly equal ones
     most = (rows - 1) * p.pool_stride_height + p.pool_height;
     if (most > p.height) most = p.height;
   }

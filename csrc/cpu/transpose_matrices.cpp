@@ -11,8 +11,9 @@ namespace {
 constexpr int kV = kLanes<float>;
 constexpr int64_t kLeastPerThread = 32768;  // values
 
-void transpose_matrix(const float* source, float* target, int64_t rows, int64_t columns) {
-  for (int64_t row = 0; row < rows; row += kV) {
+// Rows `part` of [rows][columns].
+void transpose_rows(const float* source, float* target, int64_t rows, int64_t columns, Range part) {
+  for (int64_t row = part.first; row < part.last; row += kV) {
     const int high = static_cast<int>(least(rows - row, kV));
     for (int64_t column = 0; column < columns; column += kV) {
       const int wide = static_cast<int>(least(columns - column, kV));
@@ -37,9 +38,15 @@ void transpose_matrices(const float* source, float* target, int64_t count, int64
                         int64_t columns, int threads) {
   const int64_t size = rows * columns;
   const int64_t parts = most(least(count * size / kLeastPerThread, threads), 1);
-  in_parallel(count, static_cast<int>(parts), [&](Range part) {
-    for (int64_t i = part.first; i < part.last; ++i) {
-      transpose_matrix(source + i * size, target + i * size, rows, columns);
+  // a few matrices are cut, so that every thread has some of them
+  const int64_t blocks = divide_up(rows, kV);
+  const int64_t cuts = cuts_of(count, blocks, static_cast<int>(parts));
+  in_parallel(count * cuts, static_cast<int>(parts), [&](Range units) {
+    for (int64_t unit = units.first; unit < units.last; ++unit) {
+      const int64_t i = unit / cuts;
+      const Range part = part_of(blocks, static_cast<int>(unit % cuts), static_cast<int>(cuts));
+      transpose_rows(source + i * size, target + i * size, rows, columns,
+                     Range{part.first * kV, least(part.last * kV, rows)});
     }
     return true;
   });

@@ -23,5 +23,28 @@ CMF_HOST_DEVICE void turn_filters(const float* w, int64_t step, int64_t filters,
   }
 }
 
+// The same of filters [C][taps], target [taps][C][target_step].
+CMF_HOST_DEVICE void turn_filters_by_tap(const float* w, int64_t filters, int64_t channels,
+                                         int64_t taps, float* target, int64_t target_step) {
+  constexpr int kV = kLanes<float>;
+  const int64_t depth = channels * taps;
+  int64_t c = 0, tap = 0;
+  for (int64_t i = 0; i < depth; i += kV) {
+    const int lanes = static_cast<int>(least(depth - i, kV));
+    Vec<float> block[kV];
+    for (int k = 0; k < kV; ++k) {
+      block[k] = k < filters ? load_lanes<float>(w + k * depth + i, lanes) : Vec<float>{};
+    }
+    transpose_block<float>(block);
+    for (int j = 0; j < lanes; ++j) {
+      store<float>(target + (tap * channels + c) * target_step, block[j]);
+      if (++tap == taps) {
+        tap = 0;
+        ++c;
+      }
+    }
+  }
+}
+
 }  // namespace CMF_ISA
 }  // namespace cmf
