@@ -86,7 +86,7 @@ void prepare(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
 // Of a y that is some channels of a larger NHWC tensor.
 void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int64_t y_pixel,
                    bool tracks) {
-  if (algorithm != "pointwise" && algorithm != "winograd") {
+  if (algorithm != "pointwise" && algorithm != "winograd" && algorithm != "patches") {
     throw py::value_error("y_pixel must be 0: algorithm '" + algorithm + "' writes dense tensors");
   }
   if (!p.channels_last || tracks) {

@@ -19,7 +19,7 @@ std::string refusal(const std::string& algorithm, const ConvActPool2dProblem& p)
   if (p.pool.pool != Pool::kNone || p.pool.saved != Saved::kNothing) {
     return "takes a convolution without activation and pooling";
   }
-  const char* reason = k.refusal(p, true);
+  const char* reason = k.transposed_refusal ? k.transposed_refusal(p) : k.refusal(p, true);
   return reason ? reason : "";
 }
 

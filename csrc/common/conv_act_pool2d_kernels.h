@@ -30,7 +30,7 @@ struct ConvForwardTensors {
                          // some channels of a larger tensor
   const void* x_scale;   // [C] or null: x is max(x · x_scale + x_shift, 0), of pointwise alone
   const void* x_shift;   // [C] or null, as x_scale
-  bool w_channels_last;  // w is [K, R, S, C / groups], of Winograd that transforms it itself alone
+  bool w_channels_last;  // w is [K, R, S, C / groups], where the algorithm transforms it itself
 };
 
 // What makes an input gradient a transposed convolution's output: y [N, C, H, W] = act(dx + bias).
@@ -55,7 +55,7 @@ struct ConvBackwardTensors {
   // is not finite reaches elements of dw that it has nothing to do with.
   bool* dw_spoilt;
   const ConvTransposed* transposed;  // or null: dx is a gradient
-  bool w_channels_last;              // w and dw are [K, R, S, C / groups], of Winograd alone
+  bool w_channels_last;  // w and dw are [K, R, S, C / groups], where it transforms w itself
 };
 
 // The kernels of one algorithm. `forward` and `backward` give false where scratch memory could not
@@ -73,7 +73,7 @@ struct ConvKernels {
   bool (*prepare)(const ConvActPool2dProblem& problem, const void* w, void* prepared, int threads);
   // The transposed convolution, whose problem is that of the convolution that it is the adjoint of,
   // without activation and pooling: dx alone, `tensors.transposed` given. `refusal` of a backward
-  // speaks for it too. Then its weights, as above.
+  // speaks for it too, but where there is a `transposed_refusal`. Then its weights, as above.
   bool (*transposed)(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                      int threads);
   int64_t (*transposed_size)(const ConvActPool2dProblem& problem);
@@ -82,6 +82,7 @@ struct ConvKernels {
   // Of an algorithm that wants its weights transformed, or null: whether `forward` does it itself,
   // and no slower, where `tensors.prepared` is null.
   bool (*transforms_weights)(const ConvActPool2dProblem& problem, int threads) = nullptr;
+  const char* (*transposed_refusal)(const ConvActPool2dProblem& problem) = nullptr;
 };
 
 // -1 where the name is unknown.

@@ -213,10 +213,10 @@ const char* depthwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
   if (p.groups != p.in_channels) {
     const int group = group_size(p);
-    if (kV < 8 || p.pool.channels != p.in_channels || kV % group != 0 || !is_square(p) ||
+    if (kV < 8 || p.pool.channels != p.in_channels || 8 % group != 0 || !is_square(p) ||
         p.kernel_width != kTaps) {
-      return "takes as many groups as input channels, or 3x3 groups of as many filters as channels "
-             "that fit a vector of at least 8";
+      return "takes as many groups as input channels, or 3x3 groups of 2, 4 or 8 channels with as "
+             "many filters, in vectors of at least 8";
     }
     if (backward) return "takes groups of one channel in backward";
   }

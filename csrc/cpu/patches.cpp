@@ -267,7 +267,7 @@ bool covers(int64_t pixels, int64_t kernel, int64_t stride, int64_t pad, int64_t
 
 }  // namespace
 
-const char* patches_refusal(const ConvActPool2dProblem& p, bool) {
+const char* patches_transposed_refusal(const ConvActPool2dProblem& p) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
   if (p.groups != 1) return "takes one group alone";
   if (p.dilation_height != 1 || p.dilation_width != 1) return "takes dilation 1 alone";

@@ -20,7 +20,8 @@ void pointwise_tile(const PointwiseTile& tile) {
   const float* a = tile.a;
   const float* b = tile.b;
   const float* ahead = tile.ahead;
-  for (int64_t left = tile.channels; left > 0; left -= kV, a += kRows * kV, b += kV * kTileLanes) {
+  int64_t left = tile.channels;
+  for (int64_t runs = tile.runs; runs > 0; a += kRows * kV) {
     const int64_t lanes = left < kV ? left : kV;
     for (int i = 0; i < tile.ahead_count; ++i, ahead += tile.ahead_step) {
       __builtin_prefetch(ahead + 15, 0, 2);
@@ -42,6 +43,12 @@ void pointwise_tile(const PointwiseTile& tile) {
       for (int64_t c = 0; c < kV; ++c) add_channel(c);
     } else {
       for (int64_t c = 0; c < lanes; ++c) add_channel(c);
+    }
+    b += lanes * kTileLanes;
+    left -= lanes;
+    if (left == 0) {
+      left = tile.channels;
+      --runs;
     }
   }
   const bool whole = tile.columns == kVectors * kV;

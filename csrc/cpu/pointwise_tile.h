@@ -1,5 +1,5 @@
-// The inner product of a 1x1 convolution with bias, activation and stores behind it: a few rows by
-// two vectors of columns, all sums in registers.
+// The inner product of a 1x1 convolution, or of one whose patches are packed, with bias, activation
+// and stores behind it: a few rows by two vectors of columns, all sums in registers.
 //
 // Rows are pixels and columns output channels where y is NHWC, and the other way round where it is
 // NCHW: the columns lie side by side in y.
@@ -14,9 +14,10 @@ namespace CMF_ISA {
 constexpr int kTileLanes = kGemmVectors * kLanes<float>;  // columns of a whole tile
 
 struct PointwiseTile {
-  const float* a;         // [C / kLanes][rows][kLanes]: a row's values are broadcast
-  const float* b;         // [C][kTileLanes]
+  const float* a;         // [runs][C / kLanes][rows][kLanes]: a row's values are broadcast
+  const float* b;         // [runs][C][kTileLanes]
   int64_t channels;       // C
+  int64_t runs = 1;       // of channels, each filled up to whole vectors in a
   const float* row_bias;  // [rows], or null for
   const float* bias;      // [vectors · kLanes]: of the columns
   float* y;

@@ -49,7 +49,9 @@ class Case {
   }
 
   void run() const {
-    CHECK_THAT(conv_.refusal(p_, true) == nullptr, "refused: %s", conv_.refusal(p_, true));
+    const char* refusal =
+        conv_.transposed_refusal ? conv_.transposed_refusal(p_) : conv_.refusal(p_, true);
+    CHECK_THAT(refusal == nullptr, "refused: %s", refusal);
     const std::vector<double> expected = naive();
     const std::vector<float> fresh = transposed(nullptr, 1);
     double scale = 1, worst = 0;

@@ -1,4 +1,4 @@
-// The 1x1 convolution of every instruction set against a naive one.
+// The 1x1 convolution, and that of packed patches, of every instruction set against a naive one.
 #if !defined(CMF_ISA)
 #define CMF_ISA baseline
 #endif
@@ -17,6 +17,12 @@ void test_pointwise(const KernelTable& kernels) {
       {1, 36, 9, 12, 65, 1, 1, 2, 0, 1, 1}, {3, 16, 5, 5, 32, 1, 1, 1, 0, 1, 1},
       {1, 70, 2, 40, 15, 1, 1, 1, 0, 1, 1}, {1, 64, 20, 21, 48, 1, 1, 1, 0, 1, 1},
   };
+  const ConvShape patches[] = {
+      {2, 17, 6, 7, 33, 3, 3, 1, 1},   {1, 5, 3, 2, 3, 2, 2, 1, 1},
+      {1, 36, 9, 12, 65, 2, 2, 2, 0},  {3, 16, 5, 17, 32, 1, 7, 1, 3},
+      {1, 3, 16, 33, 15, 8, 16, 8, 4}, {1, 70, 9, 9, 48, 3, 3, 1, 3, 3},
+      {2, 6, 11, 10, 20, 4, 5, 3, 4},
+  };
   const ConvAfter afters[] = {
       {int32_t(Activation::kRelu), 0, Pool::kNone, 1, 1},
       {int32_t(Activation::kLeakyRelu), 0.25, Pool::kNone, 1, 1},
@@ -24,14 +30,15 @@ void test_pointwise(const KernelTable& kernels) {
       {int32_t(Activation::kRelu), 0, Pool::kMax, 2, 2},
       {int32_t(Activation::kRelu), 0, Pool::kAvg, 2, 1},
   };
-  for (const ConvShape& shape : shapes) {
+  const auto check = [&](ConvAlgorithm algorithm, const ConvShape& shape) {
     for (const ConvAfter& after : afters) {
       for (int formats = 0; formats < 4; ++formats) {
-        ConvCase(kernels, ConvAlgorithm::kPointwise, shape, after, formats & 1, formats & 2)
-            .check_forward();
+        ConvCase(kernels, algorithm, shape, after, formats & 1, formats & 2).check_forward();
       }
     }
-  }
+  };
+  for (const ConvShape& shape : shapes) check(ConvAlgorithm::kPointwise, shape);
+  for (const ConvShape& shape : patches) check(ConvAlgorithm::kPatches, shape);
 }
 
 }  // namespace test

@@ -15,7 +15,7 @@ from torch import Tensor
 from ... import native
 from ..memory import fresh
 from . import cpu, cpu_weights, filter_format
-from .arguments import Conv2d, Pool2d
+from .arguments import NOTHING_FOLLOWS, Conv2d, Pool2d
 from .kernels import launch_for
 from .memory_format import as_format, dense_strides
 from .native_problem import native_conv_problem
@@ -29,7 +29,7 @@ _FAR_WEIGHTS = 16 << 20  # bytes
 
 def _reads_channels_last(algorithm: str, w: Tensor) -> bool:
     """Whether the algorithm's kernels take `w`, whose format is channels_last, as it is."""
-    return algorithm == "winograd" and filter_format.is_channels_last(w)
+    return algorithm in ("winograd", "patches") and filter_format.is_channels_last(w)
 
 
 class ConvLaunch:
@@ -81,6 +81,7 @@ class ConvLaunch:
             "winograd": (w_shape, conv.stride),
             "winograd_f6": (w_shape,),
             "implicit_gemm": (w_shape, conv.dilation),
+            "patches": (w_shape, conv.dilation, x_channels_last),
             "pointwise": (
                 w_shape,
                 z_shape[2:],
@@ -90,6 +91,13 @@ class ConvLaunch:
             ),
         }
         self.prepared_sizes: dict[tuple[str, bool, int], int] = {}
+
+    def alone(self) -> ConvLaunch | None:
+        """The convolution's own gradients, channels_last; None where "patches" can't take them."""
+        launch = self.pool_launch
+        shapes = self.x_shape, self.w_shape, launch.x_shape
+        alone = ConvLaunch(*shapes, launch.dtype, self.conv, NOTHING_FOLLOWS, True, True)
+        return None if alone.refusal("patches", backward=True) else alone
 
     def refusal(self, algorithm: str, backward: bool = False) -> str:
         """Why `algorithm` can't take this problem; "" where it can."""
@@ -265,7 +273,7 @@ class FusedConv2d:
     """One convolution with what follows it, by one algorithm (kernels.NativeConv)."""
 
     backend = "cpu"
-    __slots__ = ("algorithm", "conv", "gradients", "launch", "pool", "weight_gradients")
+    __slots__ = ("algorithm", "conv", "dense", "gradients", "launch", "pool", "weight_gradients")
 
     def __init__(
         self,
@@ -284,13 +292,17 @@ class FusedConv2d:
         self.launch = launch
         self.conv = conv
         self.pool = pool
-        # whose backward runs; "" is PyTorch's convolution
-        candidates = ["few_channels", algorithm]
+        # whose backward runs; "" is the dense gradient's
+        candidates = [algorithm] if algorithm == "patches" else ["few_channels", algorithm]
         candidates += ["pointwise"] if algorithm == "implicit_gemm" else []
-        candidates += ["winograd"] if winograd else []
+        candidates += ["winograd"] if winograd and algorithm != "patches" else []
         takes = (name for name in candidates if not launch.refusal(name, backward=True))
         self.gradients = next(takes, "")
         self.weight_gradients = self.gradients  # whose dw and dbias
+        # the gradients from that of the convolution's output; None = PyTorch's convolution
+        self.dense = None
+        if algorithm == "patches" and not self.gradients:
+            self.dense = launch.alone()
         if winograd and merged and not launch.refusal("winograd", backward=True):
             self.weight_gradients = "winograd"
 
@@ -343,4 +355,12 @@ class FusedConv2d:
         )
         if dz is None:
             return None, None, dbias
-        return *self.launch.convolution_backward(dz, x, w, need_dx, need_dw), dbias
+        if self.dense is None or not dz.shape[0]:
+            return *self.launch.convolution_backward(dz, x, w, need_dx, need_dw), dbias
+        dz, x = filter_format.channels_last(dz), filter_format.channels_last(x)
+        dx, dw, _ = self.dense.backward(
+            "patches", dz, None, None, x, w, None, need_dx, need_dw, False
+        )
+        if dx is not None and not self.launch.x_channels_last:
+            dx = filter_format.contiguous(dx)
+        return dx, dw, dbias

@@ -1,4 +1,4 @@
-"""Filters [K, C, R, S] from one memory format to the other, by the native module.
+"""Filters [K, C, R, S] from one memory format to the other, by the native module, and images.
 
 PyTorch's copies between them are element by element. Where an algorithm reads contiguous filters
 alone, training takes three a step and layer whose weight is channels_last: for the forward, for the
@@ -23,6 +23,19 @@ def contiguous(w: Tensor) -> Tensor:
     dense = w.new_empty(w.shape)
     _transpose(w, dense, filters, height * width, channels)
     return dense
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`x` in channels_last format; itself where it is."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x
+    batch, channels, height, width = x.shape
+    strides = (height * width * channels, 1, width * channels, channels)
+    if not x.is_contiguous() or not _transposable(x, strides):
+        return x.contiguous(memory_format=torch.channels_last)
+    target = x.new_empty_strided(x.shape, strides)
+    _transpose(x, target, batch, channels, height * width)
+    return target
 
 
 def is_channels_last(w: Tensor) -> bool:

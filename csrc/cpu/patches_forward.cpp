@@ -1,0 +1,63 @@
+// The convolution as a product of matrices: its patches of x, packed a few rows at a time, times
+// its filters, with bias and activation in registers. The matrix of all patches never exists.
+#include "cpu/patches.h"
+#include "cpu/patches_pack.h"
+#include "cpu/row_products.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+// Of packed patches: every panel of filters reads them again, and they are read slower than the
+// panel is.
+constexpr int64_t kPackedBytes = INT64_C(1) << 19;
+constexpr int64_t kLongestPatch = INT64_C(1) << 22;  // floats
+
+}  // namespace
+
+const char* patches_refusal(const ConvActPool2dProblem& p, bool backward) {
+  if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
+  if (p.groups != 1) return "takes one group alone";
+  if (p.pool.index_itemsize > 1) return "takes max pooling windows of up to 255 elements";
+  if (PatchRuns(p).step() > kLongestPatch) return "takes smaller filters";
+  if (!backward) return nullptr;
+  if (p.pool.pool != Pool::kNone || p.pool.saved != Saved::kNothing) {
+    return "takes the gradient of the convolution's output";
+  }
+  if (!p.x_channels_last || !p.pool.channels_last) return "takes channels_last tensors alone";
+  const bool strided = p.stride_height != 1 || p.stride_width != 1;
+  if (strided && (p.dilation_height != 1 || p.dilation_width != 1)) {
+    return "takes a stride or a dilation, not both";
+  }
+  return nullptr;
+}
+
+bool patches_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& given, int threads) {
+  ConvForwardTensors t = given;
+  Scratch<float> packed;
+  if (!t.prepared) {
+    if (!packed.allocate(patches_prepared_size(p))) return false;
+    pack_patch_filters(p, static_cast<const float*>(t.w), t.w_channels_last, packed.data, threads);
+    t.prepared = packed.data;
+  }
+  const PatchRuns runs(p);
+  const Patches patches(p, static_cast<const float*>(t.x));
+  const RowLength length = {runs.count, runs.channels, kPackedBytes};
+  return RowProducts(p, t, patches, length, threads).run();
+}
+
+int64_t patches_prepared_size(const ConvActPool2dProblem& p) {
+  return round_up(p.pool.channels, kTileLanes) * p.in_channels * p.kernel_height * p.kernel_width;
+}
+
+bool patches_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {
+  pack_patch_filters(p, static_cast<const float*>(w), false, static_cast<float*>(prepared),
+                     threads);
+  return true;
+}
+
+// In a training step they are made anew at every call, by the caller or here.
+bool patches_transforms_weights(const ConvActPool2dProblem&, int) { return true; }
+
+}  // namespace CMF_ISA
+}  // namespace cmf

@@ -1,0 +1,189 @@
+#include "cpu/row_products.h"
+
+#include "cpu/pooled_bands.h"
+
+namespace cmf {
+namespace CMF_ISA {
+namespace {
+
+constexpr int kV = kLanes<float>;
+constexpr int64_t kLargeBytes = INT64_C(1) << 23;
+constexpr int64_t kMostTiles = 8;  // of rows that are packed together
+constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
+
+}  // namespace
+
+int product_threads(const ConvActPool2dProblem& p, int64_t depth, int threads) {
+  const int64_t products = p.pool.batch * p.pool.height * p.pool.width * p.pool.channels * depth;
+  return static_cast<int>(most(1, least(threads, products / kProductsPerThread)));
+}
+
+bool stores_past_caches(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int64_t run,
+                        int64_t pixel) {
+  return quick_activation(p.pool).kind != QuickActivation::kAfterwards && run % kLineFloats == 0 &&
+         pixel % kLineFloats == 0 && reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
+         p.pool.batch * p.pool.height * p.pool.width * p.pool.channels * 4 > kLargeBytes;
+}
+
+RowProducts::RowProducts(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
+                         const RowSource& source, const RowLength& length, int threads,
+                         const PixelSteps* steps)
+    : p_(p),
+      t_(t),
+      source_(source),
+      length_(length),
+      step_(length.step()),
+      panels_(divide_up(p.pool.channels, kTileLanes)),
+      quick_(quick_activation(p.pool)),
+      afterwards_(quick_.kind == QuickActivation::kAfterwards),
+      pixel_(y_pixel(p.pool, t)),
+      past_caches_(stores_past_caches(p, t, p.pool.channels, pixel_)),
+      threads_(product_threads(p, length.depth(), threads)),
+      steps_(steps) {
+  if (steps) past_caches_ = false;
+}
+
+bool RowProducts::run() {
+  if (!bias_.allocate(panels_ * kTileLanes)) return false;
+  const float* bias = static_cast<const float*>(t_.bias);
+  for (int64_t k = 0; k < panels_ * kTileLanes; ++k) {
+    bias_.data[k] = bias && k < p_.pool.channels ? bias[k] : 0.0f;
+  }
+  return p_.pool.pool == Pool::kNone && p_.pool.channels_last ? run_pixels() : run_bands();
+}
+
+// Tiles of packed pixels by panels: the first one's columns go to y. `ahead`: what will be packed
+// next, or null.
+void RowProducts::multiply(const float* packed, Range pixels, Range panels, float* y, int64_t y_row,
+                           QuickActivation act, bool past_caches, const float* ahead) const {
+  PointwiseTile tile;
+  tile.ahead_step = 32;
+  tile.channels = length_.channels;
+  tile.row_bias = nullptr;
+  alignas(64) float apart[kGemmRows * kTileLanes];
+  tile.y_row = steps_ ? kTileLanes : y_row;
+  tile.act = act;
+  tile.past_caches = past_caches;
+  const TileRows rows = {pixels.last - pixels.first};
+  const int64_t run = round_up(length_.channels, kV);
+  for (int64_t panel = panels.first; panel < panels.last; ++panel) {
+    tile.columns = static_cast<int>(least(p_.pool.channels - panel * kTileLanes, kTileLanes));
+    const float* filters =
+        static_cast<const float*>(t_.prepared) + panel * kTileLanes * length_.depth();
+    tile.bias = bias_.data + panel * kTileLanes;
+    for (int i = 0; i < rows.tiles(); ++i) {
+      const Range part = rows.tile(i);
+      const int64_t count = part.last - part.first;
+      const Range runs = source_.runs(Range{pixels.first + part.first, pixels.first + part.last});
+      tile.runs = runs.last - runs.first;
+      tile.a = packed + part.first * step_ + runs.first * run * count;
+      tile.b = filters + runs.first * length_.channels * kTileLanes;
+      tile.y = y + part.first * y_row + (panel - panels.first) * kTileLanes;
+      if (steps_) tile.y = apart;
+      // one tile's pixels are as long as the next one's
+      tile.ahead = ahead + part.first * p_.in_channels;
+      tile.ahead_count = ahead && panel == panels.first ? static_cast<int>(count + 1) / 2 : 0;
+      pointwise_kernel_for(static_cast<int>(count), tile.columns > kV ? 2 : 1)(tile);
+      if (steps_) spread(tile, Range{pixels.first + part.first, pixels.first + part.last}, panel);
+    }
+  }
+}
+
+// A tile's pixels, to where they belong.
+void RowProducts::spread(const PointwiseTile& tile, Range pixels, int64_t panel) const {
+  const ActPool2dProblem& pool = p_.pool;
+  int64_t column = pixels.first % pool.width;
+  int64_t row = pixels.first / pool.width % pool.height;
+  int64_t n = pixels.first / pool.width / pool.height;
+  float* y = static_cast<float*>(t_.y) + panel * kTileLanes;
+  for (int64_t i = 0; i < pixels.last - pixels.first; ++i) {
+    float* target = y + n * steps_->image + row * steps_->row + column * steps_->column;
+    const float* source = tile.y + i * kTileLanes;
+    for (int c = 0; c < tile.columns; c += kV) {
+      store_lanes<float>(target + c, load<float>(source + c),
+                         tile.columns - c < kV ? tile.columns - c : kV);
+    }
+    if (++column < pool.width) continue;
+    column = 0;
+    if (++row < pool.height) continue;
+    row = 0;
+    ++n;
+  }
+}
+
+// NHWC y without a pooling: chunks of all images' pixels.
+bool RowProducts::run_pixels() const {
+  const ActPool2dProblem& pool = p_.pool;
+  const int64_t pixels = pool.batch * pool.height * pool.width;
+  const int64_t tiles = length_.packed_bytes / (step_ * 4) / kGemmRows;
+  const int64_t chunk_pixels = most(1, least(tiles, kMostTiles)) * kGemmRows;
+  const int chunks = static_cast<int>(divide_up(pixels, chunk_pixels));
+  const int64_t cuts = cuts_of(chunks, panels_, threads_);
+  const bool plain = length_.runs == 1 && p_.x_channels_last;
+  return in_parallel(chunks * cuts, threads_, [&](Range units) {
+    Scratch<float> packed, scratch;
+    if (!packed.allocate(chunk_pixels * step_) ||
+        !scratch.allocate(source_.scratch_floats(chunk_pixels))) {
+      return false;
+    }
+    for (int64_t unit = units.first; unit < units.last; ++unit) {
+      const Range chunk = part_of(pixels, static_cast<int>(unit / cuts), chunks);
+      const Range panels = part_of(panels_, static_cast<int>(unit % cuts), static_cast<int>(cuts));
+      source_.pack(chunk, scratch.data, packed.data);
+      const int64_t first = panels.first * kTileLanes;
+      float* y = static_cast<float*>(t_.y) + chunk.first * pixel_ + first;
+      const int64_t count = chunk.last - chunk.first;
+      multiply(packed.data, chunk, panels, y, pixel_, afterwards_ ? no_activation() : quick_,
+               past_caches_,
+               plain && unit + 1 < units.last
+                   ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
+                   : nullptr);
+      if (!afterwards_) continue;
+      const int64_t last = least(panels.last * kTileLanes, pool.channels);
+      for (int64_t i = 0; i < count; ++i) {
+        float* row = y + i * pixel_;
+        activate_row(pool, row, RowBias<float>{-0.0f, nullptr}, row, last - first);
+      }
+    }
+    if (past_caches_) fence_streams();
+    return true;
+  });
+}
+
+// All else: bands of kTileLanes filters.
+bool RowProducts::run_bands() const {
+  const ActPool2dProblem& pool = p_.pool;
+  const int64_t packed_as_band = step_ * kBandBytes / length_.packed_bytes;
+  const PooledBands bands(pool, pool.width * most(kTileLanes, packed_as_band) * 4);
+  const int64_t most_pixels = bands.most * pool.width;
+  const int64_t cuts = cuts_of(pool.batch * bands.count, panels_, threads_);
+  return in_parallel(pool.batch * bands.count * cuts, threads_, [&](Range units) {
+    Scratch<float> packed, scratch;
+    BandEpilogue epilogue(pool, kTileLanes, bands.rows);
+    if (!packed.allocate(most_pixels * (step_ + kTileLanes)) ||
+        !scratch.allocate(source_.scratch_floats(most_pixels)) || !epilogue.prepare()) {
+      return false;
+    }
+    float* z = packed.data + most_pixels * step_;
+    for (int64_t i = 0; i < most_pixels * kTileLanes; ++i) z[i] = 0.0f;
+    for (int64_t unit = units.first; unit < units.last; ++unit) {
+      const int64_t n = unit / cuts / bands.count;
+      const int64_t index = unit / cuts % bands.count;
+      const Range panels = part_of(panels_, static_cast<int>(unit % cuts), static_cast<int>(cuts));
+      const Range rows = band_rows(pool, band_of(pool, bands, n, index, 0, kTileLanes));
+      const int64_t first = n * pool.height;
+      const Range pixels = {(first + rows.first) * pool.width, (first + rows.last) * pool.width};
+      source_.pack(pixels, scratch.data, packed.data);
+      for (int64_t panel = panels.first; panel < panels.last; ++panel) {
+        multiply(packed.data, pixels, Range{panel, panel + 1}, z, kTileLanes, no_activation(),
+                 false, nullptr);
+        epilogue.pool(z, rows.first, band_of(pool, bands, n, index, panel * kTileLanes, kTileLanes),
+                      t_);
+      }
+    }
+    return true;
+  });
+}
+
+}  // namespace CMF_ISA
+}  // namespace cmf

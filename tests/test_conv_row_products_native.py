@@ -1,0 +1,221 @@
+"""The native convolutions of packed pixels and of packed patches: exact cases bit by bit, others
+against float64."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from .conv_native_launch import (
+    FORMAT_IDS,
+    FORMATS,
+    NEEDS_NATIVE,
+    After,
+    Case,
+    Geometry,
+    as_format,
+    assert_same,
+    fits,
+    threads,
+)
+from .tolerances import VALUES, assert_within
+
+pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
+
+
+def pointwise(
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    filters: int,
+    stride: tuple[int, int] = (1, 1),
+) -> Geometry:
+    return Geometry(batch, channels, filters, size, (1, 1), stride)
+
+
+# one and two vectors of every instruction set and their neighbours, for channels, filters and
+# pixels; images that fill no tile, and tiles across several images
+POINTWISE = [
+    pointwise(2, 16, (9, 9), 16),
+    pointwise(1, 5, (3, 2), 3),
+    pointwise(3, 37, (6, 7), 33),
+    pointwise(1, 48, (11, 17), 31, stride=(2, 2)),
+    pointwise(2, 17, (12, 5), 65, stride=(1, 3)),
+    pointwise(1, 3, (20, 21), 48),
+    pointwise(2, 130, (7, 7), 20),
+    pointwise(1, 1, (5, 40), 17),
+    pointwise(1, 64, (3, 3), 100),
+    pointwise(4, 33, (1, 1), 40),
+    pointwise(1, 20, (4, 300), 1),
+]
+# runs of taps, and taps apart; borders that cut runs anywhere; strides below and above the kernel
+PATCHES = [
+    Geometry(2, 16, 33, (9, 8), (3, 3), padding=(1, 1)),
+    Geometry(1, 5, 3, (6, 7), (2, 3), (1, 2), (1, 2)),
+    Geometry(3, 3, 40, (16, 24), (8, 8), (8, 8)),
+    Geometry(1, 7, 31, (11, 13), (3, 3), (2, 2), (1, 1), (2, 3)),
+    Geometry(2, 24, 65, (5, 17), (1, 7), padding=(0, 3)),
+    Geometry(2, 3, 33, (6, 150), (2, 16), (2, 5), (1, 3)),  # rows of taps fill a vector
+    Geometry(1, 5, 20, (11, 13), (3, 9), padding=(2, 4), dilation=(2, 1)),
+    Geometry(1, 130, 20, (7, 7), (3, 2), (2, 1), (1, 0)),
+    Geometry(2, 1, 17, (12, 9), (5, 5), (3, 1), (2, 4)),
+    Geometry(1, 20, 1, (4, 3), (4, 5), padding=(3, 4)),  # every patch is cut
+    Geometry(1, 6, 36, (5, 6), (2, 2), (4, 3), (3, 3)),  # patches of padding alone
+    Geometry(2, 33, 48, (9, 9), (3, 3), padding=(4, 4), dilation=(4, 4)),
+    pointwise(2, 37, (6, 7), 33, stride=(2, 1)),
+]
+ALL = [("pointwise", geometry) for geometry in POINTWISE]
+ALL += [("patches", geometry) for geometry in PATCHES]
+each = pytest.mark.parametrize(
+    ("algorithm", "geometry"), ALL, ids=[f"{name}-{geometry}" for name, geometry in ALL]
+)
+AFTER = [
+    After("identity"),
+    After("relu"),
+    After("leaky_relu", 0.25),
+    After("silu"),
+    After("relu", pool="max", size=2),
+    After("tanh", pool="max", size=(3, 2), stride=(2, 1), padding=1),
+    After("gelu", pool="max", size=2, ceil_mode=True),
+    After("leaky_relu", 0.25, pool="avg", size=2, padding=1, count_include_pad=False),
+    After("relu6", pool="avg", size=3, stride=2),
+]
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
+@each
+def test_exact_cases_have_the_bits_of_the_unfused(
+    algorithm: str, geometry: Geometry, formats: tuple[bool, bool]
+) -> None:
+    tried = 0
+    for after in AFTER:
+        if not fits(algorithm, geometry, after):
+            continue
+        for save in (False, True):
+            case = Case(algorithm, geometry, after, formats, exact=True, bias=save)
+            for ours, theirs in zip(case.forward(save), case.unfused(save), strict=True):
+                assert_same(ours, theirs)
+        tried += 1
+    assert tried >= 4
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
+@each
+def test_matches_float64_and_touches_nothing_else(
+    algorithm: str, geometry: Geometry, formats: tuple[bool, bool]
+) -> None:
+    for after in AFTER[:5]:
+        if fits(algorithm, geometry, after):
+            case = Case(algorithm, geometry, after, formats)
+            assert_within(case.guarded_forward(), case.reference(), VALUES[torch.float32])
+
+
+def test_the_average_of_whole_planes() -> None:
+    after = After("relu", pool="avg", size=13, stride=13)
+    for formats in FORMATS:
+        case = Case("pointwise", pointwise(2, 96, (13, 13), 70), after, formats)
+        assert_within(case.guarded_forward(), case.reference(), VALUES[torch.float32])
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
+def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -> None:
+    for algorithm, geometry in (
+        ("pointwise", pointwise(3, 68, (37, 25), 100)),
+        ("pointwise", pointwise(1, 300, (5, 7), 500)),
+        ("patches", Geometry(3, 40, 70, (37, 25), (3, 3), (2, 2), (1, 1))),
+        ("patches", Geometry(1, 100, 300, (5, 7), (3, 3), padding=(1, 1))),
+    ):
+        for after in AFTER[1:5]:
+            case = Case(algorithm, geometry, after, formats)
+            results = []
+            for count in (1, 2, 5):
+                with threads(count):
+                    results.append(case.forward()[0])
+            assert torch.equal(results[0], results[1])
+            assert torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
+def test_any_number_of_threads_prepares_the_same_weights(formats: tuple[bool, bool]) -> None:
+    for algorithm, geometry in (
+        ("pointwise", pointwise(2, 300, (9, 10), 333)),
+        ("patches", Geometry(2, 50, 333, (9, 10), (3, 2))),
+    ):
+        case = Case(algorithm, geometry, AFTER[1], formats)
+        results = []
+        for count in (1, 3):
+            with threads(count):
+                prepared = case.launch.prepare(algorithm, case.w.clone(), keep=True)
+                assert prepared is not None
+                results.append(prepared.clone())
+        size = case.launch.prepared_size(algorithm, keep=True)
+        assert torch.equal(results[0][:size], results[1][:size])
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
+def test_weights_that_are_not_kept_give_the_same(formats: tuple[bool, bool]) -> None:
+    for geometry in PATCHES[4:6]:
+        case = Case("patches", geometry, AFTER[1], formats)
+        kept, _, _ = case.forward()
+        for w in (case.w, as_format(case.w, True)):
+            operands = "patches", case.x, w, case.bias, False
+            assert torch.equal(case.launch.forward(*operands, keep=False)[0], kept)
+
+
+def test_weights_that_are_kept_fit_every_call_on_them() -> None:
+    for algorithm, kernel in (("pointwise", (1, 1)), ("patches", (2, 3)), ("patches", (1, 8))):
+        w = torch.randn(40, 40, *kernel)
+        for after, formats in itertools.product((AFTER[1], AFTER[4]), FORMATS * 2):
+            case = Case(algorithm, Geometry(1, 40, 40, (6, 11), kernel), after, formats)
+            case.w = w
+            assert_within(case.forward()[0], case.reference(), VALUES[torch.float32])
+
+
+@pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
+def test_nan_and_infinity_reach_what_they_reach(formats: tuple[bool, bool]) -> None:
+    one, three = pointwise(1, 18, (12, 11), 37), Geometry(1, 18, 37, (12, 11), (3, 3))
+    both = ("pointwise", one), ("patches", dataclasses.replace(three, padding=(1, 1)))
+    for after, (algorithm, geometry) in itertools.product(AFTER, both):
+        case = Case(algorithm, geometry, after, formats, exact=True)
+        case.x[0, 3, 4, 5] = float("nan")
+        case.x[0, 4, 0, 10] = float("inf")
+        case.x[0, 17, 11, 7] = -float("inf")
+        for ours, theirs in zip(case.forward(True), case.unfused(True), strict=True):
+            assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("algorithm", ["pointwise", "patches"])
+def test_large_outputs_are_stored_another_way(algorithm: str, channels_last: bool) -> None:
+    geometry = pointwise(2, 16, (144, 128), 64)
+    case = Case(algorithm, geometry, After("relu"), (channels_last, channels_last))
+    assert_within(case.forward()[0], case.reference(), VALUES[torch.float32])
+
+
+@pytest.mark.parametrize("algorithm", ["pointwise", "patches"])
+def test_an_empty_batch(algorithm: str) -> None:
+    case = Case(algorithm, dataclasses.replace(pointwise(1, 4, (5, 5), 6), batch=0), After())
+    assert case.forward()[0].shape == (0, 6, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "geometry", "after", "reason"),
+    [
+        ("pointwise", Geometry(1, 4, 4, (5, 5), (1, 1), groups=2), After(), "group"),
+        ("pointwise", Geometry(1, 4, 4, (5, 5), (3, 3)), After(), "1x1"),
+        ("pointwise", Geometry(1, 4, 4, (5, 5), (1, 1), padding=(1, 1)), After(), "padding"),
+        ("pointwise", pointwise(1, 4, (20, 20), 4), After(pool="max", size=16), "255"),
+        ("patches", Geometry(1, 4, 4, (5, 5), (3, 3), groups=2), After(), "group"),
+        ("patches", pointwise(1, 4, (20, 20), 4), After(pool="max", size=16), "255"),
+        ("patches", Geometry(1, 8192, 1, (32, 32), (32, 32)), After(), "smaller filters"),
+    ],
+    ids=["groups", "kernel", "padding", "window", "groups of patches", "their window", "long"],
+)
+def test_refuses(algorithm: str, geometry: Geometry, after: After, reason: str) -> None:
+    case = Case(algorithm, geometry, after)
+    assert reason in case.launch.refusal(algorithm)
+    with pytest.raises(ValueError, match=reason):
+        case.forward()
