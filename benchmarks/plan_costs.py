@@ -1,11 +1,11 @@
-"""How well the plan's model of Winograd's cost chooses on this machine.
+"""How well the plan's model of what convolutions cost chooses on this machine.
 
     python -m benchmarks.plan_costs --threads 2 --seconds 200
 
-Layers drawn at random run by Winograd and by PyTorch's convolution with the fused epilogue, in
-inference and in a training step. Lost is what the plan's choice takes beyond the better of the two,
-on average over the layers; the rows are the layers that lose most. The constants of `winograd_cost`
-were found from what `--out` writes.
+Layers drawn at random run by Winograd, by products of patches and by PyTorch's convolution with the
+fused epilogue, in inference and in a training step. Lost is what the plan's choice takes beyond the
+best of the three, on average over the layers; the rows are the layers that lose most. The constants
+of `conv_cost` were found from what `--out` writes.
 """
 
 from __future__ import annotations
@@ -25,8 +25,13 @@ import torch
 
 import crossmedia_fast as cmf
 from crossmedia_fast.ops.conv_act_pool import prepared
-from crossmedia_fast.ops.conv_act_pool.cpu_choice import winograd_costs
-from crossmedia_fast.ops.conv_act_pool.winograd_cost import winograd_gain
+from crossmedia_fast.ops.conv_act_pool.conv_cost import (
+    Sizes,
+    direct_work,
+    patches_work,
+    winograd_work,
+)
+from crossmedia_fast.ops.conv_act_pool.cpu_choice import conv_costs
 
 from . import timing
 
@@ -36,7 +41,7 @@ CHANNELS = (9, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 SIZES = (4, 7, 8, 10, 14, 16, 20, 28, 32, 56, 64)
 LEAST_WORK, MOST_WORK = 2e5, 1.5e9  # multiply-adds: neither overhead alone nor seconds
 MODES = ("inference", "training")
-ALGORITHMS = ("winograd", "epilogue")
+ALGORITHMS = ("winograd", "patches", "epilogue")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +67,20 @@ class Layer:
         taps = self.channels * self.kernel**2
         return self.batch * self.conv_size**2 * self.filters * taps
 
-    def gain(self, kept: bool) -> float:
+    def work_of(self, algorithm: str, mode: str) -> float:
         """The model's word."""
-        x = (self.batch, self.channels, self.size, self.size)
-        w = (self.filters, self.channels, self.kernel, self.kernel)
-        z = (self.batch, self.filters, self.conv_size, self.conv_size)
-        strides = self.stride, self.stride
-        return winograd_gain(x, w, z, strides, 4, kept, winograd_costs(), self.channels_last)
+        sizes = Sizes(
+            (self.batch, self.channels, self.size, self.size),
+            (self.filters, self.channels, self.kernel, self.kernel),
+            (self.batch, self.filters, self.conv_size, self.conv_size),
+            (self.stride, self.stride),
+            (self.padding, self.padding),
+            x_channels_last=self.channels_last,
+        )
+        kept, costs = mode == "inference", conv_costs()
+        if algorithm == "winograd":
+            return winograd_work(sizes, 4, kept, costs) * costs.least_gain
+        return {"patches": patches_work, "epilogue": direct_work}[algorithm](sizes, kept, costs)
 
 
 def draw(source: random.Random) -> Layer:
@@ -132,9 +144,9 @@ def measure(layer: Layer, seconds: float) -> dict[str, dict[str, float]]:
 
 
 def lost(layer: Layer, times: dict[str, float], mode: str) -> float:
-    """The logarithm of the chosen algorithm's time over the better one's."""
-    takes = layer.gain(mode == "inference") >= winograd_costs().least_gain
-    return math.log(times[ALGORITHMS[0] if takes else ALGORITHMS[1]] / min(times.values()))
+    """The logarithm of the chosen algorithm's time over the best one's."""
+    chosen = min(times, key=lambda name: layer.work_of(name, mode))
+    return math.log(times[chosen] / min(times.values()))
 
 
 def main() -> None:

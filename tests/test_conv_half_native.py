@@ -24,6 +24,7 @@ CASES = {
     "few_channels": ((5, 3, 20, 18), (17, 3, 3, 3), {"padding": 1}),
     "winograd": ((5, 24, 15, 18), (33, 24, 3, 3), {"padding": 1}),
     "pointwise": ((5, 40, 9, 11), (24, 40, 1, 1), {"pool": "none"}),
+    "patches": ((5, 20, 14, 13), (24, 20, 1, 7), {"padding": (0, 3)}),
     "depthwise": ((5, 16, 15, 13), (16, 1, 3, 3), {"padding": 1, "groups": 16, "pool": "none"}),
 }
 DTYPES = (torch.float16, torch.bfloat16)

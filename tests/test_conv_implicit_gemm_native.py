@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 import torch
 
+from crossmedia_fast.ops.conv_act_pool.conv_cost import Sizes
 from crossmedia_fast.ops.conv_act_pool.plan import matrix_unit_gain, why_not_by_cost
 
 from .conv_native_launch import (
@@ -180,9 +181,8 @@ def refusal(
     unit: bool = True,
 ) -> str:
     x_shape, z_shape = (4, w[1], size * stride, size * stride), (4, w[0], size, size)
-    why = why_not_by_cost(
-        x_shape, w, z_shape, (stride, stride), precision, False, False, takes, unit
-    )
+    sizes = Sizes(x_shape, w, z_shape, (stride, stride))
+    why = why_not_by_cost(sizes, precision, False, False, False, takes, unit)
     return why["implicit_gemm"]
 
 

@@ -28,6 +28,7 @@ CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "few_channels": {"kernel": 5, "padding": 2, "in_channels": 3},
     "pointwise": {"kernel": 1, "in_channels": 16},
     "depthwise": {"kernel": 3, "padding": 1, "in_channels": 24, "groups": 24},
+    "patches": {"kernel": 2, "stride": 2, "in_channels": 16},
 }
 
 

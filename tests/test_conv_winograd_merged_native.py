@@ -11,7 +11,7 @@ from torch import Tensor
 import crossmedia_fast as cmf
 from crossmedia_fast import native
 from crossmedia_fast.ops.conv_act_pool import cpu_conv, prepared
-from crossmedia_fast.ops.conv_act_pool.winograd_cost import (
+from crossmedia_fast.ops.conv_act_pool.conv_cost import (
     AVX2,
     AVX512,
     few_channels_gain,

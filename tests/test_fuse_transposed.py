@@ -347,7 +347,7 @@ def test_the_plan_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         some = TransposedLaunch((10, 512, 4, 4), (512, 256, 4, 4), *rest, kept=kept)
         assert some.algorithm == "winograd"
     with pytest.raises(NotImplementedError, match="saves too little"):
-        TransposedLaunch((3, 512, 4, 4), (512, 256, 4, 4), *rest)
+        TransposedLaunch((1, 512, 2, 2), (512, 512, 4, 4), *rest)
     apart: Any = (2, 2), (0, 0), (0, 0)
     for last, kept in ((False, False), (False, True), (True, True)):
         launch = TransposedLaunch((1, 64, 16, 16), (64, 32, 2, 2), *apart, last, kept)
@@ -355,7 +355,7 @@ def test_the_plan_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotImplementedError, match="weights change"):
         TransposedLaunch((1, 64, 16, 16), (64, 32, 2, 2), *apart, True)
     with pytest.raises(NotImplementedError, match="saves too little"):
-        TransposedLaunch((8, 16, 4, 4), (16, 16, 4, 4), *rest)
+        TransposedLaunch((1, 256, 3, 3), (256, 256, 3, 3), *rest)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -7,11 +7,11 @@ import torch
 from ... import native, precision
 from . import cpu_conv, cpu_direct, cpu_half, folding, space_to_batch
 from .arguments import NOTHING_FOLLOWS, Pool2d
+from .conv_cost import AVX2, AVX512, LEAST_GAIN, Costs, Sizes, merged_gradient_gain
 from .cpu_kept_output import KeptOutputConv2d
 from .kernels import Call, NativeConv
 from .memory_format import is_channels_last
 from .plan import CONVOLUTIONS, why_not_by_cost
-from .winograd_cost import AVX2, AVX512, LEAST_GAIN, Costs, merged_gradient_gain
 
 
 def _half_dtype(call: Call) -> torch.dtype | None:
@@ -23,7 +23,7 @@ def _half_dtype(call: Call) -> torch.dtype | None:
     return dtype if call.input.dtype in widened and call.weight.dtype in widened else None
 
 
-def winograd_costs() -> Costs:
+def conv_costs() -> Costs:
     """The costs of this processor's kernels."""
     return AVX512 if native.has_wide_vectors() else AVX2
 
@@ -63,7 +63,7 @@ class Choice:
                 precision.get_conv_precision(),
                 not call.needs_grad,
                 call.forced,
-                winograd_costs(),
+                conv_costs(),
             ),
             **self._convolutions(),
         }
@@ -95,17 +95,22 @@ class Choice:
                         refusals[name] = "keeps no output in half precision for backward"
         if not call.forced:
             no_gain = why_not_by_cost(
-                call.x_shape,
-                call.w_shape,
-                call.z_shape,
-                call.conv.stride,
+                Sizes(
+                    call.x_shape,
+                    call.w_shape,
+                    call.z_shape,
+                    call.conv.stride,
+                    launch.padding,
+                    call.conv.dilation,
+                    x_channels_last,
+                ),
                 precision.get_conv_precision(),
                 call.needs_grad,
+                call.pool.pool != "none",
                 self.pooled_by_twos,
                 [name for name, why in refusals.items() if not why],
                 native.has_matrix_unit(),
-                winograd_costs(),
-                x_channels_last,
+                conv_costs(),
             )
             if self.half is not None:
                 for name in CONVOLUTIONS:

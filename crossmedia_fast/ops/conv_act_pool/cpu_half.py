@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from . import cpu_weights
+from .conv_cost import Sizes, winograd_gain
 from .cpu_conv import FusedConv2d
 from .kernels import Call
 from .memory_format import dense_strides
-from .winograd_cost import winograd_gain
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -59,13 +59,16 @@ def why_not(algorithm: str, dtype: torch.dtype, call: Call) -> str:
     bound = f"is bound by memory, and {dtype} is half of it"
     if algorithm in ("pointwise", "depthwise"):
         return bound
+    if algorithm == "patches":
+        return f"saves no work, and PyTorch has {peak:g} times the peak in {dtype}"
     pooled = call.pool.pool != "none"
     if algorithm == "few_channels":
         return "" if pooled else bound
     if call.x_shape[1] < _FEW_CHANNELS and (call.needs_grad or not pooled):
         return bound
     outputs = 6 if algorithm == "winograd_f6" else 4
-    gain = winograd_gain(call.x_shape, call.w_shape, call.z_shape, call.conv.stride, outputs)
+    sizes = Sizes(call.x_shape, call.w_shape, call.z_shape, call.conv.stride)
+    gain = winograd_gain(sizes, outputs)
     if gain < peak * (_LEAST_GAIN_TRAINING if call.needs_grad else _LEAST_GAIN):
         return (
             f"saves {gain:.2f} times the work, and PyTorch has {peak:g} times the peak in {dtype}"

@@ -7,7 +7,6 @@ SpaceToBatch and BatchToSpace, after which the algorithm is named.)
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -15,23 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .arguments import Conv2d
+from .conv_cost import Costs, Sizes, direct_work, patches_work, winograd_work
 from .memory_format import as_format, is_channels_last
-from .winograd_cost import Costs, winograd_gain
 
 # What moving a value to its phase or from it costs, in multiply-adds.
 _MOVED = 40
 # Operations around the convolution that are worth a call of their own.
 _CALLS = 4_000_000
-_LEAST_GAIN = 1.3
-
-
-def _inside(length: int, dilation: int, padding: int, taps: int, outputs: int) -> float:
-    """The part of an axis's products that are not with padding, which PyTorch's leaves out."""
-    inside = 0
-    for tap in range(taps):
-        first = tap * dilation - padding  # where the first output sees it
-        inside += max(min(length, first + outputs) - max(first, 0), 0)
-    return inside / max(taps * outputs, 1)
+_LEAST_GAIN = 1.2
 
 
 def why_not(
@@ -58,18 +48,15 @@ def why_not(
     if not 2 <= max(w_shape[2:]) <= 5 or 0 in (*x_shape, *w_shape):
         return "takes filters of 2 to 5 taps and what is not empty alone"
     images = x_shape[0] * conv.dilation[0] * conv.dilation[1]
-    sizes = [-(-n // d) for n, d in zip(z_shape[2:], conv.dilation, strict=True)]
-    phases = images, w_shape[0], *sizes
-    gain = winograd_gain((images, *x_shape[1:]), w_shape, phases, (1, 1), 4, kept, costs)
-    filters = math.prod(w_shape)
-    positions = math.prod(phases) // w_shape[0]
-    work = positions * (filters / gain + _MOVED * (w_shape[0] + w_shape[1])) + _CALLS
-    direct = float(math.prod(z_shape) // w_shape[0] * filters)
-    for n, d, p, taps, length in zip(
-        x_shape[2:], conv.dilation, padding, w_shape[2:], z_shape[2:], strict=True
-    ):
-        direct *= _inside(n, d, p, taps, length)
-    gain = direct / max(work, 1)
+    inputs, outputs = (
+        [-(-n // d) for n, d in zip(shape[2:], conv.dilation, strict=True)]
+        for shape in (x_shape, z_shape)
+    )
+    phases = Sizes((images, x_shape[1], *inputs), w_shape, (images, w_shape[0], *outputs), (1, 1))
+    work = winograd_work(phases, 4, kept, costs) + _CALLS
+    work += phases.positions * _MOVED * (w_shape[0] + w_shape[1])
+    whole = Sizes(x_shape, w_shape, z_shape, (1, 1), padding, conv.dilation)
+    gain = min(direct_work(whole, kept, costs), patches_work(whole, kept, costs)) / work
     if gain < _LEAST_GAIN and not forced:
         return f"saves too little: {gain:.2f} times direct convolution's speed"
     return ""

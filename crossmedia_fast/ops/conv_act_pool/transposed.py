@@ -19,10 +19,10 @@ from ... import native, precision
 from ..memory import fresh
 from . import cpu_weights, filter_format
 from .arguments import Conv2d, Pool2d, check_pool
+from .conv_cost import Sizes, winograd_gain
 from .cpu_conv import ConvLaunch
 from .kernels import launch_for
 from .memory_format import as_format, dense_strides
-from .winograd_cost import winograd_gain
 
 # In the order in which they are tried.
 _ALGORITHMS = ("patches", "few_channels", "winograd")
@@ -80,7 +80,7 @@ class TransposedLaunch:
         if not takes or takes[0] == "winograd":
             if precision.get_conv_precision() == "highest":
                 raise NotImplementedError("conv_precision is 'highest': the transforms round")
-            gain = winograd_gain(self.y_shape, w_shape, x_shape, stride, 4, kept)
+            gain = winograd_gain(Sizes(self.y_shape, w_shape, x_shape, stride), 4, kept)
             if not takes or gain < LEAST_GAIN * (_OF_KEPT if kept else 1):
                 raise NotImplementedError("Winograd's F(4×4) saves too little")
         if takes[0] == "patches" and not kept and channels_last and x_shape[2] * x_shape[3] > 1:
