@@ -163,7 +163,7 @@ _DEAR_FRESH_WEIGHT = 20
 _FEW_POSITIONS = 16
 # Above this size the C library takes the memory for packed weights from the system anew each time,
 # and returns it: that costs as many positions' products as this. Measured on 1024 filters of
-# 1024×3×3, 8×8 images: 19.8 ms, of which 16 are it.
+# 1024×3×3, 8×8 images: 19.8 ms, of which 16 are it. (Patches' in training: 30 ms on 4×4 images.)
 _LARGE_WEIGHTS = 32 << 20  # bytes
 _LARGE_PACKING = 256
 # Groups of a contiguous input cost PyTorch's more. Measured on a Zen 4, ten layers of 32 and 64
@@ -250,7 +250,8 @@ def patches_work(s: Sizes, kept: bool, costs: Costs = AVX512) -> float:
     work = s.positions * s.inside(0) * taps * mode.patch_product * products
     work += s.positions * runs * packing
     inputs, outputs = math.prod(s.x_shape), s.positions * s.w_shape[0]
-    work += mode.patch_weight * taps * channels * filters + mode.patch_call
+    weight = mode.patch_weight + (_LARGE_PACKING if s.large and not kept else 0)
+    work += weight * taps * channels * filters + mode.patch_call
     work += mode.patch_input * inputs + mode.patch_output * outputs
     return work + (0 if s.x_channels_last else mode.patch_reorder * (inputs + outputs))
 
