@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import crossmedia_fast as cmf
 
 from .conv_act_pool_cases import make
-from .tolerances import SAME_DTYPE, assert_within
+from .tolerances import SAME_DTYPE, VALUES, assert_within
 
 
 def test_it_is_a_conv2d_with_its_initialisation_and_state_dict() -> None:
@@ -98,3 +101,22 @@ def test_it_trains_as_the_unfused_layers() -> None:
             optimizer.step()
     for ours, theirs in zip(fused.parameters(), plain.parameters(), strict=True):
         assert_within(ours.detach(), theirs.detach(), 1e-10)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("formats", list(itertools.product((False, True), repeat=2)), ids=str)
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (16, 16), (8, 1)])
+def test_the_memory_format_is_pytorchs(
+    channels: int, groups: int, formats: tuple[bool, bool], grad: bool
+) -> None:
+    """Of one channel strides alone say which it is: a first layer's input, depthwise filters."""
+    memory = [torch.channels_last if last else torch.contiguous_format for last in formats]
+    x = torch.randn(2, channels, 12, 10).to(memory_format=memory[0])
+    w = torch.randn(16, channels // groups, 3, 3).to(memory_format=memory[1])
+    w.requires_grad_(grad)
+    for pool in ("none", "max"):
+        y = cmf.conv_act_pool2d(x, w, groups=groups, pool=pool)
+        z = torch.relu(F.conv2d(x, w, groups=groups))
+        expected = F.max_pool2d(z, 2) if pool == "max" else z
+        assert y.stride() == expected.stride()
+        assert_within(y.detach(), expected.detach(), VALUES[torch.float32])

@@ -208,12 +208,13 @@ def conv_act_pool2d(
                 input.dtype,
                 input.device,
                 input.layout,
-                input.layout == torch.strided and input.is_contiguous(),
+                # False, or the channels' stride, which tells the memory format of one channel
+                input.layout == torch.strided and input.is_contiguous() and input.stride(-3),
                 weight.shape,
                 weight.dtype,
                 weight.device,
                 weight.layout,
-                weight.layout == torch.strided and weight.is_contiguous(),
+                weight.layout == torch.strided and weight.is_contiguous() and weight.stride(-3),
                 None if bias is None else (bias.shape, bias.dtype, bias.device, bias.layout),
                 torch._C._is_any_autocast_enabled() and torch.get_autocast_dtype(input.device.type),
                 activation,
@@ -237,7 +238,7 @@ def conv_act_pool2d(
                 *map(type, arguments),
             )
             prepared = prepared_calls.get(key)
-        except (AttributeError, TypeError):
+        except (AttributeError, IndexError, TypeError):
             # A list or a symbolic size is no key, and what is no tensor has no shape: the long way,
             # which says what is wrong where something is.
             key = None

@@ -15,8 +15,14 @@ def dense_strides(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...
 
 
 def is_channels_last(x: Tensor) -> bool:
-    """Whether the kernels should read `x` [N, K, H, W] as NHWC."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    """Whether the kernels should read `x` [N, K, H, W] as NHWC.
+
+    A channel alone lies in memory in the same way in both formats: its stride says which it is, as
+    in PyTorch's convolution, whose output then has that format.
+    """
+    if not x.is_contiguous():
+        return x.is_contiguous(memory_format=torch.channels_last)
+    return x.shape[1] == 1 and x.stride(1) == 1 and x.shape[2] * x.shape[3] > 1
 
 
 def as_format(x: Tensor, channels_last: bool) -> Tensor:
