@@ -23,6 +23,10 @@ def _half_dtype(call: Call) -> torch.dtype | None:
     return dtype if call.input.dtype in widened and call.weight.dtype in widened else None
 
 
+def _batched(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dim() == 4 else x.unsqueeze(0)
+
+
 def conv_costs() -> Costs:
     """The costs of this processor's kernels."""
     return AVX512 if native.has_wide_vectors() else AVX2
@@ -42,7 +46,8 @@ class Choice:
         self.pooled_by_twos = pool.pool == "max" and windows == ((2, 2), (2, 2), (0, 0))
         y_shape = (*call.z_shape[:2], *call.pool.output_size(*call.z_shape[2:]))
         dtype = call.input.dtype
-        contiguous = call.input.is_contiguous() and call.weight.is_contiguous()
+        operands = call.input, call.weight
+        contiguous = all(t.is_contiguous() and not is_channels_last(_batched(t)) for t in operands)
         self.why_not = {
             "folded": folding.why_not(y_shape, call.z_shape, call.conv, call.pool, dtype),
             "direct": cpu_direct.why_not(
@@ -73,8 +78,7 @@ class Choice:
         call = self.call
         if call.autocast is not None and self.half is None:
             return dict.fromkeys(CONVOLUTIONS, f"takes no autocast of {call.input.dtype}")
-        batched = call.input if call.input.dim() == 4 else call.input.unsqueeze(0)
-        x_channels_last = is_channels_last(batched)
+        x_channels_last = is_channels_last(_batched(call.input))
         # a channels_last weight makes PyTorch's convolution give channels_last too
         y_channels_last = x_channels_last or is_channels_last(call.weight)
         try:
