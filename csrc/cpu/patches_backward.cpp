@@ -14,7 +14,6 @@ namespace CMF_ISA {
 namespace {
 
 constexpr int kV = kLanes<float>;
-constexpr int64_t kPackedBytes = INT64_C(1) << 19;  // as in forward
 // Whose columns of patches stay in the first cache, while the sums are loaded seldom enough.
 constexpr int64_t kChunkPixels = 112;
 constexpr int64_t kUnits = 16;  // of the weight gradient, about
@@ -158,8 +157,8 @@ class InputGradient {
     const bool strided = p_.stride_height != 1 || p_.stride_width != 1;
     const PatchRuns runs(p);
     const Patches patches(p, static_cast<const float*>(t.x));
-    return RowProducts(p, t, patches, RowLength{runs.count, runs.channels, kPackedBytes}, threads_,
-                       strided ? &steps : nullptr)
+    return RowProducts(p, t, patches, RowLength{runs.count, runs.channels, kPackedPatchBytes},
+                       threads_, strided ? &steps : nullptr)
         .run();
   }
 

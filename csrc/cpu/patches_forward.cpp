@@ -8,9 +8,6 @@ namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-// Of packed patches: every panel of filters reads them again, and they are read slower than the
-// panel is.
-constexpr int64_t kPackedBytes = INT64_C(1) << 19;
 constexpr int64_t kLongestPatch = INT64_C(1) << 22;  // floats
 
 }  // namespace
@@ -42,7 +39,7 @@ bool patches_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& gi
   }
   const PatchRuns runs(p);
   const Patches patches(p, static_cast<const float*>(t.x));
-  const RowLength length = {runs.count, runs.channels, kPackedBytes};
+  const RowLength length = {runs.count, runs.channels, kPackedPatchBytes};
   return RowProducts(p, t, patches, length, threads).run();
 }
 
