@@ -97,3 +97,28 @@ def test_what_is_not_folded() -> None:
     assert "edge" in reason(pool_size=3, ceil_mode=True)
     assert "stride" in reason(stride=2)
     assert "half" in reason(dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("group", "kernel", "training", "channels_last", "folds"),
+    [
+        (1, 3, False, False, False),
+        (1, 5, False, True, False),
+        (1, 3, True, True, False),
+        (1, 3, True, False, True),
+        (1, 5, True, True, True),
+        (4, 3, False, True, True),
+        (32, 3, False, True, False),
+        (32, 3, True, True, True),
+    ],
+)
+def test_groups_with_kernels_of_their_own_are_not_folded(
+    group: int, kernel: int, training: bool, channels_last: bool, folds: bool
+) -> None:
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 64, 28, 28).contiguous(memory_format=memory_format)
+    w = torch.randn(64, group, kernel, kernel).contiguous(memory_format=memory_format)
+    w.requires_grad_(training)
+    arguments: dict[str, Any] = {"activation": "identity", "pool": "avg", "groups": 64 // group}
+    plan = cmf.explain(x, w, padding=kernel // 2, **arguments)
+    assert (plan.algorithm == "folded") is folds

@@ -49,7 +49,16 @@ class Choice:
         operands = call.input, call.weight
         contiguous = all(t.is_contiguous() and not is_channels_last(_batched(t)) for t in operands)
         self.why_not = {
-            "folded": folding.why_not(y_shape, call.z_shape, call.conv, call.pool, dtype),
+            "folded": folding.why_not(
+                y_shape,
+                call.z_shape,
+                call.w_shape,
+                call.conv,
+                call.pool,
+                dtype,
+                call.needs_grad,
+                is_channels_last(_batched(call.input)),
+            ),
             "direct": cpu_direct.why_not(
                 call.x_shape,
                 call.w_shape,
