@@ -158,10 +158,16 @@ void test_conv_backward(const KernelTable& kernels) {
       {1, 5, 40, 33, 19, 1, 1, 1, 0},
   };
   const ConvShape patches[] = {
-      {2, 17, 9, 11, 21, 2, 2, 2, 0}, {1, 3, 6, 13, 35, 3, 3, 1, 2},
-      {2, 40, 7, 7, 8, 3, 3, 2, 1},   {1, 6, 11, 9, 66, 1, 7, 1, 3},
-      {5, 33, 9, 9, 1, 5, 5, 1, 2},   {2, 16, 12, 12, 16, 2, 3, 4, 1},
+      {2, 17, 9, 11, 21, 2, 2, 2, 0},
+      {1, 3, 6, 13, 35, 3, 3, 1, 2},
+      {2, 40, 7, 7, 8, 3, 3, 2, 1},
+      {1, 6, 11, 9, 66, 1, 7, 1, 3},
+      {5, 33, 9, 9, 1, 5, 5, 1, 2},
+      {2, 16, 12, 12, 16, 2, 3, 4, 1},
       {1, 5, 16, 16, 19, 8, 8, 8, 0},
+      // enough of everything for several threads
+      {1, 96, 12, 13, 80, 3, 3, 1, 1},
+      {1, 96, 12, 13, 80, 3, 3, 2, 1},
   };
   const auto check_all = [&](ConvAlgorithm algorithm, const ConvShape& s) {
     for (const bool channels_last : {false, true}) {
