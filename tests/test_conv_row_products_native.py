@@ -65,6 +65,8 @@ PATCHES = [
     Geometry(1, 20, 1, (4, 3), (4, 5), padding=(3, 4)),  # every patch is cut
     Geometry(1, 6, 36, (5, 6), (2, 2), (4, 3), (3, 3)),  # patches of padding alone
     Geometry(2, 33, 48, (9, 9), (3, 3), padding=(4, 4), dilation=(4, 4)),
+    Geometry(1, 180, 35, (5, 6), (3, 3), padding=(1, 1)),  # sums by pieces of a run
+    Geometry(1, 70, 20, (9, 4), (5, 2), padding=(2, 0)),  # and of several
     pointwise(2, 37, (6, 7), 33, stride=(2, 1)),
 ]
 ALL = [("pointwise", geometry) for geometry in POINTWISE]

@@ -10,6 +10,53 @@ constexpr int kV = kLanes<float>;
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
 constexpr int64_t kMostTiles = 8;  // of rows that are packed together
 constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
+// Products that are added one after another: long sums round more.
+constexpr int64_t kSummedDepth = 512;
+
+// A tile whose sums are longer: by pieces, each summed from zero.
+void long_tile(const PointwiseTile& tile, const RowLength& length, int count) {
+  alignas(64) static const float zeros[kTileLanes] = {};
+  alignas(64) float part[kGemmRows * kTileLanes], total[kGemmRows * kTileLanes];
+  const int vectors = tile.columns > kV ? 2 : 1;
+  const PointwiseKernel kernel = pointwise_kernel_for(count, vectors);
+  const int64_t together = most(1, kSummedDepth / length.channels);  // runs
+  const int64_t step = round_up(length.channels, kV);
+  PointwiseTile piece = tile;
+  piece.y = total;
+  piece.y_row = kTileLanes;
+  piece.columns = vectors * kV;
+  piece.act = no_activation();
+  piece.past_caches = false;
+  for (int64_t run = 0; run < tile.runs; run += together) {
+    piece.runs = least(together, tile.runs - run);
+    for (int64_t c = 0; c < length.channels; c += kSummedDepth) {
+      piece.channels = least(length.channels - c, kSummedDepth);
+      piece.a = tile.a + (run * step + c) * count;
+      piece.b = tile.b + (run * length.channels + c) * kTileLanes;
+      kernel(piece);
+      piece.ahead_count = 0;
+      if (piece.y == part) {
+        for (int i = 0; i < count * vectors; ++i) {
+          float* sum = total + i / vectors * kTileLanes + i % vectors * kV;
+          store<float>(sum, load<float>(sum) + load<float>(sum - total + part));
+        }
+      }
+      piece.y = part;
+      piece.bias = zeros;
+    }
+  }
+  for (int row = 0; row < count; ++row) {
+    for (int v = 0; v < vectors; ++v) {
+      const Vec<float> value = tile.act(load<float>(total + row * kTileLanes + v * kV));
+      float* target = tile.y + row * tile.y_row + v * kV;
+      if (tile.past_caches) {
+        stream(target, value);
+      } else {
+        store_lanes<float>(target, value, static_cast<int>(least(tile.columns - v * kV, kV)));
+      }
+    }
+  }
+}
 
 }  // namespace
 
@@ -83,7 +130,11 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
       // one tile's pixels are as long as the next one's
       tile.ahead = ahead + part.first * p_.in_channels;
       tile.ahead_count = ahead && panel == panels.first ? static_cast<int>(count + 1) / 2 : 0;
-      pointwise_kernel_for(static_cast<int>(count), tile.columns > kV ? 2 : 1)(tile);
+      if (length_.runs > 1 && tile.runs * length_.channels > kSummedDepth) {
+        long_tile(tile, length_, static_cast<int>(count));
+      } else {
+        pointwise_kernel_for(static_cast<int>(count), tile.columns > kV ? 2 : 1)(tile);
+      }
       if (steps_) spread(tile, Range{pixels.first + part.first, pixels.first + part.last}, panel);
     }
   }
