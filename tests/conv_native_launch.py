@@ -55,6 +55,17 @@ class Geometry:
         return text
 
 
+def pointwise(
+    batch: int,
+    channels: int,
+    size: tuple[int, int],
+    filters: int,
+    stride: tuple[int, int] = (1, 1),
+) -> Geometry:
+    """A 1x1 convolution."""
+    return Geometry(batch, channels, filters, size, (1, 1), stride)
+
+
 @dataclasses.dataclass(frozen=True)
 class After:
     """What follows the convolution."""

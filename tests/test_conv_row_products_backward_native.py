@@ -15,21 +15,12 @@ from .conv_native_launch import (
     assert_gradients,
     assert_same,
     fits,
+    pointwise,
     random_dy,
     threads,
 )
 
 pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
-
-
-def pointwise(
-    batch: int,
-    channels: int,
-    size: tuple[int, int],
-    filters: int,
-    stride: tuple[int, int] = (1, 1),
-) -> Geometry:
-    return Geometry(batch, channels, filters, size, (1, 1), stride)
 
 
 # channels and filters around a vector and a panel; images that share a chunk, and images of more;

@@ -19,21 +19,12 @@ from .conv_native_launch import (
     as_format,
     assert_same,
     fits,
+    pointwise,
     threads,
 )
 from .tolerances import VALUES, assert_within
 
 pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
-
-
-def pointwise(
-    batch: int,
-    channels: int,
-    size: tuple[int, int],
-    filters: int,
-    stride: tuple[int, int] = (1, 1),
-) -> Geometry:
-    return Geometry(batch, channels, filters, size, (1, 1), stride)
 
 
 # one and two vectors of every instruction set and their neighbours, for channels, filters and

@@ -37,11 +37,8 @@ _READ = {
     "conv": ("stride", "padding", "output_padding", "dilation", "groups", "padding_mode"),
     "norm": ("eps",),
 }
-_INTO = (
-    "patches",
-    "pointwise",
-    "winograd",
-)  # algorithms that write some channels of a larger tensor
+# Algorithms that write some channels of a larger tensor.
+_INTO = ("patches", "pointwise", "winograd")
 _PARAMETERS = (("_parameters", "weight"), ("_parameters", "bias"))
 _STATISTICS = (("_buffers", "running_mean"), ("_buffers", "running_var"))
 

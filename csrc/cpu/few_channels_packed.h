@@ -36,7 +36,7 @@ class Packed {
     for (int64_t k = 0; k < padded_; k += kLanes<float>) {
       const int64_t first = k / kBlockLanes * kBlockLanes;
       const int64_t lanes = least(padded_ - first, kBlockLanes);
-      turn_filters_by_tap(w + k * count_, p.pool.channels - k, channels, area,
+      turn_filters_by_tap(w + k * count_, count_, p.pool.channels - k, channels, area,
                           weights_.data + first * count_ + (k - first), lanes);
     }
     float* target = weights_.data + count_ * padded_;

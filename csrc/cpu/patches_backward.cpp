@@ -7,7 +7,7 @@
 #include "cpu/patches_pack.h"
 #include "cpu/pointwise_gradient_tile.h"
 #include "cpu/row_products.h"
-#include "cpu/simd_transpose.h"
+#include "cpu/turn_matrix.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -17,8 +17,6 @@ constexpr int kV = kLanes<float>;
 // Whose columns of patches stay in the first cache, while the sums are loaded seldom enough.
 constexpr int64_t kChunkPixels = 112;
 constexpr int64_t kUnits = 16;  // of the weight gradient, about
-constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
-constexpr int64_t kLeastWeights = 65536;  // that are worth a second thread
 
 // One axis of a phase: every stride-th pixel of x from `first` on, and the taps that reach them.
 struct PhaseAxis {
@@ -182,10 +180,8 @@ class WeightGradient {
         panels_of_run_(divide_up(runs_.channels, kTileLanes)),
         panels_(runs_.count * panels_of_run_),
         slices_(least(divide_up(kUnits, panels_), chunks_)),
-        filters_(round_up(p.pool.channels, kPixelProductRows)) {
-    const int64_t products = pixels_ * p.pool.channels * runs_.count * runs_.channels;
-    threads_ = static_cast<int>(most(1, least(threads, products / kProductsPerThread)));
-  }
+        filters_(round_up(p.pool.channels, kPixelProductRows)),
+        threads_(product_threads(p, runs_.count * runs_.channels, threads)) {}
 
   bool run() {
     if (!sums_.allocate(slices_ * panels_ * filters_ * kTileLanes)) return false;
@@ -262,7 +258,7 @@ class WeightGradient {
         if (t_.w_channels_last) {
           memcpy(dw, row.data, static_cast<size_t>(C * taps) * sizeof(float));
         } else {
-          turn_taps(row.data, dw);
+          turn_matrix(row.data, C, taps, C, dw, taps);
         }
       }
       return true;
@@ -271,27 +267,6 @@ class WeightGradient {
 
   const float* sums_of(int64_t slice, int64_t panel, int64_t k) const {
     return sums_.data + ((slice * panels_ + panel) * filters_ + k) * kTileLanes;
-  }
-
-  // [taps][C] -> [C][taps]
-  void turn_taps(const float* source, float* target) const {
-    const int64_t C = p_.in_channels, taps = p_.kernel_height * p_.kernel_width;
-    for (int64_t tap = 0; tap < taps; tap += kV) {
-      const int high = static_cast<int>(least(taps - tap, kV));
-      for (int64_t c = 0; c < C; c += kV) {
-        const int wide = static_cast<int>(least(C - c, kV));
-        Vec<float> block[kV];
-#pragma GCC unroll 16
-        for (int i = 0; i < kV; ++i) {
-          block[i] = i < high ? load_lanes<float>(source + (tap + i) * C + c, wide) : Vec<float>{};
-        }
-        transpose_block<float>(block);
-#pragma GCC unroll 16
-        for (int i = 0; i < kV; ++i) {
-          if (i < wide) store_lanes<float>(target + (c + i) * taps + tap, block[i], high);
-        }
-      }
-    }
   }
 
   const ConvActPool2dProblem& p_;
@@ -304,7 +279,7 @@ class WeightGradient {
   const int64_t panels_;  // of columns
   const int64_t slices_;
   const int64_t filters_;  // K, rounded up to whole tiles of products
-  int threads_;
+  const int threads_;
   Scratch<float> sums_;  // [slices][panels][filters_][kTileLanes]
 };
 

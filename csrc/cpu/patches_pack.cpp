@@ -1,14 +1,13 @@
 #include "cpu/patches_pack.h"
 
-#include "cpu/simd_transpose.h"
 #include "cpu/turn_filters.h"
+#include "cpu/turn_matrix.h"
 
 namespace cmf {
 namespace CMF_ISA {
 namespace {
 
 constexpr int kV = kLanes<float>;
-constexpr int64_t kLeastWeights = 65536;  // that are worth a second thread
 
 // A run of `channels` of a row of the tile, of which [first, last) lie in the image, at
 // source[first] and so on: what is outside is 0.
@@ -22,27 +21,6 @@ void pack_run(const float* source, int64_t channels, int64_t first, int64_t last
     }
     store<float>(target, Vec<float>{});
     for (int64_t i = most(c, first); i < least(end, last); ++i) target[i - c] = source[i];
-  }
-}
-
-// Channels' planes, `plane` apart -> [pixels][channels].
-void turn_planes(const float* planes, int64_t plane, int64_t channels, int64_t pixels,
-                 float* target) {
-  for (int64_t c = 0; c < channels; c += kV) {
-    const int high = static_cast<int>(least(channels - c, kV));
-    for (int64_t i = 0; i < pixels; i += kV) {
-      const int wide = static_cast<int>(least(pixels - i, kV));
-      Vec<float> block[kV];
-#pragma GCC unroll 16
-      for (int j = 0; j < kV; ++j) {
-        block[j] = j < high ? load_lanes<float>(planes + (c + j) * plane + i, wide) : Vec<float>{};
-      }
-      transpose_block<float>(block);
-#pragma GCC unroll 16
-      for (int j = 0; j < kV; ++j) {
-        if (j < wide) store_lanes<float>(target + (i + j) * channels + c, block[j], high);
-      }
-    }
   }
 }
 
@@ -75,8 +53,8 @@ Patches::Image Patches::image_of(Range pixels, float* scratch) const {
   const Range seen = input_rows(
       Range{(pixels.first - first) / p_.pool.width, divide_up(pixels.last - first, p_.pool.width)});
   const int64_t plane = p_.height * p_.width;
-  turn_planes(image + seen.first * p_.width, plane, p_.in_channels,
-              (seen.last - seen.first) * p_.width, scratch);
+  turn_matrix(image + seen.first * p_.width, plane, p_.in_channels,
+              (seen.last - seen.first) * p_.width, scratch, p_.in_channels);
   return Image{scratch, seen.first};
 }
 
@@ -243,7 +221,7 @@ void pack_patch_filters(const ConvActPool2dProblem& p, const float* w, bool w_ch
   in_parallel(divide_up(K, kTileLanes), K * depth < kLeastWeights ? 1 : threads, [&](Range panels) {
     for (int64_t k = panels.first * kTileLanes; k < panels.last * kTileLanes; k += kV) {
       float* panel = packed + k / kTileLanes * kTileLanes * depth + k % kTileLanes;
-      turn_filters_by_tap(w + k * depth, K - k, slow, fast, panel, kTileLanes);
+      turn_filters_by_tap(w + k * depth, depth, K - k, slow, fast, panel, kTileLanes);
     }
     return true;
   });

@@ -9,7 +9,6 @@ namespace CMF_ISA {
 namespace {
 
 constexpr int kV = kLanes<float>;
-constexpr int64_t kLeastWeights = 65536;  // that are worth a second thread
 
 // Filters k .. k + kV - 1 of 4 taps each (2x2: nearly every network's), `step` between the taps.
 void pack_four_taps(const float* w, float* target, int64_t step) {

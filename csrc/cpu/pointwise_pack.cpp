@@ -120,7 +120,7 @@ void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, 
   const bool as_rows = filters_are_rows(p);
   const TileRows rows = {p.pool.channels};
   const int64_t units = as_rows ? rows.tiles() : (p.pool.channels + kTileLanes - 1) / kTileLanes;
-  const int parts = p.pool.channels * C < 65536 ? 1 : threads;
+  const int parts = p.pool.channels * C < kLeastWeights ? 1 : threads;
   in_parallel(units, parts, [&](Range part) {
     for (int64_t unit = part.first; unit < part.last; ++unit) {
       if (!as_rows) {
@@ -142,7 +142,7 @@ void pack_turned_weights(const ConvActPool2dProblem& p, const float* w, bool as_
   const int64_t C = p.in_channels, K = p.pool.channels;
   const int64_t filters = round_up(K, kV);
   const TileRows rows = {C};
-  if (K * C < 65536) threads = 1;
+  if (K * C < kLeastWeights) threads = 1;
   if (!as_columns) {
     in_parallel(rows.tiles(), threads, [&](Range tiles) {
       for (int64_t i = tiles.first; i < tiles.last; ++i) {

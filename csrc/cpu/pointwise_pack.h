@@ -8,6 +8,8 @@
 namespace cmf {
 namespace CMF_ISA {
 
+constexpr int64_t kLeastWeights = 65536;  // whose packing is worth a second thread
+
 // Rows that are computed one tile after another: nearly equal tiles of up to kGemmRows.
 struct TileRows {
   int64_t count;

@@ -7,25 +7,11 @@
 namespace cmf {
 namespace CMF_ISA {
 
-// Rows k = 0 .. filters - 1 of `w` (`step` apart), the first `count` values of each -> target
-// [count][target_step], a vector of filters at each; filters that don't exist as 0.
-CMF_HOST_DEVICE void turn_filters(const float* w, int64_t step, int64_t filters, int64_t count,
-                                  float* target, int64_t target_step) {
-  constexpr int kV = kLanes<float>;
-  for (int64_t i = 0; i < count; i += kV) {
-    const int lanes = static_cast<int>(least(count - i, kV));
-    Vec<float> block[kV];
-    for (int k = 0; k < kV; ++k) {
-      block[k] = k < filters ? load_lanes<float>(w + k * step + i, lanes) : Vec<float>{};
-    }
-    transpose_block<float>(block);
-    for (int j = 0; j < lanes; ++j) store<float>(target + (i + j) * target_step, block[j]);
-  }
-}
-
-// The same of filters [C][taps], target [taps][C][target_step].
-CMF_HOST_DEVICE void turn_filters_by_tap(const float* w, int64_t filters, int64_t channels,
-                                         int64_t taps, float* target, int64_t target_step) {
+// Filters k = 0 .. filters - 1 of `w` (`step` apart), [channels][taps] -> target
+// [taps][channels][target_step], a vector of filters at each; filters that don't exist as 0.
+CMF_HOST_DEVICE void turn_filters_by_tap(const float* w, int64_t step, int64_t filters,
+                                         int64_t channels, int64_t taps, float* target,
+                                         int64_t target_step) {
   constexpr int kV = kLanes<float>;
   const int64_t depth = channels * taps;
   int64_t c = 0, tap = 0;
@@ -33,7 +19,7 @@ CMF_HOST_DEVICE void turn_filters_by_tap(const float* w, int64_t filters, int64_
     const int lanes = static_cast<int>(least(depth - i, kV));
     Vec<float> block[kV];
     for (int k = 0; k < kV; ++k) {
-      block[k] = k < filters ? load_lanes<float>(w + k * depth + i, lanes) : Vec<float>{};
+      block[k] = k < filters ? load_lanes<float>(w + k * step + i, lanes) : Vec<float>{};
     }
     transpose_block<float>(block);
     for (int j = 0; j < lanes; ++j) {
@@ -44,6 +30,12 @@ CMF_HOST_DEVICE void turn_filters_by_tap(const float* w, int64_t filters, int64_
       }
     }
   }
+}
+
+// The first `count` values of each filter, in the order that they have.
+CMF_HOST_DEVICE void turn_filters(const float* w, int64_t step, int64_t filters, int64_t count,
+                                  float* target, int64_t target_step) {
+  turn_filters_by_tap(w, step, filters, 1, count, target, target_step);
 }
 
 }  // namespace CMF_ISA
