@@ -21,6 +21,7 @@ ConvActPool2dProblem make_problem(const ActPool2dProblem& pool, int64_t in_chann
                                   int64_t dilation_width, int64_t groups, bool x_channels_last) {
   ConvActPool2dProblem p = {};
   p.in_channels = in_channels;
+  p.image_channels = in_channels;
   p.height = height;
   p.width = width;
   p.kernel_height = kernel_height;

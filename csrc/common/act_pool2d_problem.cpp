@@ -94,6 +94,7 @@ void complete_act_pool2d_problem(ActPool2dProblem* problem) {
              p.pool_pad_height);
   check_axis("width", p.width, p.out_width, p.pool_width, p.pool_stride_width, p.pool_pad_width);
   p.itemsize = kItemSizes[p.dtype];
+  p.image_channels = p.channels;
   check_bytes("x", p.batch, p.channels, p.height, p.width, 8);
   check_bytes("y", p.batch, p.channels, p.out_height, p.out_width, 8);
   // an index names a position in a window, a 32-bit integer at most

@@ -42,6 +42,8 @@ struct ActPool2dProblem {
   Saved saved;
   int32_t index_itemsize;  // bytes of an index (or mask) element: 0, 1 or 4
   int32_t itemsize;        // bytes of an element of x
+  // Of an image in memory: K, or more where the problem is some of a tensor's channels.
+  int64_t image_channels;
 };
 
 // Fills the derived fields. Throws std::invalid_argument naming the field that is wrong: a size out

@@ -10,11 +10,12 @@
 namespace cmf {
 
 struct ConvActPool2dProblem {
-  int64_t in_channels;    // C
-  int64_t height;         // H
-  int64_t width;          // W
-  int64_t kernel_height;  // R
-  int64_t kernel_width;   // S
+  int64_t in_channels;     // C
+  int64_t image_channels;  // of an image in memory: C, or more where these are a group's
+  int64_t height;          // H
+  int64_t width;           // W
+  int64_t kernel_height;   // R
+  int64_t kernel_width;    // S
   int64_t stride_height;
   int64_t stride_width;
   int64_t pad_height;

@@ -14,7 +14,7 @@ constexpr int kV = kLanes<float>;
 ActPool2dProblem band_problem(const ActPool2dProblem& whole, int lanes) {
   ActPool2dProblem p = whole;
   p.batch = 1;
-  p.channels = lanes;
+  p.channels = p.image_channels = lanes;
   p.channels_last = true;
   return p;
 }
@@ -76,7 +76,8 @@ void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, 
 }
 
 bool streams(const ActPool2dProblem& p, int64_t pixel, const float* target) {
-  const int64_t bytes = p.batch * p.channels * p.out_height * p.out_width * int64_t(sizeof(float));
+  const int64_t bytes =
+      p.batch * p.image_channels * p.out_height * p.out_width * int64_t(sizeof(float));
   return p.channels_last && bytes >= kStreamedBytes &&
          p.channels * sizeof(float) % kLineBytes == 0 && pixel * sizeof(float) % kLineBytes == 0 &&
          reinterpret_cast<uintptr_t>(target) % kLineBytes == 0;
@@ -93,7 +94,7 @@ void store_either(const ActPool2dProblem& p, const Band& band, const T* source, 
                  target + (band.n * plane + first) * pixel + band.k_first);
   } else {
     store_planes(source, pixels, lanes, band.k_count, plane,
-                 target + (band.n * p.channels + band.k_first) * plane + first);
+                 target + (band.n * p.image_channels + band.k_first) * plane + first);
   }
 }
 
@@ -151,7 +152,7 @@ void BandEpilogue::pool(float* z, int64_t z_first, const Band& band,
   float* preactivation = tensors.preactivation ? preactivation_ - skipped : nullptr;
   worker_.run(z - z_first * problem_.width * lanes_, -0.0f, y_ - skipped, codes, preactivation,
               band.p_first, band.p_last, 0, rows);
-  const int64_t channels = whole_.channels;
+  const int64_t channels = whole_.image_channels;
   store_band(whole_, band, y_, lanes_, y_pixel(whole_, tensors), y);
   if (tensors.index) {
     store_band(whole_, band, codes_, lanes_, channels, static_cast<uint8_t*>(tensors.index));
@@ -171,7 +172,8 @@ void BandEpilogue::finish(float* pooled, const uint8_t* codes, const Band& band,
   store_band(whole_, band, pooled, lanes_, y_pixel(whole_, tensors),
              static_cast<float*>(tensors.y));
   if (codes && tensors.index) {
-    store_band(whole_, band, codes, lanes_, whole_.channels, static_cast<uint8_t*>(tensors.index));
+    store_band(whole_, band, codes, lanes_, whole_.image_channels,
+               static_cast<uint8_t*>(tensors.index));
   }
 }
 

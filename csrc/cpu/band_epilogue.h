@@ -23,7 +23,7 @@ struct Band {
 // Elements from a pixel of an NHWC y to the next.
 CMF_HOST_DEVICE int64_t y_pixel(const ActPool2dProblem& problem,
                                 const ConvForwardTensors& tensors) {
-  return tensors.y_pixel > 0 ? tensors.y_pixel : problem.channels;
+  return tensors.y_pixel > 0 ? tensors.y_pixel : problem.image_channels;
 }
 
 class BandEpilogue {

@@ -175,7 +175,7 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   // what the epilogue computes of lanes that don't count needs a value
   for (int64_t i = 0; i < z_size; ++i) z[i] = 0.0f;
   ConvActPool2dProblem lanes = p;
-  if (gathers) lanes.in_channels = kV;
+  if (gathers) lanes.in_channels = lanes.image_channels = kV;
   const PixelLoops loops = pixel_loops(p, group_size(p));
   const QuickActivation quick = quick_activation(pool);
   const bool activated = pool.pool == Pool::kNone && quick.kind != QuickActivation::kAfterwards;

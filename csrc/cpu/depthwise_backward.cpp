@@ -95,7 +95,7 @@ class Backward {
     wide_.stride_height = wide_.stride_width = 1;
     wide_.pool.height = p.height;
     wide_.pool.width = p.width;
-    if (!p.x_channels_last) lanes_.in_channels = kV;
+    if (!p.x_channels_last) lanes_.in_channels = lanes_.image_channels = kV;
     const int64_t size = p.pool.batch * p.in_channels * p.height * p.width * 4;
     past_caches_ = kV == kLineFloats && p.x_channels_last && p.in_channels % kV == 0 &&
                    size > kLargeBytes && reinterpret_cast<uintptr_t>(t.dx) % CMF_VECTOR_BYTES == 0;
@@ -275,7 +275,7 @@ class Backward {
     // dx by the turned filter.
     void turned_rows(const BandRows& rows, float* target, int64_t step) {
       ConvActPool2dProblem wide = c_.wide_;
-      wide.in_channels = pixel_;
+      wide.in_channels = wide.image_channels = pixel_;
       const float* source = g_base(rows);
       if (strided()) source = spread(rows) - rows.wide.first * wide.width * pixel_;
       const PixelKernel kernel =

@@ -16,7 +16,7 @@ constexpr int kV = kLanes<float>;
 ActPool2dProblem band_of(const ActPool2dProblem& whole, int lanes) {
   ActPool2dProblem p = whole;
   p.batch = 1;
-  p.channels = lanes;
+  p.channels = p.image_channels = lanes;
   p.channels_last = true;
   return p;
 }
@@ -88,9 +88,9 @@ GradientFrame::View GradientFrame::read(int64_t n, int64_t p_first, int64_t p_la
   const int64_t plane = p_.out_height * p_.out_width;
   const int64_t pixels = (p_last - p_first) * p_.out_width;
   const int64_t skipped = p_first * p_.out_width;
-  const int64_t pixel = p_.channels_last ? p_.channels : 0;
-  const int64_t offset = p_.channels_last ? (n * plane + skipped) * p_.channels + k_first
-                                          : (n * p_.channels + k_first) * plane + skipped;
+  const int64_t pixel = p_.channels_last ? p_.image_channels : 0;
+  const int64_t offset = p_.channels_last ? (n * plane + skipped) * pixel + k_first
+                                          : (n * p_.image_channels + k_first) * plane + skipped;
   dy += offset;
   if (saved) saved += offset;
   if (codes) codes += offset;
@@ -260,8 +260,8 @@ float gradient_at(const ActPool2dProblem& p, const ConvBackwardTensors& t, int64
   const int64_t plane = p.out_height * p.out_width;
   const auto at = [&](int64_t i, int64_t j) {
     const int64_t pixel = i * p.out_width + j;
-    return p.channels_last ? (n * plane + pixel) * p.channels + k
-                           : (n * p.channels + k) * plane + pixel;
+    return p.channels_last ? (n * plane + pixel) * p.image_channels + k
+                           : (n * p.image_channels + k) * plane + pixel;
   };
   const float* dy = static_cast<const float*>(t.dy);
   const float* saved = static_cast<const float*>(t.saved);

@@ -41,7 +41,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
           {CMF_ISA::winograd_refusal, CMF_ISA::winograd_forward, CMF_ISA::winograd_backward,
            CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare, CMF_ISA::winograd_backward,
            CMF_ISA::winograd_transposed_size, CMF_ISA::winograd_prepare_transposed,
-           CMF_ISA::winograd_transforms_weights},
+           CMF_ISA::winograd_transforms_weights, CMF_ISA::winograd_transposed_refusal},
           {CMF_ISA::winograd_f6_refusal, CMF_ISA::winograd_f6_forward, nullptr,
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare, nullptr, nullptr,
            nullptr},

@@ -28,6 +28,7 @@ MergedFrame::MergedFrame(const ConvActPool2dProblem& problem, const float* x, in
       x_(x),
       rows_(rows),
       columns_(columns),
+      dense_(problem.x_channels_last && problem.image_channels == problem.in_channels),
       together_(problem.stride_width * problem.in_channels),
       channels_(problem.stride_height * together_) {}
 
@@ -35,7 +36,7 @@ bool MergedFrame::prepare() {
   const int64_t count = rows_ * row_step() + kV;
   if (!frame_.allocate(count)) return false;
   memset(frame_.data, 0, static_cast<size_t>(count) * sizeof(float));
-  return p_.x_channels_last || pixels_.allocate(p_.width * p_.in_channels);
+  return dense_ || pixels_.allocate(p_.width * p_.in_channels);
 }
 
 void MergedFrame::fill(int64_t n, int64_t first, int64_t rows) {
@@ -57,8 +58,15 @@ void MergedFrame::fill(int64_t n, int64_t first, int64_t rows) {
 
 const float* MergedFrame::pixels_of_row(int64_t n, int64_t h) {
   const int64_t channels = p_.in_channels;
-  const float* image = x_ + n * channels * p_.height * p_.width;
-  if (p_.x_channels_last) return image + h * p_.width * channels;
+  const float* image = x_ + n * p_.image_channels * p_.height * p_.width;
+  if (dense_) return image + h * p_.width * channels;
+  if (p_.x_channels_last) {
+    const float* row = image + h * p_.width * p_.image_channels;
+    for (int64_t w = 0; w < p_.width; ++w) {
+      copy_floats(row + w * p_.image_channels, channels, pixels_.data + w * channels);
+    }
+    return pixels_.data;
+  }
   for (int64_t c = 0; c < channels; ++c) {
     const float* row = image + (c * p_.height + h) * p_.width;
     for (int64_t w = 0; w < p_.width; ++w) pixels_.data[w * channels + c] = row[w];

@@ -37,6 +37,7 @@ class MergedFrame {
   const float* x_;
   const int64_t rows_;
   const int64_t columns_;
+  const bool dense_;        // x's rows have these channels, side by side, and no others
   const int64_t together_;  // floats of x that lie side by side in a position: a row of phases
   const int64_t channels_;  // of a position
   int64_t first_ = 0;

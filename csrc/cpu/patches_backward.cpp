@@ -135,7 +135,7 @@ class InputGradient {
     if (high.pixels * wide.pixels * high.taps * wide.taps == 0) return true;
     const int64_t C = p_.in_channels;
     ConvActPool2dProblem p = p_;
-    p.in_channels = p_.pool.channels;
+    p.in_channels = p.image_channels = p_.pool.channels;
     p.height = p_.pool.height;
     p.width = p_.pool.width;
     p.kernel_height = high.taps;
@@ -143,7 +143,7 @@ class InputGradient {
     p.stride_height = p.stride_width = 1;
     p.pad_height = high.before;
     p.pad_width = wide.before;
-    p.pool.channels = C;
+    p.pool.channels = p.pool.image_channels = C;
     p.pool.height = p.pool.out_height = high.pixels;
     p.pool.width = p.pool.out_width = wide.pixels;
     ConvForwardTensors t = {};

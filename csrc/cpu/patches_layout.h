@@ -22,7 +22,7 @@ struct PatchLayout {
       taps = 1;
     }
     panels = divide_up(filters, kTileLanes);
-    pixels.in_channels = inner;
+    pixels.in_channels = pixels.image_channels = inner;
     pixels.height = p.pool.height;
     pixels.width = p.pool.width;
     pixels.kernel_height = pixels.kernel_width = 1;

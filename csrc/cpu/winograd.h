@@ -41,11 +41,6 @@ class WinogradChannels {
   bool prepare(const ConvActPool2dProblem& problem, int taps);
 
   int count() const { return count_; }
-  // Those of a group of the convolution: its channels' blocks stand together.
-  int group_count() const { return count_ / groups_; }
-  // The group of the output channel, and the first block of its input channels.
-  int group_of(int64_t k) const { return static_cast<int>(k / group_filters_); }
-  int group_first(int64_t k) const { return group_of(k) * group_count(); }
   const ChannelBlock& operator[](int i) const { return blocks_[i]; }
 
   // Floats from one frequency of transformed data (of `tiles`) or weights to the next: a line more
@@ -53,15 +48,14 @@ class WinogradChannels {
   // cache.
   int64_t data_step(int64_t tiles) const { return (count_ * tiles + 1) * kLanes<float>; }
   int64_t weight_step(int64_t columns) const {
-    return (int64_t(group_count()) * kLanes<float> + 1) * columns;
+    return (int64_t(count_) * kLanes<float> + 1) * columns;
   }
 
-  // The blocks of a group that frequency (i, j) sums over: a phase with fewer taps than r has
+  // The blocks that frequency (i, j) sums over: a phase with fewer taps than r has
   // weight 0 at infinity.
-  GemmBlocks at(bool infinite_height, bool infinite_width, int group = 0) const {
+  GemmBlocks at(bool infinite_height, bool infinite_width) const {
     const int list = 2 * infinite_height + infinite_width;
-    const int count = counts_[list] / groups_;
-    return GemmBlocks{count, index_ + list * count_ + group * count, lanes_};
+    return GemmBlocks{counts_[list], index_ + list * count_, lanes_};
   }
   // Those of them that are of blocks first .. last - 1, added to what those before them gave.
   GemmBlocks at(bool infinite_height, bool infinite_width, int first, int last) const {
@@ -79,8 +73,6 @@ class WinogradChannels {
 
  private:
   bool merged_ = false;
-  int groups_ = 1;
-  int64_t group_filters_ = 0;
   int64_t pixel_ = 0;
   int count_ = 0;
   int counts_[4] = {0, 0, 0, 0};

@@ -34,8 +34,7 @@ int64_t cost_of(int64_t m, const ConvActPool2dProblem& p) {
 // Whether so few tiles share the weights that fetching them takes the time: F(2, 3) has 16 for each
 // of the filter's 9, F(4, 3) 36. It rounds less.
 bool weights_dominate(const ConvActPool2dProblem& p, int64_t outputs) {
-  const int64_t channels = p.in_channels / p.groups;
-  const double weights = double(channels * p.stride_height * p.stride_width) *
+  const double weights = double(p.in_channels * p.stride_height * p.stride_width) *
                          double(p.pool.channels) * double((outputs + 2) * (outputs + 2));
   return weights * sizeof(float) >= kFarWeightBytes && 9 * cost_of(2, p) <= 8 * cost_of(outputs, p);
 }
@@ -77,8 +76,6 @@ WinogradChannels::~WinogradChannels() {
 }
 
 bool WinogradChannels::prepare(const ConvActPool2dProblem& p, int taps) {
-  groups_ = static_cast<int>(p.groups);
-  group_filters_ = p.pool.channels / p.groups;
   merged_ = p.stride_width > 1 && p.in_channels % kV != 0;
   const int64_t columns = merged_ ? 1 : p.stride_width;
   pixel_ = merged_ ? p.stride_width * p.in_channels : p.in_channels;

@@ -8,16 +8,14 @@ namespace CMF_ISA {
 float direct_output(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, int64_t n,
                     int64_t row, int64_t column, int64_t channel) {
   const int64_t x_channel = p.x_channels_last ? 1 : p.height * p.width;
-  const int64_t x_column = p.x_channels_last ? p.in_channels : 1;
-  const float* x = static_cast<const float*>(tensors.x) + n * p.in_channels * p.height * p.width;
+  const int64_t x_column = p.x_channels_last ? p.image_channels : 1;
+  const float* x = static_cast<const float*>(tensors.x) + n * p.image_channels * p.height * p.width;
   const FilterLayout layout(p, tensors.w_channels_last);
   const float* w = static_cast<const float*>(tensors.w);
   const int64_t h_first = row * p.stride_height - p.pad_height;
   const int64_t w_first = column * p.stride_width - p.pad_width;
   float sum = 0;
-  const int64_t count = p.in_channels / p.groups;  // of the filter's group
-  x += channel / (p.pool.channels / p.groups) * count * x_channel;
-  for (int64_t c = 0; c < count; ++c) {
+  for (int64_t c = 0; c < p.in_channels; ++c) {
     const float* taps = w + layout.at(channel, c);
     for (int64_t r = 0; r < p.kernel_height; ++r) {
       for (int64_t s = 0; s < p.kernel_width; ++s, taps += layout.tap) {

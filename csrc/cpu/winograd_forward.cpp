@@ -3,6 +3,7 @@
 #include <omp.h>
 #endif
 
+#include "cpu/groups.h"
 #include "cpu/winograd_worker.h"
 
 namespace cmf {
@@ -91,6 +92,16 @@ bool forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors, i
   return success;
 }
 
+template <class W>
+bool forward_groups(const Groups& groups, const ConvForwardTensors& tensors, int threads) {
+  const ConvActPool2dProblem& p = groups.problem();
+  if (groups.count() == 1) return forward<W>(p, tensors, threads);
+  const int64_t prepared = winograd_weight_floats(p, W::kOutputs);
+  return prepared > 0 && groups.each(threads, [&](int64_t g, int threads_of_group) {
+    return forward<W>(p, groups.tensors(tensors, g, prepared), threads_of_group);
+  });
+}
+
 }  // namespace
 
 bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
@@ -107,11 +118,8 @@ bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
 
 const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "computes in float32 alone";
-  if (p.groups != 1) {
-    if (backward) return "has no backward of groups";
-    if (p.in_channels / p.groups % kV != 0 || p.pool.channels / p.groups % kWinogradColumns != 0) {
-      return "takes groups whose channels and filters fill its blocks alone";
-    }
+  if (p.groups != 1 && least(p.in_channels, p.pool.channels) / p.groups < kV) {
+    return "takes groups whose channels and filters fill a vector alone";
   }
   if (p.dilation_height != 1 || p.dilation_width != 1) return "takes dilation 1 alone";
   const int taps = winograd_taps(p);
@@ -129,8 +137,10 @@ const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
 
 bool winograd_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors,
                       int threads) {
-  return with_winograd(p, winograd_outputs(p),
-                       [&](auto w) { return forward<decltype(w)>(p, tensors, threads); });
+  const Groups groups(p);
+  return with_winograd(groups.problem(), winograd_outputs(groups.problem()), [&](auto w) {
+    return forward_groups<decltype(w)>(groups, tensors, threads);
+  });
 }
 
 const char* winograd_f6_refusal(const ConvActPool2dProblem& p, bool backward) {
@@ -142,7 +152,7 @@ const char* winograd_f6_refusal(const ConvActPool2dProblem& p, bool backward) {
 
 bool winograd_f6_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors,
                          int threads) {
-  return forward<Winograd<6, 3>>(p, tensors, threads);
+  return forward_groups<Winograd<6, 3>>(Groups(p), tensors, threads);
 }
 
 }  // namespace CMF_ISA

@@ -194,6 +194,7 @@ class ChunkCursor {
 
 bool winograd_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                        int threads);
+const char* winograd_transposed_refusal(const ConvActPool2dProblem& problem);
 int64_t winograd_transposed_size(const ConvActPool2dProblem& problem);
 bool winograd_prepare_transposed(const ConvActPool2dProblem& problem, const void* w, void* prepared,
                                  int threads);

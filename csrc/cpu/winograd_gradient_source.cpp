@@ -17,7 +17,7 @@ void InputTiles::fill(const TileRun& run, const PhaseVector& vector, int outputs
   position_ = axis.last - run.strip_last * outputs + 1;
   const int64_t end = axis.last - run.strip_first * outputs + 1;
   const int64_t plane = p_.height * p_.width;
-  const float* planes = x_ + (run.n * p_.in_channels + vector.first) * plane;
+  const float* planes = x_ + (run.n * p_.image_channels + vector.first) * plane;
   for (int64_t position = position_; position < end; ++position) {
     const int64_t h = axis.pixel(position, vector.phase_height);
     if (h < 0 || h >= p_.height) continue;  // such rows are not read

@@ -54,9 +54,9 @@ void InputTiles::transform(int64_t n, int64_t strip, int64_t column, const Phase
   const float* source;
   int64_t row, pixel;
   if (p_.x_channels_last) {
-    source = x_ + ((n * p_.height + h) * p_.width + w) * p_.in_channels + vector.first;
-    row = p_.stride_height * p_.width * p_.in_channels;
-    pixel = p_.stride_width * p_.in_channels;
+    source = x_ + ((n * p_.height + h) * p_.width + w) * p_.image_channels + vector.first;
+    row = p_.stride_height * p_.width * p_.image_channels;
+    pixel = p_.stride_width * p_.image_channels;
   } else {
     source = frame_.data + ((first - position_) * p_.width + w) * kV;
     row = p_.width * kV;

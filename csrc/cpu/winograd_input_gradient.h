@@ -34,12 +34,12 @@ class InputGradient {
         dx_(static_cast<float*>(tensors.dx)),
         turned_(turned),
         epilogue_(tensors.transposed) {
-    const int64_t bytes = p_.pool.batch * p_.in_channels * p_.height * p_.width * 4;
+    const int64_t bytes = p_.pool.batch * p_.image_channels * p_.height * p_.width * 4;
     // vectors of several pixels or planes in turn
     streams_ =
         kV == kLineFloats && bytes >= kStreamBytes &&
-        (!p_.x_channels_last ||
-         (p_.in_channels % kV == 0 && reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
+        (!p_.x_channels_last || (p_.image_channels % kV == 0 &&
+                                 reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
   }
   InputGradient(const InputGradient&) = delete;
   InputGradient& operator=(const InputGradient&) = delete;
@@ -151,10 +151,10 @@ class InputGradient {
                                     const Vec<float> (&z)[kM][kM]) const {
     const int64_t h = pixel_row(place, vector);
     const int64_t w = pixel_column(place.column, vector);
-    const int64_t row = p_.stride_height * p_.width * p_.in_channels;
-    const int64_t pixel = p_.stride_width * p_.in_channels;
+    const int64_t row = p_.stride_height * p_.width * p_.image_channels;
+    const int64_t pixel = p_.stride_width * p_.image_channels;
     float* target =
-        dx_ + ((place.n * p_.height + h) * p_.width + w) * p_.in_channels + vector.first;
+        dx_ + ((place.n * p_.height + h) * p_.width + w) * p_.image_channels + vector.first;
     const bool whole = h < p_.height && w < p_.width && h - (kM - 1) * p_.stride_height >= 0 &&
                        w - (kM - 1) * p_.stride_width >= 0 && vector.lanes == kV;
     if (whole && streams_) {
@@ -205,7 +205,7 @@ class InputGradient {
     const int64_t last = pixel_column(place.column, vector);
     // a chunk may begin with a tile that lies before the image as a whole
     if (last < 0) return;
-    float* target = dx_ + (place.n * p_.in_channels + vector.first) * plane + h * p_.width;
+    float* target = dx_ + (place.n * p_.image_channels + vector.first) * plane + h * p_.width;
     // pixel last - stride · i is i of the tiles
     const int64_t stride = p_.stride_width;
     int64_t begin = last >= p_.width ? (last - p_.width) / stride + 1 : 0;

@@ -17,13 +17,27 @@ class WinogradPrefetch {
                    int64_t first, int64_t last, int64_t steps) {
     if (first < 0) first = 0;
     if (last > p.height) last = p.height;
-    const int64_t image = p.in_channels * p.height * p.width;
-    const int64_t row = p.x_channels_last ? p.width * p.in_channels : p.width;
+    const int64_t image = p.image_channels * p.height * p.width;
+    const int64_t row = p.x_channels_last ? p.width * p.image_channels : p.width;
     const bool whole = n_last > n || (first == 0 && last == p.height);
+    const int64_t images = n_last - n + 1;
+    int64_t count, step;  // floats of a run, and from one to the next
+    if (p.image_channels == p.in_channels) {
+      runs_ = whole || p.x_channels_last ? 1 : p.in_channels;
+      count = whole ? images * image : (last - first) * row;
+      step = p.height * p.width;
+    } else if (p.x_channels_last) {  // a pixel's, of the group
+      runs_ = (whole ? images * p.height : last - first) * p.width;
+      count = p.in_channels;
+      step = p.image_channels;
+    } else {  // an image's, or a channel's
+      runs_ = whole ? images : p.in_channels;
+      count = whole ? p.in_channels * p.height * p.width : (last - first) * row;
+      step = whole ? image : p.height * p.width;
+    }
     base_ = reinterpret_cast<const char*>(x + n * image + (whole ? 0 : first * row));
-    runs_ = whole || p.x_channels_last ? 1 : p.in_channels;
-    run_bytes_ = (whole ? (n_last - n + 1) * image : (last - first) * row) * int64_t(sizeof(float));
-    run_step_ = p.height * p.width * int64_t(sizeof(float));
+    run_bytes_ = count * int64_t(sizeof(float));
+    run_step_ = step * int64_t(sizeof(float));
     const int64_t lines = runs_ * (run_bytes_ / kLine + 1);
     lines_ = lines / steps + 1;
   }

@@ -25,7 +25,7 @@ bool WinogradSource::prepare(FrameSize most) {
 }
 
 void WinogradSource::fill(int64_t n, int64_t first, int64_t rows, int64_t channel) {
-  const float* image = x_ + n * p_.in_channels * p_.height * p_.width;
+  const float* image = x_ + n * p_.image_channels * p_.height * p_.width;
   first_ = first;
   const int64_t length = columns_ * pixel_;
   for (int64_t i = 0; i < rows; ++i) {
@@ -51,8 +51,13 @@ void WinogradSource::fill_row(const float* image, int64_t h, int64_t channel, fl
     interleave_planes(image + channel * plane + h * p_.width, plane,
                       left < kV ? static_cast<int>(left) : kV, width, target);
   } else if (p_.x_channels_last) {
-    memcpy(target, image + h * p_.width * pixel_,
-           static_cast<size_t>(width * pixel_) * sizeof(float));
+    // all pixels at once where nothing lies between them
+    const bool dense = p_.image_channels == pixel_;
+    const size_t bytes = static_cast<size_t>(dense ? width * pixel_ : pixel_) * sizeof(float);
+    const float* row = image + h * p_.width * p_.image_channels;
+    for (int64_t w = 0; w < (dense ? 1 : width); ++w) {
+      memcpy(target + w * pixel_, row + w * p_.image_channels, bytes);
+    }
   } else {
     for (int64_t c = 0; c < p_.in_channels; ++c) {
       const float* row = image + c * plane + h * p_.width;

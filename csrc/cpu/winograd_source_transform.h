@@ -21,13 +21,13 @@ void WinogradSource::transform(int64_t n, int64_t row, int64_t column, const Cha
     return;
   }
   const int64_t w = column * p_.stride_width + block.phase_width - p_.pad_width;
-  const float* image = x_ + n * p_.height * p_.width * p_.in_channels;
+  const float* image = x_ + n * p_.height * p_.width * p_.image_channels;
   const bool inside = h >= 0 && w >= 0 && h + kReach * p_.stride_height < p_.height &&
                       w + kReach * p_.stride_width < p_.width;
   if (inside && block.lanes == kLanes<float>) {
-    transform_input_tile<W>(image + (h * p_.width + w) * p_.in_channels + block.first,
-                            p_.stride_height * p_.width * p_.in_channels,
-                            p_.stride_width * p_.in_channels, v, step);
+    transform_input_tile<W>(image + (h * p_.width + w) * p_.image_channels + block.first,
+                            p_.stride_height * p_.width * p_.image_channels,
+                            p_.stride_width * p_.image_channels, v, step);
   } else {
     transform_edge<W>(image, h, w, block, v, step);
   }
@@ -45,7 +45,7 @@ void WinogradSource::transform_edge(const float* image, int64_t h_first, int64_t
     for (int j = 0; j < kAlpha; ++j) {
       const int64_t w = w_first + j * p_.stride_width;
       const bool inside = h >= 0 && h < p_.height && w >= 0 && w < p_.width;
-      const float* pixel = image + (h * p_.width + w) * p_.in_channels + block.first;
+      const float* pixel = image + (h * p_.width + w) * p_.image_channels + block.first;
       store<float>(tile + (i * kAlpha + j) * kV,
                    inside ? load_lanes<float>(pixel, block.lanes) : Vec<float>{});
     }

@@ -49,6 +49,10 @@ auto with_gradients(const ConvActPool2dProblem& p, const Body& body) {
 
 }  // namespace
 
+const char* winograd_transposed_refusal(const ConvActPool2dProblem& p) {
+  return p.groups != 1 ? "takes one group alone" : winograd_refusal(p, true);
+}
+
 int64_t winograd_transposed_size(const ConvActPool2dProblem& p) {
   return with_gradients(p, [&](auto w) { return size<decltype(w)>(p); });
 }

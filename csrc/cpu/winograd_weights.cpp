@@ -1,7 +1,7 @@
 // All transformed weights of a problem.
 #include "cpu/winograd_weights.h"
 
-#include "cpu/parts.h"
+#include "cpu/groups.h"
 #include "cpu/scratch.h"
 
 namespace cmf {
@@ -17,7 +17,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
   const int64_t k_blocks = divide_up(p.pool.channels, int64_t(kWinogradColumns));
   const int64_t block_size = W::kFrequencies * channels.weight_step(kWinogradColumns);
   // a few channel blocks each; merged ones are gathered together
-  const int64_t count = channels.group_count();
+  const int64_t count = channels.count();
   const int64_t together = channels.merged() ? count : kPreparedBlocks;
   const int64_t parts = divide_up(count, together);
   const int64_t items = k_blocks * parts;
@@ -29,9 +29,8 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       const int64_t k = item / parts * kWinogradColumns;
       const int64_t columns = filter_vectors(p, k) * kLanes<float>;
       const int64_t first = item % parts * together;
-      const int64_t group_first = channels.group_first(k);
-      const WeightPart part = {k, static_cast<int>(group_first + first),
-                               static_cast<int>(group_first + least(first + together, count))};
+      const WeightPart part = {k, static_cast<int>(first),
+                               static_cast<int>(least(first + together, count))};
       transform_weights<W>(p, channels, layout, w, part, taps.data,
                            prepared + item / parts * block_size + first * kLanes<float> * columns,
                            channels.weight_step(columns));
@@ -40,8 +39,19 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
   });
 }
 
-// Floats of U for F(m, r).
-int64_t prepared_size(const ConvActPool2dProblem& p, int outputs) {
+template <class W>
+bool prepare_groups(const Groups& groups, const void* w, void* prepared, int threads) {
+  const ConvActPool2dProblem& p = groups.problem();
+  const int64_t size = winograd_weight_floats(p, W::kOutputs);
+  return size > 0 && groups.each(threads, [&](int64_t g, int threads_of_group) {
+    return prepare<W>(p, static_cast<const float*>(groups.weights(w, g)),
+                      static_cast<float*>(prepared) + g * size, threads_of_group);
+  });
+}
+
+}  // namespace
+
+int64_t winograd_weight_floats(const ConvActPool2dProblem& p, int outputs) {
   const int taps = winograd_taps(p);
   WinogradChannels channels;
   if (!channels.prepare(p, taps)) return 0;
@@ -50,24 +60,26 @@ int64_t prepared_size(const ConvActPool2dProblem& p, int outputs) {
   return k_blocks * alpha * alpha * channels.weight_step(kWinogradColumns);
 }
 
-}  // namespace
-
 int64_t winograd_prepared_size(const ConvActPool2dProblem& p) {
-  return prepared_size(p, winograd_outputs(p));
+  const Groups groups(p);
+  return groups.count() *
+         winograd_weight_floats(groups.problem(), winograd_outputs(groups.problem()));
 }
-int64_t winograd_f6_prepared_size(const ConvActPool2dProblem& p) { return prepared_size(p, 6); }
+int64_t winograd_f6_prepared_size(const ConvActPool2dProblem& p) {
+  const Groups groups(p);
+  return groups.count() * winograd_weight_floats(groups.problem(), 6);
+}
 
 bool winograd_f6_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared,
                          int threads) {
-  return prepare<Winograd<6, 3>>(p, static_cast<const float*>(w), static_cast<float*>(prepared),
-                                 threads);
+  return prepare_groups<Winograd<6, 3>>(Groups(p), w, prepared, threads);
 }
 
 bool winograd_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {
-  const float* weights = static_cast<const float*>(w);
-  float* u = static_cast<float*>(prepared);
-  return with_winograd(p, winograd_outputs(p),
-                       [&](auto f) { return prepare<decltype(f)>(p, weights, u, threads); });
+  const Groups groups(p);
+  return with_winograd(groups.problem(), winograd_outputs(groups.problem()), [&](auto f) {
+    return prepare_groups<decltype(f)>(groups, w, prepared, threads);
+  });
 }
 
 }  // namespace CMF_ISA

@@ -9,7 +9,10 @@
 namespace cmf {
 namespace CMF_ISA {
 
-// Channel blocks first .. last - 1, of their group, of the filters k .. k + kWinogradColumns - 1.
+// Floats of all of them, for F(m, r) of one group. 0 where memory could not be had.
+int64_t winograd_weight_floats(const ConvActPool2dProblem& problem, int outputs);
+
+// Channel blocks first .. last - 1 of the filters k .. k + kWinogradColumns - 1.
 struct WeightPart {
   int64_t k;
   int first;
@@ -46,7 +49,6 @@ void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& ch
   constexpr int kV = kLanes<float>;
   const int vectors = filter_vectors(p, part.k);
   const int64_t columns = vectors * kV;
-  const int64_t group_channel = channels.group_of(part.k) * (p.in_channels / p.groups);
   for (int v = 0; v < vectors; ++v) {
     const int64_t k = part.k + v * kV;
     const int64_t filters = least(p.pool.channels - k, kV);
@@ -54,7 +56,7 @@ void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& ch
     for (int b = part.first; b < part.last; ++b) {
       const ChannelBlock& block = channels[b];
       // a merged pixel has all channels of several columns: they are turned together
-      const int64_t first = channels.merged() ? 0 : block.first - group_channel;
+      const int64_t first = channels.merged() ? 0 : block.first;
       if (first != turned) {
         const int64_t count = channels.merged() ? p.in_channels : block.lanes;
         turn_channels(layout, w + layout.at(k, first), filters, count, taps);

@@ -233,12 +233,10 @@ class WinogradWorker {
   }
 
   int vectors_of(int64_t k) const { return filter_vectors(p_, k * kWinogradColumns); }
-  // Where block 0 of the channels would have its weights.
   const float* weights_of(int64_t k, int f) const {
-    const int64_t first = channels_.group_first(k * kWinogradColumns);
     return static_cast<const float*>(t_.prepared) +
            k * kF * channels_.weight_step(kWinogradColumns) +
-           f * channels_.weight_step(vectors_of(k) * kV) - first * kV * vectors_of(k) * kV;
+           f * channels_.weight_step(vectors_of(k) * kV);
   }
 
   // One block of tiles by blocks of output channels k_first .. k_last - 1.
@@ -250,14 +248,13 @@ class WinogradWorker {
       const float* v = block_data(block) + f * channels_.data_step(size);
       for (int64_t k = k_first; k < k_last; ++k) {
         const GemmBlocks blocks =
-            channels_.at(f / W::kAlpha == W::kAlpha - 1, f % W::kAlpha == W::kAlpha - 1,
-                         channels_.group_of(k * kWinogradColumns));
+            channels_.at(f / W::kAlpha == W::kAlpha - 1, f % W::kAlpha == W::kAlpha - 1);
         const int vectors = vectors_of(k);
         const bool more = k + 1 < k_last;
         const float* next = weights_of(more ? k + 1 : k_first, more ? f : f + 1);
         float* m = m_.data + (k - k_first) * product_size() + f * size * vectors * kV;
         gemm_rows(GemmRows{v, channels_.count(), true}, parts, weights_of(k, f), vectors, next,
-                  channels_.group_count() * kV * kV, blocks, m);
+                  channels_.count() * kV * kV, blocks, m);
       }
       prefetch_.step();
     }

@@ -31,7 +31,7 @@ std::vector<float> eighths(int64_t count, uint64_t* state) {
 ConvActPool2dProblem conv_problem(const ConvShape& s, const ConvAfter& after, bool x_channels_last,
                                   bool y_channels_last) {
   ConvActPool2dProblem p = {};
-  p.in_channels = s.channels, p.height = s.height, p.width = s.width;
+  p.in_channels = p.image_channels = s.channels, p.height = s.height, p.width = s.width;
   p.kernel_height = s.kernel_height, p.kernel_width = s.kernel_width;
   p.stride_height = p.stride_width = s.stride;
   p.pad_height = p.pad_width = s.pad;

@@ -28,7 +28,7 @@ class Case {
  public:
   Case(const KernelTable& kernels, const Shape& s, bool channels_last, int32_t activation)
       : conv_(kernels.conv_act_pool2d[static_cast<int>(s.algorithm)]), p_(), output_() {
-    p_.in_channels = s.filters;
+    p_.in_channels = p_.image_channels = s.filters;
     p_.height = (s.height - 1) * s.stride_height + s.kernel_height - 2 * s.pad;
     p_.width = (s.width - 1) * s.stride_width + s.kernel_width - 2 * s.pad;
     p_.kernel_height = s.kernel_height, p_.kernel_width = s.kernel_width;

@@ -36,7 +36,7 @@ class Case {
         activation_(activation),
         param_(param) {
     p_ = ConvActPool2dProblem{};
-    p_.in_channels = s.c, p_.height = s.h, p_.width = s.w;
+    p_.in_channels = p_.image_channels = s.c, p_.height = s.h, p_.width = s.w;
     p_.kernel_height = s.r, p_.kernel_width = s.s;
     p_.stride_height = p_.stride_width = s.stride;
     p_.pad_height = p_.pad_width = s.pad;

@@ -135,6 +135,8 @@ void test_winograd(const KernelTable& kernels) {
       // groups of whole blocks in every instruction set
       {2, 48, 13, 18, 96, 3, 3, 1, 1, 1, 3},
       {1, 64, 14, 16, 64, 4, 4, 2, 1, 1, 2},
+      {3, 51, 9, 11, 57, 3, 3, 1, 1, 1, 3},
+      {1, 34, 13, 12, 50, 3, 3, 2, 1, 1, 2},
   };
   for (const ConvShape& s : shapes) {
     for (const bool channels_last : {false, true}) {

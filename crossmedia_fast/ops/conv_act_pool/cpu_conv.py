@@ -78,8 +78,8 @@ class ConvLaunch:
         self.w_shape = w_shape
         # what transformed weights depend on beside the weights
         self.weights_key = {
-            "winograd": (w_shape, conv.stride),
-            "winograd_f6": (w_shape,),
+            "winograd": (w_shape, conv.stride, conv.groups),
+            "winograd_f6": (w_shape, conv.groups),
             "implicit_gemm": (w_shape, conv.dilation),
             "patches": (w_shape, conv.dilation, x_channels_last),
             "pointwise": (
