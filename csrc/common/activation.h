@@ -254,6 +254,13 @@ struct ActivationRule<Activation::kHardswish> {
   }
 };
 
+// clang-format off: it formats these lines another way each time
+#define CMF_EACH_ACTIVATION(CASE)                                           \
+  CASE(kIdentity) CASE(kRelu) CASE(kLeakyRelu) CASE(kRelu6) CASE(kElu)      \
+  CASE(kSilu) CASE(kGelu) CASE(kGeluTanh) CASE(kTanh) CASE(kSigmoid)        \
+  CASE(kSoftplus) CASE(kHardswish)
+// clang-format on
+
 template <Activation A, class V, class C>
 CMF_HOST_DEVICE V activate(V z, C param) {
   return ActivationRule<A>::activate(z, param);

@@ -31,6 +31,13 @@ void activate_row_with(ComputeType<In> param, const In* x, RowBias<ComputeType<I
   });
 }
 
+template <Activation A>
+void stream_activated_with(float param, const float* x, float* y, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes<float>) {
+    stream(y + i, activate<A>(load<float>(x + i), param));
+  }
+}
+
 template <Activation A, class D, class T>
 void backward_row_from_output(ComputeType<T> param, const D* dy, const T* y, ComputeType<T>* g,
                               int64_t count) {
@@ -62,13 +69,6 @@ void copy_row(const D* x, C* y, int64_t count) {
 
 }  // namespace
 
-// clang-format off: it formats these lines another way each time
-#define CMF_EACH_ACTIVATION(CASE)                                           \
-  CASE(kIdentity) CASE(kRelu) CASE(kLeakyRelu) CASE(kRelu6) CASE(kElu)      \
-  CASE(kSilu) CASE(kGelu) CASE(kGeluTanh) CASE(kTanh) CASE(kSigmoid)        \
-  CASE(kSoftplus) CASE(kHardswish)
-// clang-format on
-
 template <class In, class Out>
 void activate_row(const ActPool2dProblem& problem, const In* x, RowBias<ComputeType<In>> bias,
                   Out* y, int64_t count) {
@@ -77,6 +77,17 @@ void activate_row(const ActPool2dProblem& problem, const In* x, RowBias<ComputeT
 #define CMF_CASE(A)   \
   case Activation::A: \
     return activate_row_with<Activation::A>(param, x, bias, y, count);
+    CMF_EACH_ACTIVATION(CMF_CASE)
+#undef CMF_CASE
+  }
+}
+
+void stream_activated(const ActPool2dProblem& problem, const float* x, float* y, int64_t count) {
+  const float param = static_cast<float>(problem.activation_param);
+  switch (static_cast<Activation>(problem.activation)) {
+#define CMF_CASE(A)   \
+  case Activation::A: \
+    return stream_activated_with<Activation::A>(param, x, y, count);
     CMF_EACH_ACTIVATION(CMF_CASE)
 #undef CMF_CASE
   }

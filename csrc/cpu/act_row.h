@@ -20,6 +20,10 @@ template <class In, class Out>
 void activate_row(const ActPool2dProblem& problem, const In* x, RowBias<ComputeType<In>> bias,
                   Out* y, int64_t count);
 
+// The same into whole vectors of y, on their boundary, past the caches: fence_streams() before
+// others read them.
+void stream_activated(const ActPool2dProblem& problem, const float* x, float* y, int64_t count);
+
 // g[i] = dy[i] * act'(...), the derivative from what problem.saved names: the output, the chosen
 // pre-activation, or x + bias. Saved::kNothing and kMask give g = dy.
 template <class D, class T>

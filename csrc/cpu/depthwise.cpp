@@ -26,12 +26,19 @@ bool stores_past_caches(const ConvForwardTensors& t, const ActPool2dProblem& poo
          pool.batch * pool.channels * pool.height * pool.width * 4 > kLargeBytes;
 }
 
+// Rows of sums, activated.
+void store_activated(const ActPool2dProblem& pool, const float* z, float* y, int64_t count,
+                     bool past_caches) {
+  if (past_caches) return stream_activated(pool, z, y, count);
+  activate_row(pool, z, RowBias<float>{-0.0f, nullptr}, y, count);
+}
+
 int64_t image_size(const ConvActPool2dProblem& p) { return p.in_channels * p.height * p.width; }
 
 // -- NHWC to NHWC without a pooling: groups of kTileRows rows
 // ------------------------------------
 
-void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
+bool run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
                 const DepthwiseFilter& filter, Range groups) {
   const ActPool2dProblem& pool = p.pool;
   const int64_t C = pool.channels;
@@ -39,32 +46,37 @@ void run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   const int64_t groups_of_image = (pool.height + kTileRows - 1) / kTileRows;
   const QuickActivation quick = quick_activation(pool);
   const bool afterwards = quick.kind == QuickActivation::kAfterwards;
-  const bool past_caches =
-      !afterwards && (kV == kLineFloats || C == kV) && stores_past_caches(t, pool, C);
+  const bool past_caches = (kV == kLineFloats || C == kV) && stores_past_caches(t, pool, C);
   const PixelLoops loops = pixel_loops(p, group_size(p));
+  // rows whose activation is long are activated in a cache, on their way to y
+  Scratch<float> z;
+  if (afterwards && !z.allocate(kTileRows * row)) return false;
   const PixelKernel kernel =
-      filter.kernel(p, 0, C, afterwards ? no_activation() : quick, past_caches);
+      filter.kernel(p, 0, C, afterwards ? no_activation() : quick, past_caches && !afterwards);
   for (int64_t group = groups.first; group < groups.last; ++group) {
     const int64_t n = group / groups_of_image;
     const int64_t first = group % groups_of_image * kTileRows;
     const int rows = pool.height - first < kTileRows ? 1 : kTileRows;
     const float* x = static_cast<const float*>(t.x) + n * image_size(p);
     float* y = static_cast<float*>(t.y) + (n * pool.height + first) * row;
-    pixel_rows(kernel, loops, PixelRows{x, y, first, rows}, C);
-    if (afterwards) activate_row(pool, y, RowBias<float>{-0.0f, nullptr}, y, rows * row);
+    pixel_rows(kernel, loops, PixelRows{x, afterwards ? z.data : y, first, rows}, C);
+    if (afterwards) store_activated(pool, z.data, y, rows * row, past_caches);
   }
   if (past_caches) fence_streams();
+  return true;
 }
 
 // -- NCHW to NCHW without a pooling: rows of the output, all planes' one after another
 // ----------
 
-void run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range rows) {
+bool run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range rows) {
   const ActPool2dProblem& pool = p.pool;
   const QuickActivation quick = quick_activation(pool);
   const bool afterwards = quick.kind == QuickActivation::kAfterwards;
-  const bool past_caches = !afterwards && stores_past_caches(t, pool, pool.width);
+  const bool past_caches = stores_past_caches(t, pool, pool.width);
   const int64_t most = afterwards ? PooledBands(pool, pool.width * 4).rows : pool.height;
+  Scratch<float> z;
+  if (afterwards && !z.allocate(most * pool.width)) return false;
   const int64_t filters = pool.channels / p.in_channels;  // a channel
   const float* bias = static_cast<const float*>(t.bias);
   for (int64_t row = rows.first; row < rows.last;) {
@@ -80,16 +92,15 @@ void run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range 
         static_cast<const float*>(t.w) + k * p.kernel_height * p.kernel_width,
         bias ? bias[k] : 0.0f,
         afterwards ? no_activation() : quick,
-        past_caches,
+        past_caches && !afterwards,
     };
     float* y = static_cast<float*>(t.y) + row * pool.width;
-    plane_rows(kernel, first, last, y);
-    if (afterwards) {
-      activate_row(pool, y, RowBias<float>{-0.0f, nullptr}, y, (last - first) * pool.width);
-    }
+    plane_rows(kernel, first, last, afterwards ? z.data : y);
+    if (afterwards) store_activated(pool, z.data, y, (last - first) * pool.width, past_caches);
     row += last - first;
   }
   if (past_caches) fence_streams();
+  return true;
 }
 
 // -- all else: bands of some channels
@@ -238,19 +249,14 @@ bool depthwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& 
   const bool plain = pool.pool == Pool::kNone && p.x_channels_last == pool.channels_last;
   if (plain && !pool.channels_last && pool.width >= kWideRow && is_square(p) &&
       p.kernel_width == kTaps && p.stride_width == 1 && group_size(p) == 1) {
-    return in_parallel(pool.batch * pool.channels * pool.height, parts, [&](Range rows) {
-      run_rows(p, t, rows);
-      return true;
-    });
+    return in_parallel(pool.batch * pool.channels * pool.height, parts,
+                       [&](Range rows) { return run_rows(p, t, rows); });
   }
   DepthwiseFilter filter(pool.channels);
   if (!filter.prepare(p, t.w, t.bias, false)) return false;
   if (plain && pool.channels_last && pool.channels == p.in_channels) {
     const int64_t groups = pool.batch * ((pool.height + kTileRows - 1) / kTileRows);
-    return in_parallel(groups, parts, [&](Range part) {
-      run_pixels(p, t, filter, part);
-      return true;
-    });
+    return in_parallel(groups, parts, [&](Range part) { return run_pixels(p, t, filter, part); });
   }
   const int lanes = band_lanes(p);
   const PooledBands bands(pool, pool.width * lanes * int64_t(sizeof(float)));

@@ -2,7 +2,7 @@
 // of each tap, bias and activation in registers, stored where the tap's pixels lie.
 #include "cpu/patches.h"
 
-#include "cpu/act_row.h"
+#include "cpu/activated_tiles.h"
 #include "cpu/patches_layout.h"
 #include "cpu/pointwise_pack.h"
 #include "cpu/scratch.h"
@@ -35,8 +35,8 @@ class Transposed {
         static_cast<int>(most(1, least(threads, outputs * layout_.inner / kProductsPerThread)));
     pixel_ = t.transposed->y_pixel ? t.transposed->y_pixel : layout_.filters;
     large_ = outputs * 4 > kLargeBytes;
-    past_caches_ = large_ && !afterwards_ && layout_.pixels_are_rows &&
-                   layout_.filters % kLineFloats == 0 && pixel_ % kLineFloats == 0 &&
+    past_caches_ = large_ && layout_.pixels_are_rows && layout_.filters % kLineFloats == 0 &&
+                   pixel_ % kLineFloats == 0 &&
                    reinterpret_cast<uintptr_t>(y_) % CMF_VECTOR_BYTES == 0;
   }
 
@@ -138,6 +138,7 @@ class Transposed {
     part.columns = static_cast<int>(least(layout_.filters - k, kTileLanes));
     part.y_row = all.y_pixel;
     const TileRows rows = {pixels.last - pixels.first};
+    ActivatedTiles activated(epilogue_.output());
     for (int64_t line = lines.first; line < lines.last; ++line) {
       float* y =
           y_ + line * all.y_line + pixels.first * all.y_pixel + (i * p_.width + j) * pixel_ + k;
@@ -146,10 +147,15 @@ class Transposed {
         const int count = static_cast<int>(tile.last - tile.first);
         part.a = packed + ((line - lines.first) * rows.count + tile.first) * step_;
         part.y = y + tile.first * all.y_pixel;
-        pointwise_kernel_for(count, part.columns > kV ? 2 : 1)(part);
-        for (int row = 0; row < count; ++row) activate(part.y + row * part.y_row, part.columns);
+        const PointwiseKernel kernel = pointwise_kernel_for(count, part.columns > kV ? 2 : 1);
+        if (afterwards_) {
+          activated.run(part, count, kernel);
+        } else {
+          kernel(part);
+        }
       }
     }
+    activated.finish();
   }
 
   // Planes: filters by panels of pixels; the columns of a patch go to where they belong.

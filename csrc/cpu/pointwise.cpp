@@ -3,6 +3,7 @@
 // pass through scratch memory.
 #include "cpu/pointwise.h"
 
+#include "cpu/activated_tiles.h"
 #include "cpu/row_products.h"
 
 namespace cmf {
@@ -38,7 +39,6 @@ class FilterRows {
         input_(input),
         step_(round_up(p.in_channels, kV)),
         quick_(quick_activation(p.pool)),
-        afterwards_(quick_.kind == QuickActivation::kAfterwards),
         past_caches_(stores_past_caches(p, t, p.pool.height * p.pool.width, p.pool.channels)),
         threads_(product_threads(p, p.in_channels, threads)),
         weights_(static_cast<const float*>(t.prepared)) {}
@@ -82,9 +82,10 @@ class FilterRows {
     tile.bias = nullptr;
     tile.y_row = area;
     tile.columns = columns;
-    tile.act = afterwards_ ? no_activation() : quick_;
+    tile.act = quick_;
     tile.past_caches = past_caches_;
     tile.ahead_step = p_.height * p_.width;
+    ActivatedTiles activated(p_.pool);
     for (int64_t i = tiles.first; i < tiles.last; ++i) {
       const Range part = rows.tile(static_cast<int>(i));
       tile.a = weights_ + part.first * step_;
@@ -92,11 +93,15 @@ class FilterRows {
       tile.y = y + part.first * area;
       tile.ahead = ahead;
       tile.ahead_count = ahead && i == tiles.first ? kV : 0;
-      pointwise_kernel_for(static_cast<int>(part.last - part.first), columns > kV ? 2 : 1)(tile);
-      for (int64_t k = part.first; afterwards_ && k < part.last; ++k) {
-        activate_row(p_.pool, y + k * area, RowBias<float>{-0.0f, nullptr}, y + k * area, columns);
+      const int count = static_cast<int>(part.last - part.first);
+      const PointwiseKernel kernel = pointwise_kernel_for(count, columns > kV ? 2 : 1);
+      if (quick_.kind == QuickActivation::kAfterwards) {
+        activated.run(tile, count, kernel);
+      } else {
+        kernel(tile);
       }
     }
+    activated.finish();
   }
 
   const ConvActPool2dProblem& p_;
@@ -104,7 +109,6 @@ class FilterRows {
   const PointwiseInput& input_;
   const int64_t step_;  // C, rounded up to whole vectors
   const QuickActivation quick_;
-  const bool afterwards_;
   const bool past_caches_;
   const int threads_;
   const float* const weights_;

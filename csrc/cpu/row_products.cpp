@@ -1,5 +1,6 @@
 #include "cpu/row_products.h"
 
+#include "cpu/activated_tiles.h"
 #include "cpu/pooled_bands.h"
 
 namespace cmf {
@@ -67,8 +68,8 @@ int product_threads(const ConvActPool2dProblem& p, int64_t depth, int threads) {
 
 bool stores_past_caches(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int64_t run,
                         int64_t pixel) {
-  return quick_activation(p.pool).kind != QuickActivation::kAfterwards && run % kLineFloats == 0 &&
-         pixel % kLineFloats == 0 && reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
+  return run % kLineFloats == 0 && pixel % kLineFloats == 0 &&
+         reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
          p.pool.batch * p.pool.height * p.pool.width * p.pool.channels * 4 > kLargeBytes;
 }
 
@@ -82,7 +83,6 @@ RowProducts::RowProducts(const ConvActPool2dProblem& p, const ConvForwardTensors
       step_(length.step()),
       panels_(divide_up(p.pool.channels, kTileLanes)),
       quick_(quick_activation(p.pool)),
-      afterwards_(quick_.kind == QuickActivation::kAfterwards),
       pixel_(y_pixel(p.pool, t)),
       past_caches_(stores_past_caches(p, t, p.pool.channels, pixel_)),
       threads_(product_threads(p, length.depth(), threads)),
@@ -111,6 +111,7 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
   tile.y_row = steps_ ? kTileLanes : y_row;
   tile.act = act;
   tile.past_caches = past_caches;
+  ActivatedTiles activated(p_.pool);
   const TileRows rows = {pixels.last - pixels.first};
   const int64_t run = round_up(length_.channels, kV);
   for (int64_t panel = panels.first; panel < panels.last; ++panel) {
@@ -130,14 +131,23 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
       // one tile's pixels are as long as the next one's
       tile.ahead = ahead + part.first * p_.in_channels;
       tile.ahead_count = ahead && panel == panels.first ? static_cast<int>(count + 1) / 2 : 0;
-      if (length_.runs > 1 && tile.runs * length_.channels > kSummedDepth) {
-        long_tile(tile, length_, static_cast<int>(count));
+      const int tile_rows = static_cast<int>(count);
+      const auto products = [&](const PointwiseTile& wanted) {
+        if (length_.runs > 1 && wanted.runs * length_.channels > kSummedDepth) {
+          long_tile(wanted, length_, tile_rows);
+        } else {
+          pointwise_kernel_for(tile_rows, wanted.columns > kV ? 2 : 1)(wanted);
+        }
+      };
+      if (act.kind == QuickActivation::kAfterwards) {
+        activated.run(tile, tile_rows, products);
       } else {
-        pointwise_kernel_for(static_cast<int>(count), tile.columns > kV ? 2 : 1)(tile);
+        products(tile);
       }
       if (steps_) spread(tile, Range{pixels.first + part.first, pixels.first + part.last}, panel);
     }
   }
+  activated.finish();
 }
 
 // A tile's pixels, to where they belong.
@@ -183,18 +193,10 @@ bool RowProducts::run_pixels() const {
       source_.pack(chunk, scratch.data, packed.data);
       const int64_t first = panels.first * kTileLanes;
       float* y = static_cast<float*>(t_.y) + chunk.first * pixel_ + first;
-      const int64_t count = chunk.last - chunk.first;
-      multiply(packed.data, chunk, panels, y, pixel_, afterwards_ ? no_activation() : quick_,
-               past_caches_,
+      multiply(packed.data, chunk, panels, y, pixel_, quick_, past_caches_,
                plain && unit + 1 < units.last
                    ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
                    : nullptr);
-      if (!afterwards_) continue;
-      const int64_t last = least(panels.last * kTileLanes, pool.channels);
-      for (int64_t i = 0; i < count; ++i) {
-        float* row = y + i * pixel_;
-        activate_row(pool, row, RowBias<float>{-0.0f, nullptr}, row, last - first);
-      }
     }
     if (past_caches_) fence_streams();
     return true;

@@ -70,7 +70,6 @@ class RowProducts {
   const int64_t step_;    // floats of a packed row
   const int64_t panels_;  // of filters
   const QuickActivation quick_;
-  const bool afterwards_;
   const int64_t pixel_;  // of y
   bool past_caches_;
   const int threads_;
