@@ -134,13 +134,13 @@ struct ActivationRule<Activation::kElu> {
   }
 };
 
-// z s, s = sigmoid(z); s (1 + z (1 - s)). F.silu: NaN at -inf; the derivative is NaN at both
-// infinities.
+// z / (1 + e^-z); with s = sigmoid(z): s (1 + z (1 - s)). F.silu: NaN at -inf; the derivative is
+// NaN at both infinities.
 template <>
 struct ActivationRule<Activation::kSilu> {
   template <class V, class C>
   static CMF_HOST_DEVICE V activate(V z, C) {
-    return z * sigmoid(z);
+    return z / (exp(-z) + C(1));
   }
   template <class V, class C>
   static CMF_HOST_DEVICE V from_input(V dy, V z, C) {

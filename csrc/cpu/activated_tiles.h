@@ -20,6 +20,12 @@ class ActivatedTiles {
   void run(PointwiseTile& tile, int rows, const Kernel& kernel) {
     const Wanted wanted = {tile.y, tile.y_row, rows, tile.columns, tile.past_caches};
     const QuickActivation act = tile.act;
+    // the lines come while the sums are computed: the activated ones are stored all at once
+    for (int row = 0; row < rows && !tile.past_caches; ++row) {
+      const float* line = tile.y + row * tile.y_row;
+      __builtin_prefetch(line, 1);
+      __builtin_prefetch(line + tile.columns - 1, 1);
+    }
     tile.y = sums_[next_];
     tile.columns = tile.columns > kLanes<float> ? kTileLanes : kLanes<float>;
     tile.y_row = tile.columns;

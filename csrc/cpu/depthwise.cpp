@@ -17,6 +17,7 @@ namespace {
 constexpr int kV = kLanes<float>;
 // Outputs above this are stored past the caches: their readers would hardly find them there.
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
+constexpr int64_t kActivatedBytes = INT64_C(1) << 14;  // half of the first cache
 // Narrower planes leave too much of their vectors empty: they are transposed to lanes of channels.
 constexpr int64_t kWideRow = 2 * kV;
 
@@ -26,11 +27,16 @@ bool stores_past_caches(const ConvForwardTensors& t, const ActPool2dProblem& poo
          pool.batch * pool.channels * pool.height * pool.width * 4 > kLargeBytes;
 }
 
-// Rows of sums, activated.
+// `count` sums, activated, go to y.
 void store_activated(const ActPool2dProblem& pool, const float* z, float* y, int64_t count,
                      bool past_caches) {
   if (past_caches) return stream_activated(pool, z, y, count);
   activate_row(pool, z, RowBias<float>{-0.0f, nullptr}, y, count);
+}
+
+// The lines come while the sums are computed: the activated ones are stored all at once.
+void prefetch_to_write(const float* y, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLineFloats) __builtin_prefetch(y + i, 1);
 }
 
 int64_t image_size(const ConvActPool2dProblem& p) { return p.in_channels * p.height * p.width; }
@@ -48,19 +54,32 @@ bool run_pixels(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
   const bool afterwards = quick.kind == QuickActivation::kAfterwards;
   const bool past_caches = (kV == kLineFloats || C == kV) && stores_past_caches(t, pool, C);
   const PixelLoops loops = pixel_loops(p, group_size(p));
-  // rows whose activation is long are activated in a cache, on their way to y
+  // columns whose sums are in the first cache when a long activation comes to them
+  const int64_t tiles = kActivatedBytes / (kTileRows * kTileColumns * C * 4);
+  const int64_t together = afterwards ? most(tiles, 1) * kTileColumns : pool.width;
   Scratch<float> z;
-  if (afterwards && !z.allocate(kTileRows * row)) return false;
-  const PixelKernel kernel =
+  if (afterwards && !z.allocate(kTileRows * together * C)) return false;
+  PixelKernel kernel =
       filter.kernel(p, 0, C, afterwards ? no_activation() : quick, past_caches && !afterwards);
+  if (afterwards) kernel.y_row = together * C;
   for (int64_t group = groups.first; group < groups.last; ++group) {
     const int64_t n = group / groups_of_image;
     const int64_t first = group % groups_of_image * kTileRows;
     const int rows = pool.height - first < kTileRows ? 1 : kTileRows;
     const float* x = static_cast<const float*>(t.x) + n * image_size(p);
     float* y = static_cast<float*>(t.y) + (n * pool.height + first) * row;
-    pixel_rows(kernel, loops, PixelRows{x, afterwards ? z.data : y, first, rows}, C);
-    if (afterwards) store_activated(pool, z.data, y, rows * row, past_caches);
+    for (int64_t q = 0; q < pool.width; q += together) {
+      const Range columns = {q, least(q + together, pool.width)};
+      float* target = afterwards ? z.data : y + q * C;
+      for (int i = 0; afterwards && !past_caches && i < rows; ++i) {
+        prefetch_to_write(y + i * row + q * C, (columns.last - q) * C);
+      }
+      pixel_rows(kernel, loops, PixelRows{x, target - q * C, first, rows}, columns, C);
+      for (int i = 0; afterwards && i < rows; ++i) {
+        store_activated(pool, target + i * kernel.y_row, y + i * row + q * C,
+                        (columns.last - q) * C, past_caches);
+      }
+    }
   }
   if (past_caches) fence_streams();
   return true;
@@ -74,9 +93,9 @@ bool run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range 
   const QuickActivation quick = quick_activation(pool);
   const bool afterwards = quick.kind == QuickActivation::kAfterwards;
   const bool past_caches = stores_past_caches(t, pool, pool.width);
-  const int64_t most = afterwards ? PooledBands(pool, pool.width * 4).rows : pool.height;
+  const int64_t most_rows = afterwards ? most(kActivatedBytes / (pool.width * 4), 1) : pool.height;
   Scratch<float> z;
-  if (afterwards && !z.allocate(most * pool.width)) return false;
+  if (afterwards && !z.allocate(most_rows * pool.width)) return false;
   const int64_t filters = pool.channels / p.in_channels;  // a channel
   const float* bias = static_cast<const float*>(t.bias);
   for (int64_t row = rows.first; row < rows.last;) {
@@ -84,7 +103,7 @@ bool run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range 
     const int64_t k = plane % pool.channels;
     const int64_t first = row % pool.height;
     int64_t last = first + (rows.last - row);
-    if (last > first + most) last = first + most;
+    if (last > first + most_rows) last = first + most_rows;
     if (last > pool.height) last = pool.height;
     const RowKernel kernel = {
         p,
@@ -95,8 +114,10 @@ bool run_rows(const ConvActPool2dProblem& p, const ConvForwardTensors& t, Range 
         past_caches && !afterwards,
     };
     float* y = static_cast<float*>(t.y) + row * pool.width;
-    plane_rows(kernel, first, last, afterwards ? z.data : y);
-    if (afterwards) store_activated(pool, z.data, y, (last - first) * pool.width, past_caches);
+    float* target = afterwards ? z.data : y;
+    if (afterwards && !past_caches) prefetch_to_write(y, (last - first) * pool.width);
+    plane_rows(kernel, first, last, target);
+    if (afterwards) store_activated(pool, target, y, (last - first) * pool.width, past_caches);
     row += last - first;
   }
   if (past_caches) fence_streams();
@@ -207,7 +228,8 @@ bool run_bands(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
     for (int64_t h = wanted.first; h < wanted.last; h += kTileRows) {
       const int rows = wanted.last - h < kTileRows ? 1 : kTileRows;
       float* target = z + (h - wanted.first) * pool.width * most_channels;
-      pixel_rows(kernel, loops, PixelRows{image, target, h, rows}, gathers ? kV : band.k_count);
+      pixel_rows(kernel, loops, PixelRows{image, target, h, rows}, Range{0, pool.width},
+                 gathers ? kV : band.k_count);
     }
     if (activated) {
       store_band(pool, band, z, most_channels, pool.channels, static_cast<float*>(t.y));

@@ -250,7 +250,8 @@ class Backward {
       const int64_t channels = in_place_ ? count_ : kV;
       for (int64_t h = rows.first; h < rows.last; h += kTileRows) {
         const int down = rows.last - h < kTileRows ? 1 : kTileRows;
-        pixel_rows(kernel, loops, PixelRows{x, target + (h - rows.first) * row, h, down}, channels);
+        pixel_rows(kernel, loops, PixelRows{x, target + (h - rows.first) * row, h, down},
+                   Range{0, kernel.p.pool.width}, channels);
       }
     }
 

@@ -228,27 +228,27 @@ CMF_HOST_DEVICE PixelLoops pixel_loops(const ConvActPool2dProblem& p, int group)
   return one ? pixel_loops<7, 1>() : pixel_loops<7, 2>();
 }
 
-// All columns and channels of up to kTileRows rows. Column by column with all their
-// channels, so that both tensors are walked in the order of their addresses.
+// Some columns, from the first of a tile on, and all channels of up to kTileRows rows. Column by
+// column with all their channels, so that both tensors are walked in the order of their addresses.
 inline void pixel_rows(const PixelKernel& k, const PixelLoops& loops, const PixelRows& out,
-                       int64_t channels) {
+                       Range columns, int64_t channels) {
   const ConvActPool2dProblem& p = k.p;
-  const int64_t Q = p.pool.width;
-  if (!loops.edge[0]) return any_pixels(k, out, Range{0, Q}, Range{0, channels});
+  if (!loops.edge[0]) return any_pixels(k, out, columns, Range{0, channels});
   const PixelTiles inside = loops.inside[out.rows - 1];
   const PixelTiles edge = loops.edge[out.rows - 1];
   // tiles first .. last - 1 see nothing beside the image
   constexpr int64_t kT = kTileColumns;
-  const int64_t first = (p.pad_width + kT * p.stride_width - 1) / (kT * p.stride_width);
+  const int64_t pad = (p.pad_width + kT * p.stride_width - 1) / (kT * p.stride_width);
+  const int64_t first = pad > columns.first / kT ? pad : columns.first / kT;
   const int64_t reach = p.width + p.pad_width - p.kernel_width - (kT - 1) * p.stride_width;
   int64_t last = reach < 0 ? 0 : reach / (kT * p.stride_width) + 1;
-  if (last > Q / kT) last = Q / kT;
+  if (last > columns.last / kT) last = columns.last / kT;
   const int64_t whole = channels / kLanes<float> * kLanes<float>;
-  if (first >= last || whole == 0) return edge(k, out, Range{0, Q}, Range{0, channels});
-  edge(k, out, Range{0, first * kT}, Range{0, channels});
+  if (first >= last || whole == 0) return edge(k, out, columns, Range{0, channels});
+  edge(k, out, Range{columns.first, first * kT}, Range{0, channels});
   inside(k, out, Range{first * kT, last * kT}, Range{0, whole});
   if (whole < channels) edge(k, out, Range{first * kT, last * kT}, Range{whole, channels});
-  edge(k, out, Range{last * kT, Q}, Range{0, channels});
+  edge(k, out, Range{last * kT, columns.last}, Range{0, channels});
 }
 
 }  // namespace CMF_ISA

@@ -69,39 +69,9 @@ struct ExpReduction {
   }
 };
 
-CMF_HOST_DEVICE Vec<float> exp(Vec<float> x) {
-  // Beyond these the result is 0 or infinity all the same; NaN fails both comparisons and stays.
-  x = select(x > 89.0f, broadcast(89.0f), x);
-  x = select(x < -104.0f, broadcast(-104.0f), x);
-  const ExpReduction reduced(x);
-  const Vec<float> value = reduced.exp();
 #if defined(__AVX512F__)
-  return bit_cast<Vec<float>>(
-      _mm512_maskz_scalef_ps(__mmask16(-1), bit_cast<__m512>(value), bit_cast<__m512>(reduced.n)));
-#else
-  // 2^n in two steps: n reaches from -150 to 128, and only the last step may round.
-  const Mask<float> n = bit_cast<Mask<float>>(reduced.shifted) - 0x4b400000;
-  const Mask<float> half = n >> 1;
-  const UnsignedLanes first = bit_cast<UnsignedLanes>(half + 127) << 23;
-  const UnsignedLanes second = bit_cast<UnsignedLanes>(n - half + 127) << 23;
-  return value * bit_cast<Vec<float>>(first) * bit_cast<Vec<float>>(second);
-#endif
-}
-
-CMF_HOST_DEVICE Vec<float> expm1(Vec<float> x) {
-  Vec<float> clamped = select(x > 89.0f, broadcast(89.0f), x);
-  clamped = select(clamped < -18.0f, broadcast(-18.0f), clamped);
-  const ExpReduction reduced(clamped);
-  // 2^n e^r - 1 = 2^n (e^r - 1) + (2^n - 1), by halves because 2^128 is no float
-  const Vec<float> half = bit_cast<Vec<float>>((reduced.shifted << 23) + 0x3f000000u);
-  const Vec<float> value = (half * reduced.expm1() + (half - 0.5f)) * 2.0f;
-  return select(fabs(x) < 0x1p-25f, x, value);  // -0 and subnormals, exactly
-}
-
-// e^x for x <= 0, in three quarters of exp's time: no overflow, and but for AVX-512 results under
-// 2^-126 are 0. NaN stays NaN. Within 1.1 ulp, with AVX-512 0.7.
-#if defined(__AVX512F__)
-CMF_HOST_DEVICE Vec<float> exp_of_negative(Vec<float> x) {
+// e^x for -104 <= x; infinity from 89 on. NaN stays NaN. Within 0.7 ulp.
+CMF_HOST_DEVICE Vec<float> exp_by_table(Vec<float> x) {
   // x = (16 n + j) (ln 2) / 16 + r: a register holds the 16 values of 2^(j/16), so r is small
   // enough for a cubic. Adding 1.5 * 2^23 leaves 16 n + j in the low bits, of which a permutation
   // reads j alone; a 16th of it is rounded down to n by the instruction that scales by 2^n.
@@ -114,7 +84,6 @@ CMF_HOST_DEVICE Vec<float> exp_of_negative(Vec<float> x) {
                                0x33092801, 0x331b85f2, 0xb3051aa8, 0xb2006c56,
                                0x329302ae, 0xb302e5a2, 0x31b3d0e5, 0x31d1daf2,
                                0xb27ce182, 0xb1b4b0da, 0xb1d290be, 0x31b0a147};
-  x = bit_cast<Vec<float>>(_mm512_max_ps(_mm512_set1_ps(-104.0f), bit_cast<__m512>(x)));
   const Vec<float> shifted = x * 0x1.715476p+4f + 0x1.8p23f;
   const Vec<float> n = shifted - 0x1.8p23f;
   // 16 n times the upper part of (ln 2) / 16 needs 26 bits: fused by name, at any optimisation
@@ -131,8 +100,40 @@ CMF_HOST_DEVICE Vec<float> exp_of_negative(Vec<float> x) {
   return bit_cast<Vec<float>>(_mm512_maskz_scalef_ps(
       __mmask16(-1), bit_cast<__m512>(q * root + root), bit_cast<__m512>(n * 0x1p-4f)));
 }
+
+CMF_HOST_DEVICE Vec<float> at_least(float low, Vec<float> x) {  // a NaN stays
+  return bit_cast<Vec<float>>(_mm512_max_ps(_mm512_set1_ps(low), bit_cast<__m512>(x)));
+}
+CMF_HOST_DEVICE Vec<float> at_most(float high, Vec<float> x) {
+  return bit_cast<Vec<float>>(_mm512_min_ps(_mm512_set1_ps(high), bit_cast<__m512>(x)));
+}
+
+// Beyond these the result is 0 or infinity all the same.
+CMF_HOST_DEVICE Vec<float> exp(Vec<float> x) {
+  return exp_by_table(at_most(89.0f, at_least(-104.0f, x)));
+}
+// For x <= 0.
+CMF_HOST_DEVICE Vec<float> exp_of_negative(Vec<float> x) {
+  return exp_by_table(at_least(-104.0f, x));
+}
 CMF_HOST_DEVICE Vec<float> gradual_exp_of_negative(Vec<float> x) { return exp_of_negative(x); }
 #else
+CMF_HOST_DEVICE Vec<float> exp(Vec<float> x) {
+  // Beyond these the result is 0 or infinity all the same; NaN fails both comparisons and stays.
+  x = select(x > 89.0f, broadcast(89.0f), x);
+  x = select(x < -104.0f, broadcast(-104.0f), x);
+  const ExpReduction reduced(x);
+  const Vec<float> value = reduced.exp();
+  // 2^n in two steps: n reaches from -150 to 128, and only the last step may round.
+  const Mask<float> n = bit_cast<Mask<float>>(reduced.shifted) - 0x4b400000;
+  const Mask<float> half = n >> 1;
+  const UnsignedLanes first = bit_cast<UnsignedLanes>(half + 127) << 23;
+  const UnsignedLanes second = bit_cast<UnsignedLanes>(n - half + 127) << 23;
+  return value * bit_cast<Vec<float>>(first) * bit_cast<Vec<float>>(second);
+}
+
+// e^x for x <= 0, in three quarters of exp's time: no overflow, and results under 2^-126 are 0. NaN
+// stays NaN. Within 1.1 ulp.
 CMF_HOST_DEVICE Vec<float> exp_of_negative(Vec<float> x) {
   // x = n ln 2 + r with |r| <= ln 2 / 2; adding kRound leaves 127 + n in the low bits
   const float kRound = 0x1.8p+23f + 127.0f;
@@ -151,6 +152,16 @@ CMF_HOST_DEVICE Vec<float> exp_of_negative(Vec<float> x) {
 // Where results under 2^-126 count.
 CMF_HOST_DEVICE Vec<float> gradual_exp_of_negative(Vec<float> x) { return exp(x); }
 #endif
+
+CMF_HOST_DEVICE Vec<float> expm1(Vec<float> x) {
+  Vec<float> clamped = select(x > 89.0f, broadcast(89.0f), x);
+  clamped = select(clamped < -18.0f, broadcast(-18.0f), clamped);
+  const ExpReduction reduced(clamped);
+  // 2^n e^r - 1 = 2^n (e^r - 1) + (2^n - 1), by halves because 2^128 is no float
+  const Vec<float> half = bit_cast<Vec<float>>((reduced.shifted << 23) + 0x3f000000u);
+  const Vec<float> value = (half * reduced.expm1() + (half - 0.5f)) * 2.0f;
+  return select(fabs(x) < 0x1p-25f, x, value);  // -0 and subnormals, exactly
+}
 
 // log(1 + f) for -1/3 <= f <= 1/3
 CMF_HOST_DEVICE Vec<float> log1p_reduced(Vec<float> f) {
