@@ -9,6 +9,8 @@ import itertools
 import pytest
 import torch
 
+import crossmedia_fast as cmf
+
 from .conv_native_launch import (
     FORMAT_IDS,
     FORMATS,
@@ -215,3 +217,22 @@ def test_refuses(algorithm: str, geometry: Geometry, after: After, reason: str) 
     assert reason in case.launch.refusal(algorithm)
     with pytest.raises(ValueError, match=reason):
         case.forward()
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_the_plan_takes_what_a_global_pooling_gives(needs_grad: bool) -> None:
+    """The few positions of a squeeze and excitation; one alone is PyTorch's without gradients."""
+    for channels, filters in ((480, 20), (28, 672)):
+        w = torch.randn(filters, channels, 1, 1, requires_grad=needs_grad)
+        assert cmf.explain(torch.randn(4, channels, 1, 1), w, pool="none").algorithm == "pointwise"
+        alone = cmf.explain(torch.randn(1, channels, 1, 1), w, pool="none").algorithm
+        assert (alone == "pointwise") == needs_grad
+
+
+def test_narrow_rows_leave_the_small_convolution_idle() -> None:
+    w = torch.randn(8, 32, 1, 1)
+    assert cmf.explain(torch.randn(4, 32, 1, 1), w, pool="none").algorithm == "direct"
+    assert (
+        cmf.explain(torch.randn(4, 320, 1, 1), torch.randn(80, 320, 1, 1), pool="none").algorithm
+        != "direct"
+    )
