@@ -40,7 +40,8 @@ def _peak_ratio(case: Row, peer: str | None) -> float | None:
     mine, theirs = best(case, ours=True), best(case, ours=False)
     name = theirs[0] if peer is None and theirs else peer
     peaks = [case["results"].get(n, {}).get("peak_bytes") for n in (mine and mine[0], name)]
-    return peaks[1] / peaks[0] if all(peaks) else None
+    # a call that frees more than it takes has a peak below what there was before
+    return peaks[1] / peaks[0] if all(peak is not None and peak > 0 for peak in peaks) else None
 
 
 def geometric_mean(values: list[float]) -> float | None:
