@@ -24,7 +24,7 @@ pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
 
 
 # channels and filters around a vector and a panel; images that share a chunk, and images of more;
-# strides that leave rows and columns behind the last pixel; the last: filters in groups
+# strides that leave rows and columns behind the last pixel; filters in several passes; groups
 POINTWISE = [
     pointwise(2, 16, (9, 9), 16),
     pointwise(1, 5, (3, 2), 3),
@@ -37,6 +37,8 @@ POINTWISE = [
     pointwise(5, 33, (1, 1), 40),
     pointwise(1, 20, (4, 300), 1),
     pointwise(3, 260, (7, 7), 600),
+    Geometry(3, 51, 57, (9, 8), (1, 1), groups=3),
+    Geometry(2, 40, 72, (12, 20), (1, 1), groups=2),
 ]
 # phases of strides with and without taps; padding beyond the filter's; borders in runs of taps;
 # pixels around a chunk of them; one filter, and filters around a tile of products
@@ -108,7 +110,8 @@ def assert_same_bits_for_any_threads(case: Case) -> None:
 
 @pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
 def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -> None:
-    for geometry in (pointwise(3, 68, (37, 25), 100), pointwise(5, 300, (5, 7), 500)):
+    grouped = Geometry(3, 150, 200, (13, 7), (1, 1), groups=5)
+    for geometry in (pointwise(3, 68, (37, 25), 100), pointwise(5, 300, (5, 7), 500), grouped):
         for after in (AFTER[1], AFTER[4]):
             assert_same_bits_for_any_threads(Case("pointwise", geometry, after, formats))
 

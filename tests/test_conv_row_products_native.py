@@ -43,6 +43,8 @@ POINTWISE = [
     pointwise(1, 64, (3, 3), 100),
     pointwise(4, 33, (1, 1), 40),
     pointwise(1, 20, (4, 300), 1),
+    Geometry(2, 48, 72, (9, 7), (1, 1), groups=3),
+    Geometry(1, 34, 100, (5, 40), (1, 1), groups=2),
 ]
 # runs of taps, and taps apart; borders that cut runs anywhere; strides below and above the kernel
 PATCHES = [
@@ -120,6 +122,7 @@ def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -
     for algorithm, geometry in (
         ("pointwise", pointwise(3, 68, (37, 25), 100)),
         ("pointwise", pointwise(1, 300, (5, 7), 500)),
+        ("pointwise", Geometry(3, 150, 200, (13, 7), (1, 1), groups=5)),
         ("patches", Geometry(3, 40, 70, (37, 25), (3, 3), (2, 2), (1, 1))),
         ("patches", Geometry(1, 100, 300, (5, 7), (3, 3), padding=(1, 1))),
     ):
@@ -203,6 +206,7 @@ def test_an_empty_batch(algorithm: str) -> None:
     ("algorithm", "geometry", "after", "reason"),
     [
         ("pointwise", Geometry(1, 4, 4, (5, 5), (1, 1), groups=2), After(), "group"),
+        ("pointwise", Geometry(1, 64, 64, (5, 5), (1, 1), (2, 2), groups=2), After(), "stride"),
         ("pointwise", Geometry(1, 4, 4, (5, 5), (3, 3)), After(), "1x1"),
         ("pointwise", Geometry(1, 4, 4, (5, 5), (1, 1), padding=(1, 1)), After(), "padding"),
         ("pointwise", pointwise(1, 4, (20, 20), 4), After(pool="max", size=16), "255"),
@@ -210,7 +214,16 @@ def test_an_empty_batch(algorithm: str) -> None:
         ("patches", pointwise(1, 4, (20, 20), 4), After(pool="max", size=16), "255"),
         ("patches", Geometry(1, 8192, 1, (32, 32), (32, 32)), After(), "smaller filters"),
     ],
-    ids=["groups", "kernel", "padding", "window", "groups of patches", "their window", "long"],
+    ids=[
+        "groups",
+        "stride",
+        "kernel",
+        "padding",
+        "window",
+        "groups of patches",
+        "their window",
+        "long",
+    ],
 )
 def test_refuses(algorithm: str, geometry: Geometry, after: After, reason: str) -> None:
     case = Case(algorithm, geometry, after)
@@ -236,3 +249,12 @@ def test_narrow_rows_leave_the_small_convolution_idle() -> None:
         cmf.explain(torch.randn(4, 320, 1, 1), torch.randn(80, 320, 1, 1), pool="none").algorithm
         != "direct"
     )
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_the_plan_takes_contiguous_groups(needs_grad: bool) -> None:
+    w = torch.randn(96, 24, 1, 1, requires_grad=needs_grad)
+    for channels_last in (False, True):
+        x = as_format(torch.randn(4, 96, 14, 14), channels_last)
+        plan = cmf.explain(x, w, groups=4, pool="none")
+        assert (plan.algorithm == "pointwise") != channels_last

@@ -4,6 +4,7 @@
 #include "cpu/pointwise.h"
 
 #include "cpu/activated_tiles.h"
+#include "cpu/groups.h"
 #include "cpu/row_products.h"
 
 namespace cmf {
@@ -39,7 +40,7 @@ class FilterRows {
         input_(input),
         step_(round_up(p.in_channels, kV)),
         quick_(quick_activation(p.pool)),
-        past_caches_(stores_past_caches(p, t, p.pool.height * p.pool.width, p.pool.channels)),
+        past_caches_(stores_past_caches(p, t, p.pool.height * p.pool.width, kLineFloats)),
         threads_(product_threads(p, p.in_channels, threads)),
         weights_(static_cast<const float*>(t.prepared)) {}
 
@@ -60,11 +61,11 @@ class FilterRows {
         const int64_t n = unit / cuts / across;
         const int64_t first = unit / cuts % across * kTileLanes;
         const int64_t last = first + kTileLanes < area ? first + kTileLanes : area;
-        const float* image = input_.x + n * p_.in_channels * p_.height * p_.width;
+        const float* image = input_.x + n * p_.image_channels * p_.height * p_.width;
         pack_columns(p_, input_, n, Range{first, last}, packed.data);
         const Range tiles =
             part_of(rows.tiles(), static_cast<int>(unit % cuts), static_cast<int>(cuts));
-        float* y = static_cast<float*>(t_.y) + n * pool.channels * area + first;
+        float* y = static_cast<float*>(t_.y) + n * pool.image_channels * area + first;
         multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first), y, area,
                          adjacent && last < area ? image + last : nullptr);
       }
@@ -115,12 +116,26 @@ class FilterRows {
   Scratch<float> bias_;
 };
 
+bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
+  const PointwiseInput input = {static_cast<const float*>(t.x),
+                                static_cast<const float*>(t.x_scale),
+                                static_cast<const float*>(t.x_shift)};
+  if (filters_are_rows(p)) return FilterRows(p, t, input, threads).run();
+  const Pixels pixels(p, input);
+  return RowProducts(p, t, pixels, RowLength{1, p.in_channels, kPackedBytes}, threads).run();
+}
+
 }  // namespace
 
 const char* pointwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
   if (p.kernel_height != 1 || p.kernel_width != 1) return "takes 1x1 kernels alone";
-  if (p.groups != 1) return "takes one group alone";
+  if (p.groups != 1) {
+    if (least(p.in_channels, p.pool.channels) / p.groups < kV) {
+      return "takes groups whose channels and filters fill a vector alone";
+    }
+    if (p.stride_height != 1 || p.stride_width != 1) return "takes groups at stride 1 alone";
+  }
   if (p.pad_height != 0 || p.pad_width != 0) return "takes no padding";
   if (p.pool.index_itemsize > 1) return "takes max pooling windows of up to 255 elements";
   if (backward && p.pool.saved == Saved::kInput) {
@@ -129,20 +144,28 @@ const char* pointwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   return nullptr;
 }
 
-int64_t pointwise_prepared_size(const ConvActPool2dProblem& p) { return packed_weights_size(p); }
+int64_t pointwise_prepared_size(const ConvActPool2dProblem& p) {
+  const Groups groups(p);
+  return groups.count() * packed_weights_size(groups.problem());
+}
 
 bool pointwise_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {
-  pack_weights(p, static_cast<const float*>(w), static_cast<float*>(prepared), threads);
-  return true;
+  const Groups groups(p);
+  const int64_t size = packed_weights_size(groups.problem());
+  return groups.each(threads, [&](int64_t g, int threads_of_group) {
+    pack_weights(groups.problem(), static_cast<const float*>(groups.weights(w, g)),
+                 static_cast<float*>(prepared) + g * size, threads_of_group);
+    return true;
+  });
 }
 
 bool pointwise_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
-  const PointwiseInput input = {static_cast<const float*>(t.x),
-                                static_cast<const float*>(t.x_scale),
-                                static_cast<const float*>(t.x_shift)};
-  if (filters_are_rows(p)) return FilterRows(p, t, input, threads).run();
-  const Pixels pixels(p, input);
-  return RowProducts(p, t, pixels, RowLength{1, p.in_channels, kPackedBytes}, threads).run();
+  const Groups groups(p);
+  if (groups.count() == 1) return forward_of_group(p, t, threads);
+  const int64_t size = packed_weights_size(groups.problem());
+  return groups.each(threads, [&](int64_t g, int threads_of_group) {
+    return forward_of_group(groups.problem(), groups.tensors(t, g, size), threads_of_group);
+  });
 }
 
 }  // namespace CMF_ISA

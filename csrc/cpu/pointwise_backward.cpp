@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "cpu/gradient_frame.h"
+#include "cpu/groups.h"
 #include "cpu/parts.h"
 #include "cpu/pointwise.h"
 #include "cpu/pointwise_chunks.h"
@@ -34,8 +35,9 @@ class Backward {
         strided_(p.stride_height != 1 || p.stride_width != 1) {
     const int64_t run = p.x_channels_last ? p.in_channels : p.width;
     past_caches_ = !strided_ && pixels_are_rows_ == p.x_channels_last && run % kLineFloats == 0 &&
+                   (!p.x_channels_last || p.image_channels % kLineFloats == 0) &&
                    reinterpret_cast<uintptr_t>(t.dx) % CMF_VECTOR_BYTES == 0 &&
-                   p.pool.batch * p.in_channels * p.height * p.width * 4 > kLargeBytes;
+                   p.pool.batch * p.image_channels * p.height * p.width * 4 > kLargeBytes;
   }
 
   bool run(int threads) {
@@ -54,7 +56,6 @@ class Backward {
     const bool success = (!apart || pass(chunks_.count, 1, false, true, threads)) &&
                          pass(chunks_.slices, sums ? chunks_.groups : 1, true, !apart, threads);
     if (success) add_slices(threads);
-    if (t_.dw_spoilt) *t_.dw_spoilt = false;
     return success;
   }
 
@@ -240,6 +241,7 @@ class Backward {
     // where it is not wanted.
     const float* next_x() const {
       if (!dw_wanted_ || c_.strided_ || c_.pixels_are_rows_ != p_.x_channels_last) return nullptr;
+      if (p_.image_channels != p_.in_channels) return nullptr;
       const int64_t area = p_.height * p_.width, C = p_.in_channels;
       const float* x = static_cast<const float*>(c_.t_.x);
       if (n_ + images_ == pool_.batch && rows_.last == pool_.height) return nullptr;
@@ -249,12 +251,12 @@ class Backward {
 
     // dx, pixels being rows: of all images at once.
     void input_pixels() {
-      const int64_t C = p_.in_channels, size = p_.height * p_.width * C;
+      const int64_t C = p_.in_channels, size = p_.height * p_.width * p_.image_channels;
       const bool in_place = !c_.strided_ && p_.x_channels_last;
       float* dx = static_cast<float*>(c_.t_.dx) + n_ * size;
-      float* y = in_place ? dx + rows_.first * p_.width * C : dx_.data;
       PointwiseTile part = tile();
-      part.y_row = C;
+      part.y_row = in_place ? p_.image_channels : C;
+      float* y = in_place ? dx + rows_.first * p_.width * part.y_row : dx_.data;
       const TileRows rows = {pixels()};
       part.ahead = next_x();
       part.ahead_step = 2 * kV;
@@ -267,7 +269,7 @@ class Backward {
         for (int i = 0; i < rows.tiles(); ++i) {
           const Range range = rows.tile(i);
           part.a = packed_.data + range.first * c_.filters_;
-          part.y = y + range.first * C + c;
+          part.y = y + range.first * part.y_row + c;
           pointwise_kernel_for(static_cast<int>(range.last - range.first),
                                part.columns > kV ? 2 : 1)(part);
           if (part.ahead) part.ahead += blocks * part.ahead_count * part.ahead_step;
@@ -291,7 +293,7 @@ class Backward {
     // dx, pixels being columns: of one image, NCHW.
     void input_planes(int64_t image) {
       const int64_t plane = p_.height * p_.width;
-      float* dx = static_cast<float*>(c_.t_.dx) + (n_ + image) * p_.in_channels * plane;
+      float* dx = static_cast<float*>(c_.t_.dx) + (n_ + image) * p_.image_channels * plane;
       PointwiseTile part = tile();
       part.y_row = c_.strided_ ? area_ : plane;
       float* y = c_.strided_ ? dx_.data : dx + rows_.first * p_.width;
@@ -381,7 +383,13 @@ class Backward {
 }  // namespace
 
 bool pointwise_backward(const ConvActPool2dProblem& p, const ConvBackwardTensors& t, int threads) {
-  return Backward(p, t).run(threads);
+  const Groups groups(p);
+  const bool success = groups.each(threads, [&](int64_t g, int threads_of_group) {
+    const ConvBackwardTensors of_group = groups.tensors(t, g);
+    return Backward(groups.problem(), of_group).run(threads_of_group);
+  });
+  if (t.dw_spoilt) *t.dw_spoilt = false;
+  return success;
 }
 
 }  // namespace CMF_ISA

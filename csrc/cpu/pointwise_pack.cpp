@@ -34,17 +34,22 @@ Vec<float> normalised(Vec<float> x, Vec<float> scale, Vec<float> shift) {
   return 0.0f > z ? broadcast(0.0f) : z;  // a NaN stays
 }
 
+// What is done to a value on its way: nothing, a normalisation with its ReLU, a product.
+enum class Change { kNone, kNormalised, kScaled };
+
 // Row `row` of its tile: channel c goes to packed[(c / kV · rows + row) · kV + c % kV].
-template <bool kNormalised>
+template <Change kChange>
 void pack_row(const float* source, int64_t channels, int64_t rows, int64_t row, float* packed,
               const float* scale = nullptr, const float* shift = nullptr) {
   float* target = packed + row * kV;
   for (int64_t c = 0; c < channels; c += kV, target += rows * kV) {
     const int lanes = static_cast<int>(least(channels - c, kV));
     Vec<float> value = load_lanes<float>(source + c, lanes);
-    if constexpr (kNormalised) {
+    if constexpr (kChange == Change::kNormalised) {
       value = normalised(value, load_lanes<float>(scale + c, lanes),
                          load_lanes<float>(shift + c, lanes));
+    } else if constexpr (kChange == Change::kScaled) {
+      value = value * load_lanes<float>(scale + c, lanes);
     }
     store<float>(target, value);
   }
@@ -76,8 +81,10 @@ void pack_block(const ConvActPool2dProblem& p, const float* planes, const float*
   }
   if (scale) {
     const Vec<float> scales = load_lanes<float>(scale, lanes);
-    const Vec<float> shifts = load_lanes<float>(shift, lanes);
-    for (int j = 0; j < count; ++j) block[j] = normalised(block[j], scales, shifts);
+    const Vec<float> shifts = shift ? load_lanes<float>(shift, lanes) : Vec<float>{};
+    for (int j = 0; j < count; ++j) {
+      block[j] = shift ? normalised(block[j], scales, shifts) : block[j] * scales;
+    }
   }
   for (int j = 0; j < count; ++j) store<float>(packed + j * kV, block[j]);
 }
@@ -129,8 +136,8 @@ void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, 
       }
       const Range tile = rows.tile(static_cast<int>(unit));
       for (int64_t k = tile.first; k < tile.last; ++k) {
-        pack_row<false>(w + k * C, C, tile.last - tile.first, k - tile.first,
-                        packed + tile.first * round_up(C, kV));
+        pack_row<Change::kNone>(w + k * C, C, tile.last - tile.first, k - tile.first,
+                                packed + tile.first * round_up(C, kV));
       }
     }
     return true;
@@ -175,17 +182,20 @@ void pack_tile(const ConvActPool2dProblem& p, const PointwiseInput& input, Range
                float* packed) {
   const int64_t C = p.in_channels;
   const int64_t area = p.pool.height * p.pool.width;
-  const int64_t image_size = C * p.height * p.width;
+  const int64_t image_size = p.image_channels * p.height * p.width;
   const int64_t count = pixels.last - pixels.first;
   if (p.x_channels_last) {
     for (int64_t row = 0; row < count; ++row) {
       const int64_t n = (pixels.first + row) / area;
       const int64_t pixel = (pixels.first + row) % area;
-      const float* source = input.x + n * image_size + source_pixel(p, pixel) * C;
-      if (input.scale) {
-        pack_row<true>(source, C, count, row, packed, input.scale, input.shift);
+      const float* source = input.x + n * image_size + source_pixel(p, pixel) * p.image_channels;
+      const float* scale = input.scale_at(p, n, 0);
+      if (input.shift) {
+        pack_row<Change::kNormalised>(source, C, count, row, packed, scale, input.shift);
+      } else if (scale) {
+        pack_row<Change::kScaled>(source, C, count, row, packed, scale);
       } else {
-        pack_row<false>(source, C, count, row, packed);
+        pack_row<Change::kNone>(source, C, count, row, packed);
       }
     }
     return;
@@ -198,10 +208,8 @@ void pack_tile(const ConvActPool2dProblem& p, const PointwiseInput& input, Range
       const int64_t pixel = (pixels.first + row) % area;
       int64_t together = least(count - row, kV);
       if (area - pixel < together) together = area - pixel;
-      const bool plain = !input.scale;
-      pack_block(p, input.x + n * image_size + c * p.height * p.width,
-                 plain ? nullptr : input.scale + c, plain ? nullptr : input.shift + c, lanes, pixel,
-                 static_cast<int>(together), packed + row * kV);
+      pack_block(p, input.x + n * image_size + c * p.height * p.width, input.scale_at(p, n, c),
+                 input.shift_at(c), lanes, pixel, static_cast<int>(together), packed + row * kV);
       row += together;
     }
   }
@@ -221,7 +229,7 @@ void pack_pixels(const ConvActPool2dProblem& p, const PointwiseInput& input, Ran
 void pack_columns(const ConvActPool2dProblem& p, const PointwiseInput& input, int64_t n,
                   Range pixels, float* packed) {
   const int64_t plane = p.height * p.width;
-  const float* image = input.x + n * p.in_channels * plane;
+  const float* image = input.x + n * p.image_channels * plane;
   const int count = static_cast<int>(pixels.last - pixels.first);
   const bool adjacent = p.stride_height == 1 && p.stride_width == 1;
   int64_t sources[kTileLanes];
@@ -239,10 +247,11 @@ void pack_columns(const ConvActPool2dProblem& p, const PointwiseInput& input, in
       for (int j = count; j < kTileLanes; ++j) packed[j] = 0.0f;
     }
     if (!input.scale) continue;
-    const Vec<float> scale = broadcast(input.scale[c]);
-    const Vec<float> shift = broadcast(input.shift[c]);
+    const Vec<float> scale = broadcast(*input.scale_at(p, n, c));
+    const Vec<float> shift = input.shift ? broadcast(input.shift[c]) : Vec<float>{};
     for (int j = 0; j < kTileLanes; j += kV) {
-      store<float>(packed + j, normalised(load<float>(packed + j), scale, shift));
+      const Vec<float> value = load<float>(packed + j);
+      store<float>(packed + j, input.shift ? normalised(value, scale, shift) : value * scale);
     }
   }
 }

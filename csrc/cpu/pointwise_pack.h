@@ -21,11 +21,18 @@ struct TileRows {
 };
 
 // x [N, C, H, W], in the problem's format; where scale and shift [C] are not null it is
-// max(x · scale + shift, 0) that is packed: normalised, then ReLU.
+// max(x · scale + shift, 0) that is packed: normalised, then ReLU; x · scale where only a scale
+// [N, C] is there.
 struct PointwiseInput {
   const float* x;
   const float* scale;
   const float* shift;
+
+  // Of image n, from channel c on, or null.
+  CMF_HOST_DEVICE const float* scale_at(const ConvActPool2dProblem& p, int64_t n, int64_t c) const {
+    return scale ? scale + (shift ? 0 : n * p.in_channels) + c : nullptr;
+  }
+  CMF_HOST_DEVICE const float* shift_at(int64_t c) const { return shift ? shift + c : nullptr; }
 };
 
 CMF_HOST_DEVICE PointwiseInput plain(const float* x) { return PointwiseInput{x, nullptr, nullptr}; }

@@ -70,7 +70,7 @@ bool stores_past_caches(const ConvActPool2dProblem& p, const ConvForwardTensors&
                         int64_t pixel) {
   return run % kLineFloats == 0 && pixel % kLineFloats == 0 &&
          reinterpret_cast<uintptr_t>(t.y) % CMF_VECTOR_BYTES == 0 &&
-         p.pool.batch * p.pool.height * p.pool.width * p.pool.channels * 4 > kLargeBytes;
+         p.pool.batch * p.pool.height * p.pool.width * p.pool.image_channels * 4 > kLargeBytes;
 }
 
 RowProducts::RowProducts(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
@@ -180,7 +180,7 @@ bool RowProducts::run_pixels() const {
   const int64_t chunk_pixels = most(1, least(tiles, kMostTiles)) * kGemmRows;
   const int chunks = static_cast<int>(divide_up(pixels, chunk_pixels));
   const int64_t cuts = cuts_of(chunks, panels_, threads_);
-  const bool plain = length_.runs == 1 && p_.x_channels_last;
+  const bool plain = length_.runs == 1 && p_.x_channels_last && p_.image_channels == p_.in_channels;
   return in_parallel(chunks * cuts, threads_, [&](Range units) {
     Scratch<float> packed, scratch;
     if (!packed.allocate(chunk_pixels * step_) ||

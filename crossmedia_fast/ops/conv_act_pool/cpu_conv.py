@@ -84,6 +84,7 @@ class ConvLaunch:
             "patches": (w_shape, conv.dilation, x_channels_last),
             "pointwise": (
                 w_shape,
+                conv.groups,
                 z_shape[2:],
                 x_channels_last,
                 y_channels_last,

@@ -201,6 +201,8 @@ def why_not_by_cost(
     if sizes.positions < _LEAST_POSITIONS and not needs_grad:
         reason = f"is for at least {_LEAST_POSITIONS} positions, not {sizes.positions}"
         refusals["pointwise"] = reason
+    if sizes.groups > 1 and sizes.x_channels_last:
+        refusals["pointwise"] = "PyTorch's convolution is as fast for groups in channels_last"
     if precision == "highest":
         reason = "conv_precision is 'highest': the transforms round"
         refusals["winograd"] = refusals["winograd_f6"] = reason
