@@ -232,12 +232,12 @@ def test_native_calls_check() -> None:
     pointers = [torch.empty(2048).data_ptr() for _ in range(4)]
     for algorithm, size, scale, shift in (
         ("winograd", 3, *pointers[:2]),
-        ("pointwise", 1, pointers[0], 0),
+        ("winograd", 3, pointers[0], 0),
         ("pointwise", 1, 0, pointers[0]),
     ):
         problem = Problem((1, 4, 6, 6, 8, size, size, 1, 0), NONE, "relu", "contiguous")
         x, w, prepared, y = pointers
-        with pytest.raises(ValueError, match="x_scale and x_shift"):
+        with pytest.raises(ValueError, match="x_shift comes with x_scale"):
             native.module.conv_act_pool2d_forward(  # type: ignore[union-attr]
                 algorithm, problem.launch.native, x, w, prepared, 0, y, 0, 0, 1, 0, scale, shift
             )

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule
 
+from .gating import gate_of
 from .installing import why_not_class
 from .joining import concatenated
 from .linear import find_linears
@@ -101,7 +102,15 @@ def analyse(model: nn.Module) -> Found:
             if not node.meta[CALLER]
             for part in parts
         }
-        own = [m for m in matches if not _common(m.callers()) or m.nodes[-1] in joined]
+        # so does a product of the module's own, or of another part of it, with a 1×1 convolution
+        gates = {m.nodes[0]: gate_of(m, module.get_submodule) for m in matches}
+        gate_callers = {n: [g.meta[CALLER]] for n, g in gates.items() if g is not None}
+        own = [
+            m
+            for m in matches
+            if not _common([*m.callers(), *gate_callers.get(m.nodes[0], [])])
+            or m.nodes[-1] in joined
+        ]
         for _, conv, note in rest:
             found.notes[join(path, conv)] = note
         for match in matches:
@@ -122,6 +131,7 @@ def analyse(model: nn.Module) -> Found:
             found.owned[path] = own
         if own or others:
             called = [*(m.callers() for m in own), *(p.callers() for p in others)]
+            called += [gate_callers.get(m.nodes[0], []) for m in own]
             callers = {caller for paths in called for caller in paths if caller}
             found.inline[path] = frozenset(p for c in callers for p in _prefixes(c))
     return found

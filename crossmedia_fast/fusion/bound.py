@@ -83,7 +83,7 @@ class BoundCall:
 
     @property
     def takes_affine(self) -> bool:
-        """Whether the kernel packs x, and can normalise it there."""
+        """Whether the kernel packs x, and can normalise or multiply it there."""
         return self.call_affine is not None
 
     def run(
@@ -93,12 +93,12 @@ class BoundCall:
         constants: tuple[Any, ...],
         joint: Any = None,
         place: int = 0,
-        affine: tuple[Tensor, Tensor] | None = None,  # scale and shift [C] of `takes_affine`
+        affine: tuple[Tensor, Tensor | None] | None = None,  # of `takes_affine`
     ) -> Tensor | None:
         """The result, or None where something has changed. Without gradients alone.
 
         It is a part of `joint`'s tensor where that has one for it and the call can write there.
-        With `affine`, of relu(x · scale + shift).
+        With `affine`, of relu(x · scale + shift), both [C], or of x · scale [N, C] alone.
         """
         if (
             x.stride() != self.strides
@@ -191,7 +191,7 @@ class Call(NamedTuple):
 
     run: Callable[[Tensor], Tensor]
     into: Callable[[Tensor, Tensor], None] | None = None  # the same into some channels of a tensor
-    affine: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None  # of relu(x · scale + shift)
+    affine: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None  # of BoundCall.run
     y_shape: tuple[int, ...] = ()
     keeps: bool = False  # whether something made of the weights is kept in it
 
@@ -212,9 +212,9 @@ def native_call(
     def call_into(x: Tensor, y: Tensor) -> None:
         write(x, y, y.stride(3))
 
-    def call_affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def call_affine(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
         y = fresh(x, y_shape, y_strides)
-        write(x, y, 0, scale.data_ptr(), shift.data_ptr())
+        write(x, y, 0, scale.data_ptr(), 0 if shift is None else shift.data_ptr())
         return y
 
     into = call_into if joins else None

@@ -14,6 +14,7 @@ from torch.nn.modules import module as _hooks
 
 from . import tracing
 from .chains import rewrite_chain
+from .gating import rewrite_gates
 from .joining import rewrite_concatenations
 from .linear import LinearRegion, find_linears
 from .matching import find, may_change, rewrite
@@ -245,6 +246,7 @@ def _add_variant(
             number += 1
     for prologue in rewrite_prologues(graph, module.get_submodule):
         program.others["norms"][prologue.path, prologue.pattern] = None
+    rewrite_gates(graph, module.get_submodule)
     for kind, find_chains, make_region, at in _OTHERS:
         for chain in find_chains(graph, module.get_submodule):
             region = make_region(f"fused_{number}", chain, module.get_submodule)

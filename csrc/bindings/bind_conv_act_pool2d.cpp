@@ -111,9 +111,10 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if (preactivation != 0 && (p.pool.saved != Saved::kPreactivation || index == 0)) {
     throw py::value_error("preactivation must be 0 for this problem, or come with an index");
   }
-  if ((x_scale != 0) != (x_shift != 0) || (x_scale != 0 && algorithm != "pointwise")) {
-    throw py::value_error("x_scale and x_shift come together, and with algorithm 'pointwise'");
+  if ((x_scale == 0 && x_shift != 0) || (x_scale != 0 && algorithm != "pointwise")) {
+    throw py::value_error("x_shift comes with x_scale, and both with algorithm 'pointwise' alone");
   }
+  if (x_scale != 0 && p.groups != 1) throw py::value_error("x_scale must be 0 for groups");
   if (w_channels_last && (prepared != 0 || !k.transforms_weights)) {
     throw py::value_error("w_channels_last must be False, but where the algorithm transforms w");
   }

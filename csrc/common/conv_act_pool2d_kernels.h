@@ -29,7 +29,7 @@ struct ConvForwardTensors {
   int64_t y_pixel;       // of an NHWC y: elements from a pixel to the next, 0 = K; more where y is
                          // some channels of a larger tensor
   const void* x_scale;   // [C] or null: x is max(x · x_scale + x_shift, 0), of pointwise alone
-  const void* x_shift;   // [C] or null, as x_scale
+  const void* x_shift;   // [C] or null: then x_scale is [N, C], and x is x · x_scale
   bool w_channels_last;  // w is [K, R, S, C / groups], where the algorithm transforms it itself
 };
 
