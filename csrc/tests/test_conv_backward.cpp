@@ -74,8 +74,9 @@ class Case {
 
  private:
   int64_t x_count() const { return p_.pool.batch * p_.in_channels * p_.height * p_.width; }
+  int64_t group() const { return p_.in_channels / p_.groups; }  // channels of one
   int64_t w_count() const {
-    return p_.pool.channels * p_.in_channels * p_.kernel_height * p_.kernel_width;
+    return p_.pool.channels * group() * p_.kernel_height * p_.kernel_width;
   }
 
   bool run(int threads, Array* dx, Array* dw, Array* dbias) {
@@ -102,15 +103,16 @@ class Case {
               dz_[size_t(at(n, k, i / q.width, i % q.width, q.channels, q.height, q.width))]);
           (*dbias)[size_t(k)] += g;
           if (g == 0) continue;
-          for (int64_t j = 0; j < p_.in_channels * p_.kernel_height * p_.kernel_width; ++j) {
-            const int64_t c = j / (p_.kernel_height * p_.kernel_width);
+          for (int64_t j = 0; j < group() * p_.kernel_height * p_.kernel_width; ++j) {
+            const int64_t c =
+                k / (q.channels / p_.groups) * group() + j / (p_.kernel_height * p_.kernel_width);
             const int64_t r = j / p_.kernel_width % p_.kernel_height;
             const int64_t s = j % p_.kernel_width;
             const int64_t h = i / q.width * p_.stride_height + r - p_.pad_height;
             const int64_t v = i % q.width * p_.stride_width + s - p_.pad_width;
             if (h < 0 || h >= p_.height || v < 0 || v >= p_.width) continue;
             const int64_t x = at(n, c, h, v, p_.in_channels, p_.height, p_.width);
-            const int64_t w = k * p_.in_channels * p_.kernel_height * p_.kernel_width + j;
+            const int64_t w = k * group() * p_.kernel_height * p_.kernel_width + j;
             (*dx)[size_t(x)] += g * double(w_[size_t(w)]);
             (*dw)[size_t(w)] += g * double(x_[size_t(x)]);
           }
@@ -147,15 +149,17 @@ class Case {
 
 void test_conv_backward(const KernelTable& kernels) {
   const ConvShape winograd[] = {
-      {2, 17, 9, 11, 21, 3, 3, 1, 1}, {1, 3, 6, 13, 35, 3, 3, 1, 0}, {2, 5, 12, 10, 8, 4, 4, 2, 1},
-      {1, 6, 11, 9, 9, 3, 3, 2, 1},   {2, 4, 8, 9, 6, 5, 5, 1, 2},   {1, 3, 17, 15, 4, 7, 7, 2, 3},
-      {1, 2, 5, 4, 3, 3, 2, 1, 1},
+      {2, 17, 9, 11, 21, 3, 3, 1, 1},       {1, 3, 6, 13, 35, 3, 3, 1, 0},
+      {2, 5, 12, 10, 8, 4, 4, 2, 1},        {1, 6, 11, 9, 9, 3, 3, 2, 1},
+      {2, 4, 8, 9, 6, 5, 5, 1, 2},          {1, 3, 17, 15, 4, 7, 7, 2, 3},
+      {1, 2, 5, 4, 3, 3, 2, 1, 1},          {2, 51, 9, 8, 57, 3, 3, 1, 1, 1, 3},
+      {1, 34, 11, 9, 40, 3, 3, 2, 1, 1, 2},
   };
   const ConvShape pointwise[] = {
       {2, 17, 9, 11, 21, 1, 1, 1, 0}, {1, 3, 6, 13, 35, 1, 1, 1, 0},
       {3, 40, 5, 4, 8, 1, 1, 1, 0},   {1, 6, 11, 9, 66, 1, 1, 2, 0},
       {5, 33, 3, 3, 1, 1, 1, 1, 0},   {2, 16, 12, 12, 16, 1, 1, 3, 0},
-      {1, 5, 40, 33, 19, 1, 1, 1, 0},
+      {1, 5, 40, 33, 19, 1, 1, 1, 0}, {2, 51, 9, 8, 57, 1, 1, 1, 0, 1, 3},
   };
   const ConvShape patches[] = {
       {2, 17, 9, 11, 21, 2, 2, 2, 0},
