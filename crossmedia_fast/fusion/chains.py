@@ -46,6 +46,15 @@ def watched(node: Node, module_at: Callable[[str], Any]) -> bool:
     return node.op == "call_module" and hooked(module_at(str(node.target)))
 
 
+def stands_before(first: Node, last: Node, *known: Node) -> bool:
+    """Whether nothing but `known` and attributes stands between the two: what else might change
+    what `first` was given."""
+    between = first.next
+    while between is not last and (between in known or between.op == "get_attr"):
+        between = between.next
+    return between is last
+
+
 def rewrite_chain(graph: Graph, chain: Chain, region: Any, place: Node) -> None:
     """Put a call of `region` into the graph, where `place` stands, for the chain's nodes."""
     with graph.inserting_before(place):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
+from .chains import stands_before
 from .matching import Match
 from .region import Region
 from .steps import PLAIN
@@ -83,14 +84,6 @@ def _is_gate(node: Node) -> bool:
     )
 
 
-def _stands_before(product: Node, node: Node) -> bool:
-    """Whether nothing between the two might change the factors."""
-    between = product.next
-    while between is not node and between.op == "get_attr":
-        between = between.next
-    return between is node
-
-
 def rewrite_gates(graph: Graph, module_at: Callable[[str], Any]) -> None:
     """Let regions that begin with a 1×1 convolution take in the product before them."""
     number = 0
@@ -102,7 +95,7 @@ def rewrite_gates(graph: Graph, module_at: Callable[[str], Any]) -> None:
             continue
         if node.target.given or module_at(str(modules[0].target)).kernel_size != (1, 1):
             continue
-        if not _stands_before(product, node):
+        if not stands_before(product, node):
             continue
         with graph.inserting_before(node):
             gated = GatedRegion(f"gated_{number}", node.target)

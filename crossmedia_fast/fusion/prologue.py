@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.fx import Graph, Node
 
 from .bound import BoundCall, guard_of
-from .chains import step_at, watched
+from .chains import stands_before, step_at, watched
 from .folding import Memory, norm_affine, norm_tensors, parts_of
 from .normalizing import NormMatch, run_steps
 from .region import Region
@@ -122,11 +122,8 @@ def find_prologue(node: Node, module_at: Callable[[str], Any]) -> NormMatch | No
     first = step_at(norm, 0, module_at)
     if first is None or first.kind != "norm" or watched(norm, module_at):
         return None
-    between = norm.next  # what stands there might change x
-    while between is not node:
-        if between is not relu and between.op != "get_attr":
-            return None
-        between = between.next
+    if not stands_before(norm, node, relu):
+        return None
     second = activation if activation.module is None else replace(activation, module=1)
     return NormMatch([norm, relu], (first, second))
 

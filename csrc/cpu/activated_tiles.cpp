@@ -5,6 +5,7 @@
 
 namespace cmf {
 namespace CMF_ISA {
+
 // One loop over all vectors: in a loop over rows the constants would be loaded for each row anew.
 template <Activation A>
 void ActivatedTiles::put_with(float param, const float* sums) const {

@@ -4,9 +4,17 @@
 
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/parts.h"
+#include "cpu/simd.h"
 
 namespace cmf {
 namespace CMF_ISA {
+
+// Why the groups are not convolutions of their own; null where they are.
+inline const char* groups_refusal(const ConvActPool2dProblem& p) {
+  const bool fill = least(p.in_channels, p.pool.channels) / p.groups >= kLanes<float>;
+  return p.groups == 1 || fill ? nullptr
+                               : "takes groups whose channels and filters fill a vector alone";
+}
 
 class Groups {
  public:

@@ -130,11 +130,9 @@ bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t
 const char* pointwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "takes float32 alone";
   if (p.kernel_height != 1 || p.kernel_width != 1) return "takes 1x1 kernels alone";
-  if (p.groups != 1) {
-    if (least(p.in_channels, p.pool.channels) / p.groups < kV) {
-      return "takes groups whose channels and filters fill a vector alone";
-    }
-    if (p.stride_height != 1 || p.stride_width != 1) return "takes groups at stride 1 alone";
+  if (const char* reason = groups_refusal(p)) return reason;
+  if (p.groups != 1 && (p.stride_height != 1 || p.stride_width != 1)) {
+    return "takes groups at stride 1 alone";
   }
   if (p.pad_height != 0 || p.pad_width != 0) return "takes no padding";
   if (p.pool.index_itemsize > 1) return "takes max pooling windows of up to 255 elements";

@@ -118,9 +118,7 @@ bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
 
 const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "computes in float32 alone";
-  if (p.groups != 1 && least(p.in_channels, p.pool.channels) / p.groups < kV) {
-    return "takes groups whose channels and filters fill a vector alone";
-  }
+  if (const char* reason = groups_refusal(p)) return reason;
   if (p.dilation_height != 1 || p.dilation_width != 1) return "takes dilation 1 alone";
   const int taps = winograd_taps(p);
   if (taps < 2 || taps > 5) return "takes filters of 2 to 5 taps a stride alone";

@@ -18,7 +18,7 @@ from .arguments import Conv2d, Pool2d
 
 # Outputs of a filter from which on they pay for folding it at every call.
 _LEAST_OUTPUTS = 256
-# Channels of a group that Winograd's kernels take.
+# Channels of a group from which Winograd's kernels are faster than the folded layer.
 _WINOGRAD_GROUP = 32
 
 
