@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from .fuse_models import settle
 from .tolerances import WINOGRAD, assert_within
 
 TOLERANCE = WINOGRAD[5]
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def conv() -> nn.Conv2d:
@@ -22,6 +24,12 @@ def conv() -> nn.Conv2d:
 
 def chain(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(conv(), *layers)
+
+
+def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The model in eval mode, fused and plain."""
+    plain = settle(model).eval()
+    return cmf.fuse(copy.deepcopy(plain)), plain
 
 
 def rows(model: nn.Module) -> dict[str, Any]:

@@ -15,13 +15,10 @@ from crossmedia_fast import native
 from crossmedia_fast.fusion.bound import BoundCall
 
 from .conv_native_launch import threads
-from .fuse_cases import TOLERANCE
-from .fuse_models import settle
+from .fuse_cases import FORMATS, TOLERANCE, pair
 from .tolerances import assert_within
 
 pytestmark = pytest.mark.skipif(native.module is None, reason="binds calls of the native module")
-
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class Squeeze(nn.Module):
@@ -115,11 +112,6 @@ def gated(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def image(format: str = "channels_last", channels: int = 40, size: int = 13) -> Tensor:
     x = torch.randn(3, channels, size, size, generator=torch.Generator().manual_seed(3))
     return x.to(memory_format=FORMATS[format])
-
-
-def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    plain = settle(model).eval()
-    return cmf.fuse(copy.deepcopy(plain)), plain
 
 
 def same(fused: nn.Module, plain: nn.Module, x: Tensor) -> Tensor:

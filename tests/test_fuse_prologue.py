@@ -12,19 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import crossmedia_fast as cmf
 from crossmedia_fast import native
 from crossmedia_fast.fusion.bound import BoundCall
 from crossmedia_fast.fusion.prologue import PrologueCall
 
 from .conv_native_launch import threads
-from .fuse_cases import TOLERANCE
+from .fuse_cases import FORMATS, TOLERANCE, pair
 from .fuse_models import settle
 from .tolerances import assert_within
 
 pytestmark = pytest.mark.skipif(native.module is None, reason="binds calls of the native module")
-
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class Transition(nn.Module):
@@ -74,11 +71,6 @@ def affine(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 def image(format: str = "channels_last", channels: int = 21, size: int = 13) -> Tensor:
     x = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(3))
     return x.to(memory_format=FORMATS[format])
-
-
-def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-    plain = settle(model).eval()
-    return cmf.fuse(copy.deepcopy(plain)), plain
 
 
 def same(fused: nn.Module, plain: nn.Module, x: Tensor) -> None:
