@@ -33,7 +33,8 @@ void store_as(uint8_t* target, V value, int lanes) {
 }
 
 // Pixels by channels -> channels by pixels: source [pixels][lanes] -> target[k · plane + pixel].
-template <class T>
+// kStreams: past the caches, whole vectors being whole lines.
+template <bool kStreams, class T>
 void store_planes(const T* source, int64_t pixels, int lanes, int k_count, int64_t plane,
                   T* target) {
   for (int k = 0; k < k_count; k += kV) {
@@ -45,7 +46,16 @@ void store_planes(const T* source, int64_t pixels, int lanes, int k_count, int64
         block[j] = j < count ? load_as_float(source + (i + j) * lanes + k) : V{};
       }
       transpose_block<float>(block);
-      for (int j = 0; j < filters; ++j) store_as(target + (k + j) * plane + i, block[j], count);
+      for (int j = 0; j < filters; ++j) {
+        T* line = target + (k + j) * plane + i;
+        if constexpr (kStreams) {
+          if (count == kV) {
+            stream(line, block[j]);
+            continue;
+          }
+        }
+        store_as(line, block[j], count);
+      }
     }
   }
 }
@@ -61,8 +71,20 @@ void store_pixels(const T* source, int64_t pixels, int lanes, int k_count, int64
   }
 }
 
-// From here on an output is more than the caches keep until it is read again.
-constexpr int64_t kStreamedBytes = 4 << 20;
+// Whether y, on a line's boundary, is more than the caches keep until it is read again.
+bool streams(const ActPool2dProblem& p, const float* target) {
+  constexpr int64_t kLeastBytes = 4 << 20;
+  const int64_t count = p.batch * p.image_channels * p.out_height * p.out_width;
+  return count * int64_t(sizeof(float)) >= kLeastBytes &&
+         reinterpret_cast<uintptr_t>(target) % kLineBytes == 0;
+}
+
+// Whether a band's rows are so many whole lines of an NCHW y.
+bool streams_planes(const ActPool2dProblem& p, const Band& band, const float* target) {
+  return kV == kLineFloats && !p.channels_last && streams(p, target) &&
+         p.out_height * p.out_width % kLineFloats == 0 &&
+         band.p_first * p.out_width % kLineFloats == 0;
+}
 
 // As store_pixels where whole lines are written: K a multiple of a line, y on its boundary.
 void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, int64_t channels,
@@ -75,14 +97,6 @@ void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, 
   fence_streams();
 }
 
-bool streams(const ActPool2dProblem& p, int64_t pixel, const float* target) {
-  const int64_t bytes =
-      p.batch * p.image_channels * p.out_height * p.out_width * int64_t(sizeof(float));
-  return p.channels_last && bytes >= kStreamedBytes &&
-         p.channels * sizeof(float) % kLineBytes == 0 && pixel * sizeof(float) % kLineBytes == 0 &&
-         reinterpret_cast<uintptr_t>(target) % kLineBytes == 0;
-}
-
 template <class T>
 void store_either(const ActPool2dProblem& p, const Band& band, const T* source, int lanes,
                   int64_t pixel, T* target) {
@@ -93,22 +107,32 @@ void store_either(const ActPool2dProblem& p, const Band& band, const T* source, 
     store_pixels(source, pixels, lanes, band.k_count, pixel,
                  target + (band.n * plane + first) * pixel + band.k_first);
   } else {
-    store_planes(source, pixels, lanes, band.k_count, plane,
-                 target + (band.n * p.image_channels + band.k_first) * plane + first);
+    store_planes<false>(source, pixels, lanes, band.k_count, plane,
+                        target + (band.n * p.image_channels + band.k_first) * plane + first);
   }
 }
 
 }  // namespace
 
+bool streams_pixels(const ActPool2dProblem& p, int64_t pixel, const float* target) {
+  return p.channels_last && streams(p, target) && p.channels % kLineFloats == 0 &&
+         pixel % kLineFloats == 0;
+}
+
 void store_band(const ActPool2dProblem& p, const Band& band, const float* source, int lanes,
                 int64_t pixel, float* target) {
-  if (!streams(p, pixel, target)) {
+  const int64_t pixels = (band.p_last - band.p_first) * p.out_width;
+  const int64_t plane = p.out_height * p.out_width, first = band.p_first * p.out_width;
+  if (streams_pixels(p, pixel, target)) {
+    stream_pixels(source, pixels, lanes, band.k_count, pixel,
+                  target + (band.n * plane + first) * pixel + band.k_first);
+  } else if (streams_planes(p, band, target)) {
+    store_planes<true>(source, pixels, lanes, band.k_count, plane,
+                       target + (band.n * p.image_channels + band.k_first) * plane + first);
+    fence_streams();
+  } else {
     store_either(p, band, source, lanes, pixel, target);
-    return;
   }
-  const int64_t first = (band.n * p.out_height + band.p_first) * p.out_width;
-  stream_pixels(source, (band.p_last - band.p_first) * p.out_width, lanes, band.k_count, pixel,
-                target + first * pixel + band.k_first);
 }
 
 void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* source, int lanes,
@@ -169,6 +193,11 @@ void BandEpilogue::finish(float* pooled, const uint8_t* codes, const Band& band,
   if (problem_.pool != Pool::kAvg) {
     activate_row(problem_, pooled, RowBias<float>{-0.0f, nullptr}, pooled, count);
   }
+  store(pooled, codes, band, tensors);
+}
+
+void BandEpilogue::store(const float* pooled, const uint8_t* codes, const Band& band,
+                         const ConvForwardTensors& tensors) {
   store_band(whole_, band, pooled, lanes_, y_pixel(whole_, tensors),
              static_cast<float*>(tensors.y));
   if (codes && tensors.index) {

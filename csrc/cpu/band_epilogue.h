@@ -47,6 +47,10 @@ class BandEpilogue {
   void finish(float* pooled, const uint8_t* codes, const Band& band,
               const ConvForwardTensors& tensors);
 
+  // pooled [rows][Q][lanes] and codes, or null: what y and its index get.
+  void store(const float* pooled, const uint8_t* codes, const Band& band,
+             const ConvForwardTensors& tensors);
+
  private:
   ActPool2dProblem problem_;  // of one image's band: its channels are the lanes
   const ActPool2dProblem& whole_;
@@ -57,6 +61,10 @@ class BandEpilogue {
   float* preactivation_ = nullptr;  // as y_
   uint8_t* codes_ = nullptr;        // as y_
 };
+
+// Whether an NHWC y of whole lines is more than the caches keep until it is read again. `pixel`: as
+// below.
+bool streams_pixels(const ActPool2dProblem& problem, int64_t pixel, const float* target);
 
 // Where a band's values go: y, or what has its shape.
 // source [rows · columns][lanes] -> target [.., K, ..] in the problem's format; `pixel`: elements

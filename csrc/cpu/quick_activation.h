@@ -18,8 +18,11 @@ struct QuickActivation {
   float slope;
 
   CMF_HOST_DEVICE Vec<float> operator()(Vec<float> z) const {
-    if (kind == kLeaky) return select(z > 0.0f, z, z * slope);
-    // as a maximum and a minimum instruction have it: a NaN stays
+    return kind == kLeaky ? leaky(z) : clamp(z);
+  }
+  CMF_HOST_DEVICE Vec<float> leaky(Vec<float> z) const { return select(z > 0.0f, z, z * slope); }
+  // As a maximum and a minimum instruction have it: a NaN stays.
+  CMF_HOST_DEVICE Vec<float> clamp(Vec<float> z) const {
     const Vec<float> raised = low > z ? broadcast(low) : z;
     return high < raised ? broadcast(high) : raised;
   }

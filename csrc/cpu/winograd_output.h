@@ -1,9 +1,11 @@
-// What becomes of a tile's products: the inverse transform, bias, and windows that lie inside the
-// tile, all in registers.
+// What becomes of a tile's products: the inverse transform, bias, windows that lie inside the tile,
+// and activations of few instructions, all in registers.
 #pragma once
 
 #include "common/activation.h"
 #include "common/pool_reduce.h"
+#include "cpu/band_epilogue.h"
+#include "cpu/quick_activation.h"
 #include "cpu/winograd_bands.h"
 #include "cpu/winograd_direct.h"
 #include "cpu/winograd_tile.h"
@@ -34,13 +36,14 @@ struct TilePlace {
   int64_t channel;
 };
 
-// Where they go, kWinogradColumns floats a pixel, and how many of them (or of windows) count.
+// Where they go, and how many of them (or of windows) count.
 struct TileTarget {
   float* values;
   uint8_t* codes;  // of windows, or null
   int64_t row_step;
-  int64_t rows;
-  int64_t columns;
+  int64_t column_step;
+  int64_t rows = 0;
+  int64_t columns = 0;
 };
 
 template <class W>
@@ -52,7 +55,30 @@ class WinogradOutput {
 
   WinogradOutput(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                  TileStore store)
-      : p_(problem), t_(tensors), store_(store) {}
+      : p_(problem),
+        t_(tensors),
+        store_(store),
+        quick_(store == TileStore::kAverage ? no_activation() : quick_activation(problem.pool)),
+        activates_((store != TileStore::kOutput || problem.pool.pool == Pool::kNone) &&
+                   quick_.kind != QuickActivation::kAfterwards),
+        y_pixel_(y_pixel(problem.pool, tensors)),
+        past_caches_(streams_pixels(problem.pool, y_pixel_, static_cast<const float*>(tensors.y))),
+        straight_(activates_ && problem.pool.channels_last && !tensors.index &&
+                  (!past_caches_ || kV * sizeof(float) == kLineBytes)) {}
+
+  // Whether what is stored is activated already, and whether it goes to y itself, NHWC, and not to
+  // a band of scratch. Lines past the caches are written whole.
+  bool activates() const { return activates_; }
+  bool straight() const { return straight_; }
+
+  TileTarget place_in_y(const TilePlace& place) const {
+    const int64_t size = store_ == TileStore::kOutput ? kM : kM / 2;
+    const int64_t width = p_.pool.out_width;
+    const int64_t row = place.n * p_.pool.out_height + place.row / kM * size;
+    const int64_t pixel = row * width + place.column / kM * size;
+    float* y = static_cast<float*>(t_.y);
+    return TileTarget{y + pixel * y_pixel_ + place.channel, nullptr, width * y_pixel_, y_pixel_};
+  }
 
   // From m, frequency f at m + f · step, to `target`.
   void run(const float* m, int64_t step, const TilePlace& place, const TileTarget& target) const {
@@ -69,25 +95,17 @@ class WinogradOutput {
     const V bias = t_.bias ? load_lanes<float>(static_cast<const float*>(t_.bias) + place.channel,
                                                left < kV ? static_cast<int>(left) : kV)
                            : broadcast<float>(-0.0f);
-    const int64_t size = store_ == TileStore::kOutput ? kM : kM / 2;
-    const bool whole = target.columns == size && target.rows == size;
+    const int lanes = straight_ && left < kV ? static_cast<int>(left) : kV;
     if (store_ == TileStore::kOutput) {
       CMF_UNROLL
-      for (int i = 0; i < kM; ++i) {
-        CMF_UNROLL
-        for (int j = 0; j < kM; ++j) {
-          if (whole || (i < target.rows && j < target.columns)) {
-            store<float>(target.values + i * target.row_step + j * kWinogradColumns,
-                         z[i][j] + bias);
-          }
-        }
-      }
+      for (int i = 0; i < kM * kM; ++i) z[i / kM][i % kM] += bias;
+      put<kM>(z, lanes, target);
     } else if (store_ == TileStore::kMax) {
-      target.codes ? windows<MaxReducer, true>(z, bias, target)
-                   : windows<MaxReducer, false>(z, bias, target);
+      target.codes ? windows<MaxReducer, true>(z, bias, lanes, target)
+                   : windows<MaxReducer, false>(z, bias, lanes, target);
     } else {
       activate_all(z, bias);
-      windows<SumReducer, false>(z, bias, target);
+      windows<SumReducer, false>(z, bias, lanes, target);
     }
   }
 
@@ -108,8 +126,10 @@ class WinogradOutput {
   }
 
   template <template <class, class, class, bool> class Reducer, bool kTrack>
-  CMF_HOST_DEVICE void windows(const V (&z)[kM][kM], V bias, const TileTarget& target) const {
+  CMF_HOST_DEVICE void windows(const V (&z)[kM][kM], V bias, int lanes,
+                               const TileTarget& target) const {
     const MaskRule<float> rule = {0, false};
+    V values[kM / 2][kM / 2];
     CMF_UNROLL
     for (int i = 0; i < kM / 2; ++i) {
       CMF_UNROLL
@@ -119,19 +139,59 @@ class WinogradOutput {
         reducer.add(z[2 * i][2 * j + 1], 1);
         reducer.add(z[2 * i + 1][2 * j], 2);
         reducer.add(z[2 * i + 1][2 * j + 1], 3);
-        if (i >= target.rows || j >= target.columns) continue;
-        const int64_t at = i * target.row_step + j * kWinogradColumns;
-        const V value =
-            store_ == TileStore::kAverage ? reducer.value * 0.25f : reducer.value + bias;
-        store<float>(target.values + at, value);
-        if (kTrack) store_bytes<float>(target.codes + at, reducer.code);
+        values[i][j] = store_ == TileStore::kAverage ? reducer.value * 0.25f : reducer.value + bias;
+        if (!kTrack || i >= target.rows || j >= target.columns) continue;
+        store_bytes<float>(target.codes + i * target.row_step + j * target.column_step,
+                           reducer.code);
       }
+    }
+    put<kM / 2>(values, lanes, target);
+  }
+
+  // Activates and stores what counts of a tile's values.
+  template <int kSize>
+  CMF_HOST_DEVICE void put(V (&values)[kSize][kSize], int lanes, const TileTarget& target) const {
+    if (activates_ && quick_.kind == QuickActivation::kLeaky) {
+      CMF_UNROLL
+      for (int i = 0; i < kSize * kSize; ++i) {
+        V& value = values[i / kSize][i % kSize];
+        value = quick_.leaky(value);
+      }
+    } else if (activates_) {
+      CMF_UNROLL
+      for (int i = 0; i < kSize * kSize; ++i) {
+        V& value = values[i / kSize][i % kSize];
+        value = quick_.clamp(value);
+      }
+    }
+    const auto each = [&](auto&& store_one) {
+      const bool whole = target.columns == kSize && target.rows == kSize;
+      CMF_UNROLL
+      for (int i = 0; i < kSize; ++i) {
+        CMF_UNROLL
+        for (int j = 0; j < kSize; ++j) {
+          if (!whole && (i >= target.rows || j >= target.columns)) continue;
+          store_one(target.values + i * target.row_step + j * target.column_step, values[i][j]);
+        }
+      }
+    };
+    if (straight_ && past_caches_) {
+      each([](float* to, V value) { stream(to, value); });
+    } else if (lanes == kV) {
+      each([](float* to, V value) { store<float>(to, value); });
+    } else {
+      each([lanes](float* to, V value) { store_partial<float>(to, value, lanes); });
     }
   }
 
   const ConvActPool2dProblem& p_;
   const ConvForwardTensors& t_;
   const TileStore store_;
+  const QuickActivation quick_;
+  const bool activates_;
+  const int64_t y_pixel_;
+  const bool past_caches_;
+  const bool straight_;
 };
 
 }  // namespace CMF_ISA

@@ -63,8 +63,8 @@ class WinogradWorker {
                         : m_.allocate(divide_up(tiles, kMostTileBlock) * product_size()) &&
                               taps_.allocate(weight_tap_floats(p_, channels_)) &&
                               u_.allocate(kF * part_step(kWinogradColumns))) &&
-           scratch_.allocate(planes * plane_size()) && tiles_.allocate(tiles) &&
-           (!track_ || codes_.allocate(planes * plane_size()));
+           (output_.straight() || scratch_.allocate(planes * plane_size())) &&
+           tiles_.allocate(tiles) && (!track_ || codes_.allocate(planes * plane_size()));
   }
 
   // V of channel blocks c_first .. c_last - 1 of a band, where it is shared.
@@ -288,20 +288,27 @@ class WinogradWorker {
     for (int64_t i = 0; i < size; ++i) {
       const Tile& tile = tiles_.data[first + i];
       for (int vector = 0; vector < vectors; ++vector) {
-        const int64_t offset = begin + tile.target * kWinogradColumns + vector * kV;
+        const int64_t channel = k * kWinogradColumns + vector * kV;
         const int64_t column = tile.column / kM * tile_size_;
         const int64_t columns_left = columns_ - column;
-        output_.run(m + i * columns + vector * kV, size * columns,
-                    TilePlace{tile.n, tile.row, tile.column, k * kWinogradColumns + vector * kV},
-                    TileTarget{scratch_.data + offset, track_ ? codes_.data + offset : nullptr,
-                               columns_ * kWinogradColumns, tile.rows,
-                               columns_left < tile_size_ ? columns_left : tile_size_});
+        const TilePlace place = {tile.n, tile.row, tile.column, channel};
+        const int64_t offset = begin + tile.target * kWinogradColumns + vector * kV;
+        TileTarget target = {scratch_.data + offset, track_ ? codes_.data + offset : nullptr,
+                             columns_ * kWinogradColumns, kWinogradColumns};
+        if (output_.straight()) target = output_.place_in_y(place);
+        target.rows = tile.rows;
+        target.columns = columns_left < tile_size_ ? columns_left : tile_size_;
+        output_.run(m + i * columns + vector * kV, size * columns, place, target);
       }
     }
   }
 
   // Block k of output channels in segment i.
   void finish(int64_t i, int64_t k) {
+    if (output_.straight()) {
+      fence_streams();
+      return;
+    }
     const Segment s = segment(i);
     const int64_t channel = k * kWinogradColumns;
     const int count = static_cast<int>(least(p_.pool.channels - channel, kWinogradColumns));
@@ -309,8 +316,13 @@ class WinogradWorker {
     const int64_t row = columns_ * kWinogradColumns;
     const int64_t offset = plane(k) + i * segment_rows_ * row;
     float* values = scratch_.data + offset;
+    const uint8_t* codes = track_ ? codes_.data + offset : nullptr;
+    if (output_.activates()) {
+      epilogue_.store(values, codes, band, t_);
+      return;
+    }
     if (store_ != TileStore::kOutput) {
-      epilogue_.finish(values, track_ ? codes_.data + offset : nullptr, band, t_);
+      epilogue_.finish(values, codes, band, t_);
       return;
     }
     epilogue_.pool(values, s.tile_first * kM - s.carry, band, t_);
