@@ -127,6 +127,24 @@ def test_values(shape: Any, memory: str) -> None:
 
 
 @pytest.mark.parametrize("memory", FORMATS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (2, 4, 128, 128, 40, 3, 3, 1, 1),
+        (2, 4, 128, 130, 48, 3, 3, 1, 1),  # some bands begin inside a line of a plane
+        (9, 16, 64, 64, 32, 3, 3, 1, 1),
+        (2, 4, 129, 131, 48, 3, 3, 1, 1),
+    ],
+    ids=str,
+)
+def test_a_large_output_goes_past_the_caches(shape: Any, memory: str) -> None:
+    """Above 4 MiB whole lines are stored otherwise."""
+    for pool, activation in ((NONE, "relu6"), (NONE, "leaky_relu"), (MAX3, "relu")):
+        problem = Problem(shape, pool, activation, memory)
+        assert_within(problem.run()[0], problem.expected(), WINOGRAD[3])
+
+
+@pytest.mark.parametrize("memory", FORMATS)
 def test_larger_tiles(memory: str) -> None:
     for shape in ((3, 5, 13, 17, 37, 3, 3, 1, 1), (1, 33, 70, 65, 33, 3, 3, 1, 0)):
         for pool, activation in ((NONE, "relu"), (MAX2, "relu"), (AVG2, "relu"), (MAX3, "silu")):
@@ -193,7 +211,14 @@ def test_same_bits_for_any_thread_count(memory: str) -> None:
 def test_not_finite_stays_where_it_is(value: float, memory: str) -> None:
     """A transform would spread NaN over a tile, and a large value would overflow in it."""
     shape = (2, 18, 14, 15, 40, 3, 3, 1, 1)
-    for pool, activation in ((NONE, "identity"), (MAX2, "relu"), (AVG2, "relu"), (MAX3, "relu")):
+    for pool, activation in (
+        (NONE, "identity"),
+        (NONE, "relu6"),
+        (NONE, "leaky_relu"),
+        (MAX2, "relu"),
+        (AVG2, "relu"),
+        (MAX3, "relu"),
+    ):
         problem = Problem(shape, pool, activation, memory)
         problem.x[0, 3, 5, 6] = value
         problem.x[1, 17, 13, 14] = value
