@@ -2,7 +2,7 @@
 // (output channels), all sums in registers.
 #pragma once
 
-#include "cpu/integers.h"
+#include "cpu/parts.h"
 #include "cpu/simd.h"
 #include "cpu/simd_prefetch.h"
 
@@ -133,13 +133,9 @@ typedef void (*GemmTile)(const float* a, int64_t a_step, const float* b, const f
 GemmTile gemm_tile_for(int rows, int vectors);
 
 // Rows in nearly equal parts, each for one gemm_tile.
-struct GemmParts {
-  explicit GemmParts(int64_t rows) : size(rows), count(divide_up(rows, int64_t(kGemmRows))) {}
-  int64_t first(int64_t part) const { return size * part / count; }
-  int rows(int64_t part) const { return static_cast<int>(first(part + 1) - first(part)); }
-
-  int64_t size;
-  int64_t count;
+struct GemmParts : EvenParts {
+  explicit GemmParts(int64_t rows) : EvenParts(rows, divide_up(rows, int64_t(kGemmRows))) {}
+  int rows(int64_t part) const { return static_cast<int>(size(part)); }
 };
 
 // A [block][row][lane], or packed: [part][block][row][lane], of `blocks` blocks in memory; what a
@@ -153,7 +149,7 @@ struct GemmRows {
     return data + parts.first(part) * (packed ? blocks : 1) * kLanes<float>;
   }
   int64_t step(const GemmParts& parts, int64_t part) const {
-    return (packed ? parts.rows(part) : parts.size) * kLanes<float>;
+    return (packed ? parts.rows(part) : parts.size()) * kLanes<float>;
   }
 };
 
@@ -162,7 +158,7 @@ struct GemmRows {
 inline void gemm_rows(const GemmRows& a, const GemmParts& parts, const float* b, int vectors,
                       const float* next, int64_t next_step, const GemmBlocks& blocks, float* m) {
   constexpr int kV = kLanes<float>;
-  for (int64_t part = 0; part < parts.count; ++part) {
+  for (int64_t part = 0; part < parts.count(); ++part) {
     const float* soon = next + (part < vectors ? part : 0) * next_step;
     gemm_tile_for(parts.rows(part), vectors)(a.part(parts, part), a.step(parts, part), b, soon,
                                              blocks, m + parts.first(part) * vectors * kV);

@@ -12,10 +12,28 @@ struct Range {
   int64_t last;
 };
 
+// Nearly equal parts, the longer ones first. One division in all: inner loops ask for them.
+class EvenParts {
+ public:
+  EvenParts(int64_t size, int64_t count)
+      : size_(size), count_(count), least_(size / count), longer_(size % count) {}
+
+  int64_t size() const { return size_; }
+  int64_t count() const { return count_; }
+  int64_t first(int64_t part) const { return part * least_ + least(part, longer_); }
+  int64_t size(int64_t part) const { return least_ + (part < longer_ ? 1 : 0); }
+
+ private:
+  int64_t size_;
+  int64_t count_;
+  int64_t least_;
+  int64_t longer_;
+};
+
 // Part `part` of `parts` nearly equal ones.
-CMF_HOST_DEVICE Range part_of(int64_t count, int part, int parts) {
-  return Range{count / parts * part + (count % parts < part ? count % parts : part),
-               count / parts * (part + 1) + (count % parts < part + 1 ? count % parts : part + 1)};
+inline Range part_of(int64_t count, int part, int parts) {
+  const EvenParts all(count, parts);
+  return Range{all.first(part), all.first(part + 1)};
 }
 
 // Into how many of `parts` each of `units` is cut, so that every thread has work.

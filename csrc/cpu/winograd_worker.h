@@ -88,7 +88,7 @@ class WinogradWorker {
     }
     for (int64_t group = k_first; group < k_last; group += kChannelBlocks) {
       const int64_t group_last = least(group + kChannelBlocks, k_last);
-      for (int64_t block = 0; block < tile_blocks_; ++block) {
+      for (int64_t block = 0; block < blocks_.count(); ++block) {
         multiply(group, group_last, block);
         for (int64_t k = group; k < group_last; ++k) {
           store_tiles(k, block, m_.data + (k - group) * product_size());
@@ -107,9 +107,10 @@ class WinogradWorker {
     int64_t column;  // of z
     int64_t rows;    // of its outputs (or windows) that count
     int64_t segment;
-    int64_t target;      // the scratch pixel of its first
-    int64_t v = 0;       // floats from its block's V to its own
-    int64_t v_step = 0;  // from a channel block to the next
+    int64_t target;  // the scratch pixel of its first
+    float* v = nullptr;
+    int64_t v_step = 0;  // floats from a channel block to the next
+    int64_t frequency_step = 0;
   };
 
   void start(int64_t band) {
@@ -126,19 +127,18 @@ class WinogradWorker {
       const int last = static_cast<int>(least(first + kSummedBlocks, channels_.count()));
       transform_weights<W>(p_, channels_, layout, w, WeightPart{k * kWinogradColumns, first, last},
                            taps_.data, u_.data, part_step(vectors_of(k) * kV));
-      for (int64_t block = 0; block < tile_blocks_; ++block) multiply_part(k, first, last, block);
+      for (int64_t block = 0; block < blocks_.count(); ++block)
+        multiply_part(k, first, last, block);
     }
-    for (int64_t block = 0; block < tile_blocks_; ++block) {
+    for (int64_t block = 0; block < blocks_.count(); ++block) {
       store_tiles(k, block, m_.data + block * product_size());
     }
     for (int64_t i = 0; i < bands_.segments(band_); ++i) finish(i, k);
   }
 
-  int64_t block_first(int64_t block) const { return tile_count_ * block / tile_blocks_; }
-
   // V of a block of tiles.
   float* block_data(int64_t block) const {
-    return v_ + kF * (block_first(block) * channels_.count() + block) * kV;
+    return v_ + kF * (blocks_.first(block) * channels_.count() + block) * kV;
   }
 
   // A segment with what it has to compute again.
@@ -167,14 +167,16 @@ class WinogradWorker {
         }
       }
     }
-    tile_blocks_ = divide_up(tile_count_, bands_.count() > 1 ? kTileBlock : kMostTileBlock);
-    for (int64_t block = 0; block < tile_blocks_; ++block) {
-      const GemmParts parts(block_first(block + 1) - block_first(block));
-      for (int64_t part = 0; part < parts.count; ++part) {
+    const int64_t together = bands_.count() > 1 ? kTileBlock : kMostTileBlock;
+    blocks_ = EvenParts(tile_count_, divide_up(tile_count_, together));
+    for (int64_t block = 0; block < blocks_.count(); ++block) {
+      const GemmParts parts(blocks_.size(block));
+      for (int64_t part = 0; part < parts.count(); ++part) {
         for (int row = 0; row < parts.rows(part); ++row) {
-          Tile& tile = tiles_.data[block_first(block) + parts.first(part) + row];
-          tile.v = (parts.first(part) * channels_.count() + row) * kV;
+          Tile& tile = tiles_.data[blocks_.first(block) + parts.first(part) + row];
+          tile.v = block_data(block) + (parts.first(part) * channels_.count() + row) * kV;
           tile.v_step = parts.rows(part) * kV;
+          tile.frequency_step = channels_.data_step(parts.size());
         }
       }
     }
@@ -187,21 +189,21 @@ class WinogradWorker {
     const Segment last = bands_.segment(next, bands_.segments(next) - 1);
     const int64_t first_row = s.tile_first * kM * p_.stride_height - p_.pad_height;
     const int64_t last_row = last.tile_last * kM * p_.stride_height + p_.kernel_height;
-    prefetch_ = WinogradPrefetch(p_, static_cast<const float*>(t_.x), s.n, last.n, first_row,
-                                 last_row, divide_up(k_blocks, kChannelBlocks) * tile_blocks_ * kF);
+    prefetch_ =
+        WinogradPrefetch(p_, static_cast<const float*>(t_.x), s.n, last.n, first_row, last_row,
+                         divide_up(k_blocks, kChannelBlocks) * blocks_.count() * kF);
   }
 
   // V of some channel blocks of all the band's tiles: a block of tiles after another.
   void transform(int64_t c_first, int64_t c_last) {
     if (!source_.framed()) {
-      for (int64_t block = 0; block < tile_blocks_; ++block) {
-        for (int64_t i = block_first(block); i < block_first(block + 1); ++i) {
-          for (int64_t c = c_first; c < c_last; ++c) transform_tile(block, i, c);
-        }
-      }
+      for (int64_t i = 0; i < tile_count_; ++i) transform_tile(tiles_.data[i], c_first, c_last);
       return;
     }
+    int64_t tile_first = 0;  // of the segment
     for (int64_t s = 0; s < bands_.segments(band_); ++s) {
+      int64_t tile_last = tile_first;
+      while (tile_last < tile_count_ && tiles_.data[tile_last].segment == s) ++tile_last;
       const Segment segment = this->segment(s);
       const int64_t first = segment.tile_first * kM * p_.stride_height - p_.pad_height;
       const int64_t rows =
@@ -214,22 +216,17 @@ class WinogradWorker {
                                                         channels_[static_cast<int>(begin)].first)) {
           ++c;
         }
-        for (int64_t block = 0; block < tile_blocks_; ++block) {
-          for (int64_t i = block_first(block); i < block_first(block + 1); ++i) {
-            if (tiles_.data[i].segment != s) continue;
-            for (int64_t b = begin; b < c; ++b) transform_tile(block, i, b);
-          }
-        }
+        for (int64_t i = tile_first; i < tile_last; ++i) transform_tile(tiles_.data[i], begin, c);
       }
+      tile_first = tile_last;
     }
   }
 
-  void transform_tile(int64_t block, int64_t i, int64_t c) {
-    const Tile& tile = tiles_.data[i];
-    const int64_t size = block_first(block + 1) - block_first(block);
-    float* v = block_data(block) + tile.v + c * tile.v_step;
-    source_.transform<W>(tile.n, tile.row, tile.column, channels_[static_cast<int>(c)], v,
-                         channels_.data_step(size));
+  void transform_tile(const Tile& tile, int64_t c_first, int64_t c_last) {
+    for (int64_t c = c_first; c < c_last; ++c) {
+      source_.transform<W>(tile.n, tile.row, tile.column, channels_[static_cast<int>(c)],
+                           tile.v + c * tile.v_step, tile.frequency_step);
+    }
   }
 
   int vectors_of(int64_t k) const { return filter_vectors(p_, k * kWinogradColumns); }
@@ -241,8 +238,8 @@ class WinogradWorker {
 
   // One block of tiles by blocks of output channels k_first .. k_last - 1.
   void multiply(int64_t k_first, int64_t k_last, int64_t block) {
-    const int64_t first = block_first(block);
-    const int64_t size = block_first(block + 1) - first;
+    const int64_t first = blocks_.first(block);
+    const int64_t size = blocks_.size(block);
     const GemmParts parts(size);
     for (int f = 0; f < kF; ++f) {
       const float* v = block_data(block) + f * channels_.data_step(size);
@@ -262,8 +259,8 @@ class WinogradWorker {
 
   // One block of tiles by channel blocks c_first .. c_last - 1 of `u_`, and output channel block k.
   void multiply_part(int64_t k, int c_first, int c_last, int64_t block) {
-    const int64_t first = block_first(block);
-    const int64_t size = block_first(block + 1) - first;
+    const int64_t first = blocks_.first(block);
+    const int64_t size = blocks_.size(block);
     const int vectors = vectors_of(k);
     const int64_t columns = vectors * kV;
     const GemmParts parts(size);
@@ -280,8 +277,8 @@ class WinogradWorker {
 
   // The products of one block of tiles and one of output channels, on their way out.
   void store_tiles(int64_t k, int64_t block, const float* m) {
-    const int64_t first = block_first(block);
-    const int64_t size = block_first(block + 1) - first;
+    const int64_t first = blocks_.first(block);
+    const int64_t size = blocks_.size(block);
     const int vectors = vectors_of(k);
     const int64_t columns = vectors * kV;
     const int64_t begin = plane(k);
@@ -373,7 +370,7 @@ class WinogradWorker {
   bool carried_ = false;
   WinogradPrefetch prefetch_;
   int64_t tile_count_ = 0;
-  int64_t tile_blocks_ = 0;
+  EvenParts blocks_{0, 1};  // of tiles
   Scratch<Tile> tiles_;
   Scratch<float> own_v_;
   float* v_ = nullptr;  // of the band
