@@ -28,12 +28,11 @@ CMF_HOST_DEVICE TileStore tile_store(const ActPool2dProblem& p, int outputs, boo
   return p.pool == Pool::kAvg && simple && !track ? TileStore::kAverage : TileStore::kOutput;
 }
 
-// Outputs from (row, column) of image n, for a vector of channels from `channel` on.
+// Outputs from (row, column) of image n.
 struct TilePlace {
   int64_t n;
   int64_t row;
   int64_t column;
-  int64_t channel;
 };
 
 // Where they go, and how many of them (or of windows) count.
@@ -42,8 +41,8 @@ struct TileTarget {
   uint8_t* codes;  // of windows, or null
   int64_t row_step;
   int64_t column_step;
-  int64_t rows = 0;
-  int64_t columns = 0;
+  int64_t rows;
+  int64_t columns;
 };
 
 template <class W>
@@ -70,18 +69,11 @@ class WinogradOutput {
   // a band of scratch. Lines past the caches are written whole.
   bool activates() const { return activates_; }
   bool straight() const { return straight_; }
+  int64_t pixel() const { return straight_ ? y_pixel_ : kWinogradColumns; }  // floats to the next
 
-  TileTarget place_in_y(const TilePlace& place) const {
-    const int64_t size = store_ == TileStore::kOutput ? kM : kM / 2;
-    const int64_t width = p_.pool.out_width;
-    const int64_t row = place.n * p_.pool.out_height + place.row / kM * size;
-    const int64_t pixel = row * width + place.column / kM * size;
-    float* y = static_cast<float*>(t_.y);
-    return TileTarget{y + pixel * y_pixel_ + place.channel, nullptr, width * y_pixel_, y_pixel_};
-  }
-
-  // From m, frequency f at m + f · step, to `target`.
-  void run(const float* m, int64_t step, const TilePlace& place, const TileTarget& target) const {
+  // From m, frequency f at m + f · step, a vector of channels from `channel` on, to `target`.
+  void run(const float* m, int64_t step, const TilePlace& place, int64_t channel,
+           const TileTarget& target) const {
     V z[kM][kM];
     transform_output_tile<W>(m, step, z);
     V sum = z[0][0];
@@ -89,10 +81,10 @@ class WinogradOutput {
     for (int i = 1; i < kM * kM; ++i) sum += z[i / kM][i % kM];
     // infinity and NaN anywhere in the tile spread over all of it: such tiles are summed tap by tap
     if (__builtin_expect(any_nan(sum - sum), 0)) {
-      direct_tile<kM>(p_, t_, place.n, place.row, place.column, place.channel, z);
+      direct_tile<kM>(p_, t_, place.n, place.row, place.column, channel, z);
     }
-    const int64_t left = p_.pool.channels - place.channel;
-    const V bias = t_.bias ? load_lanes<float>(static_cast<const float*>(t_.bias) + place.channel,
+    const int64_t left = p_.pool.channels - channel;
+    const V bias = t_.bias ? load_lanes<float>(static_cast<const float*>(t_.bias) + channel,
                                                left < kV ? static_cast<int>(left) : kV)
                            : broadcast<float>(-0.0f);
     const int lanes = straight_ && left < kV ? static_cast<int>(left) : kV;

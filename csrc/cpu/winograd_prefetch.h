@@ -43,14 +43,17 @@ class WinogradPrefetch {
   }
 
   void step() {
-    for (int64_t i = 0; i < lines_ && run_ < runs_; ++i) {
-      __builtin_prefetch(base_ + run_ * run_step_ + offset_, 0, 2);
-      offset_ += kLine;
-      if (offset_ >= run_bytes_) {
-        offset_ = 0;
-        ++run_;
+    int64_t run = run_, offset = offset_;  // in registers
+    for (int64_t i = 0; i < lines_ && run < runs_; ++i) {
+      __builtin_prefetch(base_ + run * run_step_ + offset, 0, 2);
+      offset += kLine;
+      if (offset >= run_bytes_) {
+        offset = 0;
+        ++run;
       }
     }
+    run_ = run;
+    offset_ = offset;
   }
 
  private:

@@ -101,13 +101,11 @@ class WinogradWorker {
   }
 
  private:
-  struct Tile {
-    int64_t n;
-    int64_t row;     // of z
-    int64_t column;  // of z
-    int64_t rows;    // of its outputs (or windows) that count
+  struct Tile : TilePlace {  // of z
+    int64_t rows;            // of its outputs (or windows) that count
+    int64_t columns;
     int64_t segment;
-    int64_t target;  // the scratch pixel of its first
+    int64_t target;  // the pixel of its first, in y or in the scratch
     float* v = nullptr;
     int64_t v_step = 0;  // floats from a channel block to the next
     int64_t frequency_step = 0;
@@ -156,14 +154,16 @@ class WinogradWorker {
     for (int64_t i = 0; i < bands_.segments(band_); ++i) {
       const Segment s = segment(i);
       for (int64_t row = s.tile_first; row < s.tile_last; ++row) {
-        const int64_t first = s.carry + (row - s.tile_first) * tile_size_;
-        const int64_t limit = store_ == TileStore::kOutput ? p_.pool.height - row * kM
-                                                           : p_.pool.out_height - row * tile_size_;
+        const int64_t target =
+            output_.straight() ? s.n * p_.pool.out_height + row * tile_size_
+                               : i * segment_rows_ + s.carry + (row - s.tile_first) * tile_size_;
+        const int64_t height = store_ == TileStore::kOutput ? p_.pool.height : p_.pool.out_height;
+        const int64_t rows = least(height - row * tile_size_, tile_size_);
         for (int64_t column = 0; column < bands_.tiles_across(); ++column) {
+          const int64_t first = column * tile_size_;
           tiles_.data[tile_count_++] =
-              Tile{s.n,         row * kM,
-                   column * kM, limit < tile_size_ ? limit : tile_size_,
-                   i,           (i * segment_rows_ + first) * columns_ + column * tile_size_};
+              Tile{TilePlace{s.n, row * kM, column * kM}, rows, least(columns_ - first, tile_size_),
+                   i, target * columns_ + first};
         }
       }
     }
@@ -279,23 +279,18 @@ class WinogradWorker {
   void store_tiles(int64_t k, int64_t block, const float* m) {
     const int64_t first = blocks_.first(block);
     const int64_t size = blocks_.size(block);
-    const int vectors = vectors_of(k);
-    const int64_t columns = vectors * kV;
-    const int64_t begin = plane(k);
+    const int64_t columns = vectors_of(k) * kV;
+    const int64_t channel = k * kWinogradColumns, pixel = output_.pixel();
+    float* values =
+        output_.straight() ? static_cast<float*>(t_.y) + channel : scratch_.data + plane(k);
+    uint8_t* codes = track_ ? codes_.data + plane(k) : nullptr;
     for (int64_t i = 0; i < size; ++i) {
       const Tile& tile = tiles_.data[first + i];
-      for (int vector = 0; vector < vectors; ++vector) {
-        const int64_t channel = k * kWinogradColumns + vector * kV;
-        const int64_t column = tile.column / kM * tile_size_;
-        const int64_t columns_left = columns_ - column;
-        const TilePlace place = {tile.n, tile.row, tile.column, channel};
-        const int64_t offset = begin + tile.target * kWinogradColumns + vector * kV;
-        TileTarget target = {scratch_.data + offset, track_ ? codes_.data + offset : nullptr,
-                             columns_ * kWinogradColumns, kWinogradColumns};
-        if (output_.straight()) target = output_.place_in_y(place);
-        target.rows = tile.rows;
-        target.columns = columns_left < tile_size_ ? columns_left : tile_size_;
-        output_.run(m + i * columns + vector * kV, size * columns, place, target);
+      for (int lane = 0; lane < columns; lane += kV) {
+        const int64_t offset = tile.target * pixel + lane;
+        output_.run(m + i * columns + lane, size * columns, tile, channel + lane,
+                    TileTarget{values + offset, codes ? codes + offset : nullptr, columns_ * pixel,
+                               pixel, tile.rows, tile.columns});
       }
     }
   }
