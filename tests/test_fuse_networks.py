@@ -30,6 +30,10 @@ EXPECTED = {
     "googlenet": (57, 57),
     "resnet18": (20, 20),
     "densenet121": (120, 120),
+    "resnext50": (53, 53),
+    "regnety_800mf": (75, 75),
+    "mobilenet_v3_large": (62, 62),
+    "efficientnet_b0": (81, 81),
     "unet": (19, 19),
     "dcgan_generator": (0, 0),  # transposed convolutions alone
     "dcgan_discriminator": (5, 5),
@@ -130,15 +134,25 @@ def test_training(pair: Pair, format: torch.memory_format, dtype: torch.dtype) -
     x = images(name, format, dtype)
     want, expected = gradients(plain, x)
     got, actual = gradients(fused, x)
+    # where normalising eight values of a channel enlarges rounding, it enlarges PyTorch's too
+    exact, own = gradients(copy.deepcopy(plain).double(), x.double())
     double = dtype == torch.float64
-    assert_within(got, want, GRADIENTS_DOUBLE if double else VALUES)
+    values = min(max(VALUES, 4 * distance(want, exact)), 10 * VALUES)
+    assert_within(got, want, GRADIENTS_DOUBLE if double else values)
     assert actual.keys() == expected.keys()
     # what a normalisation cancels (a bias before it) is all rounding: held against the largest
     largest = max(g.norm().item() / g.numel() ** 0.5 for g in expected.values())
-    for key, e in expected.items():
-        error = (actual[key].double() - e.double()).norm().item()
-        scale = max(e.norm().item(), 1e-3 * largest * e.numel() ** 0.5)
-        assert error <= (GRADIENTS_DOUBLE if double else GRADIENTS) * scale, key
+
+    def errors(found: dict[str, Tensor], right: dict[str, Tensor]) -> dict[str, float]:
+        return {
+            key: (found[key].double() - e.double()).norm().item()
+            / max(e.norm().item(), 1e-3 * largest * e.numel() ** 0.5)
+            for key, e in right.items()
+        }
+
+    limit = min(max(GRADIENTS, 4 * max(errors(expected, own).values())), 10 * GRADIENTS)
+    for key, error in errors(actual, expected).items():
+        assert error <= (GRADIENTS_DOUBLE if double else limit), key
     for (key, a), e in zip(fused.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5, msg=key)
 

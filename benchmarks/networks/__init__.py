@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from . import branches, chains, image_to_image
+from . import branches, chains, groups_and_gates, image_to_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,10 @@ NETWORKS = {
         Network("googlenet", branches.GoogLeNet, 3, 224, 64),
         Network("resnet18", branches.ResNet18, 3, 224, 64),
         Network("densenet121", branches.DenseNet121, 3, 224, 64),
+        Network("resnext50", groups_and_gates.resnext50, 3, 224, 64),
+        Network("regnety_800mf", groups_and_gates.regnety_800mf, 3, 224, 64),
+        Network("mobilenet_v3_large", groups_and_gates.mobilenet_v3_large, 3, 224, 64),
+        Network("efficientnet_b0", groups_and_gates.efficientnet_b0, 3, 224, 64),
         Network("unet", image_to_image.UNet, 1, 256, 32),
         Network("dcgan_generator", image_to_image.DCGANGenerator, 100, 1, 1),
         Network("dcgan_discriminator", image_to_image.DCGANDiscriminator, 3, 64, 64),
