@@ -2,7 +2,6 @@
 // and activations of few instructions, all in registers.
 #pragma once
 
-#include "common/activation.h"
 #include "common/pool_reduce.h"
 #include "cpu/band_epilogue.h"
 #include "cpu/quick_activation.h"
@@ -57,7 +56,7 @@ class WinogradOutput {
       : p_(problem),
         t_(tensors),
         store_(store),
-        quick_(store == TileStore::kAverage ? no_activation() : quick_activation(problem.pool)),
+        quick_(quick_activation(problem.pool)),
         activates_((store != TileStore::kOutput || problem.pool.pool == Pool::kNone) &&
                    quick_.kind != QuickActivation::kAfterwards),
         y_pixel_(y_pixel(problem.pool, tensors)),
@@ -70,6 +69,10 @@ class WinogradOutput {
   bool activates() const { return activates_; }
   bool straight() const { return straight_; }
   int64_t pixel() const { return straight_ ? y_pixel_ : kWinogradColumns; }  // floats to the next
+  // Before others read y.
+  void fence() const {
+    if (past_caches_) fence_streams();
+  }
 
   // From m, frequency f at m + f · step, a vector of channels from `channel` on, to `target`.
   void run(const float* m, int64_t step, const TilePlace& place, int64_t channel,
@@ -88,31 +91,36 @@ class WinogradOutput {
                                                left < kV ? static_cast<int>(left) : kV)
                            : broadcast<float>(-0.0f);
     const int lanes = straight_ && left < kV ? static_cast<int>(left) : kV;
-    if (store_ == TileStore::kOutput) {
-      CMF_UNROLL
-      for (int i = 0; i < kM * kM; ++i) z[i / kM][i % kM] += bias;
-      put<kM>(z, lanes, target);
-    } else if (store_ == TileStore::kMax) {
+    if (store_ == TileStore::kMax) {
       target.codes ? windows<MaxReducer, true>(z, bias, lanes, target)
                    : windows<MaxReducer, false>(z, bias, lanes, target);
+      return;
+    }
+    CMF_UNROLL
+    for (int i = 0; i < kM * kM; ++i) z[i / kM][i % kM] += bias;
+    activate<kM>(z);
+    if (store_ == TileStore::kOutput) {
+      put<kM>(z, lanes, target);
     } else {
-      activate_all(z, bias);
       windows<SumReducer, false>(z, bias, lanes, target);
     }
   }
 
  private:
-  void activate_all(V (&z)[kM][kM], V bias) const {
-    const float param = static_cast<float>(p_.pool.activation_param);
-    const Activation activation = static_cast<Activation>(p_.pool.activation);
-    CMF_UNROLL
-    for (int i = 0; i < kM * kM; ++i) {
-      V& value = z[i / kM][i % kM];
-      value += bias;
-      if (activation == Activation::kRelu) {
-        value = activate<Activation::kRelu>(value, param);
-      } else if (activation == Activation::kLeakyRelu) {
-        value = activate<Activation::kLeakyRelu>(value, param);
+  template <int kSize>
+  CMF_HOST_DEVICE void activate(V (&values)[kSize][kSize]) const {
+    if (!activates_) return;
+    if (quick_.kind == QuickActivation::kLeaky) {
+      CMF_UNROLL
+      for (int i = 0; i < kSize * kSize; ++i) {
+        V& value = values[i / kSize][i % kSize];
+        value = quick_.leaky(value);
+      }
+    } else {
+      CMF_UNROLL
+      for (int i = 0; i < kSize * kSize; ++i) {
+        V& value = values[i / kSize][i % kSize];
+        value = quick_.clamp(value);
       }
     }
   }
@@ -137,25 +145,14 @@ class WinogradOutput {
                            reducer.code);
       }
     }
+    if (store_ == TileStore::kMax) activate<kM / 2>(values);
     put<kM / 2>(values, lanes, target);
   }
 
-  // Activates and stores what counts of a tile's values.
+  // Stores what counts of a tile's values.
   template <int kSize>
-  CMF_HOST_DEVICE void put(V (&values)[kSize][kSize], int lanes, const TileTarget& target) const {
-    if (activates_ && quick_.kind == QuickActivation::kLeaky) {
-      CMF_UNROLL
-      for (int i = 0; i < kSize * kSize; ++i) {
-        V& value = values[i / kSize][i % kSize];
-        value = quick_.leaky(value);
-      }
-    } else if (activates_) {
-      CMF_UNROLL
-      for (int i = 0; i < kSize * kSize; ++i) {
-        V& value = values[i / kSize][i % kSize];
-        value = quick_.clamp(value);
-      }
-    }
+  CMF_HOST_DEVICE void put(const V (&values)[kSize][kSize], int lanes,
+                           const TileTarget& target) const {
     const auto each = [&](auto&& store_one) {
       const bool whole = target.columns == kSize && target.rows == kSize;
       CMF_UNROLL

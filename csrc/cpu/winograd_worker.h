@@ -297,10 +297,7 @@ class WinogradWorker {
 
   // Block k of output channels in segment i.
   void finish(int64_t i, int64_t k) {
-    if (output_.straight()) {
-      fence_streams();
-      return;
-    }
+    if (output_.straight()) return output_.fence();
     const Segment s = segment(i);
     const int64_t channel = k * kWinogradColumns;
     const int count = static_cast<int>(least(p_.pool.channels - channel, kWinogradColumns));
