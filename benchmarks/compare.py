@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +58,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if min(options.threads, options.rounds, options.processes) < 1 or options.seconds <= 0:
         parser.error("--threads, --rounds, --processes and --seconds: expected positive numbers")
+    options.interrupted = False
     options.suites = list(SUITES) if options.suite == "all" else options.suite.split(",")
     try:
         for suite in options.suites:
@@ -122,22 +124,28 @@ def _measure(
     """The processes, by now closed, and for every case its peers' rows.
 
     All cases are measured before the next processes start, because starts are what takes long.
+    Interrupted, what the processes before had measured counts, or else the first ones' cases.
     """
     started: list[PeerProcess] = []
     repetitions: list[list[dict[str, Any]]] = []
-    for number in range(options.processes):
-        progress.step(f"processes {number + 1} of {options.processes}: start")
-        earlier = number * options.rounds
-        with processes(peers, options.threads) as workers:
-            started += workers
-            repetitions.append(
-                [
-                    measure_case(
+    try:
+        for number in range(options.processes):
+            progress.step(f"processes {number + 1} of {options.processes}: start")
+            earlier = number * options.rounds
+            with processes(peers, options.threads) as workers:
+                started += workers
+                repetitions.append([])
+                for case in cases:
+                    rows = measure_case(
                         case, workers, options.rounds, options.seconds, progress.step, earlier
                     )
-                    for case in cases
-                ]
-            )
+                    repetitions[-1].append(rows)
+    except KeyboardInterrupt:
+        if len(repetitions) > 1:
+            repetitions.pop()
+        if not repetitions or not repetitions[0]:
+            raise
+        options.interrupted, options.processes = True, len(repetitions)
     return started, [pool_repetitions(list(rows)) for rows in zip(*repetitions, strict=True)]
 
 
@@ -171,7 +179,8 @@ def run(suite: str, options: argparse.Namespace, command: str) -> dict[str, Any]
         },
         "limits": limits.to_json(),
         "peers": _peer_rows(selected, started),
-        "cases": [case_row(*pair, limits) for pair in zip(cases, results, strict=True)],
+        # an interrupted run has fewer results
+        "cases": [case_row(*pair, limits) for pair in zip(cases, results, strict=False)],
         "summary": {},
     }
     document["summary"] = report.summarise(document)
@@ -182,27 +191,38 @@ def main(argv: list[str] | None = None) -> int:
     options = _arguments(argv)
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "benchmarks.compare", *words])
-    failed = False
-    for suite in options.suites:
-        document = run(suite, options, command)
-        wrong = results_file.check(document)
-        if wrong:
-            raise RuntimeError("the results are malformed: " + "; ".join(wrong))
-        out = options.out if options.out.suffix == ".json" else options.out / f"{suite}.json"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1) + "\n")
-        report.print_table(document)
-        pictures = [] if options.no_plot else plots.write(document, out)
-        for path in (out, *pictures):
-            print(f"written: {path}")
-        # A peer that fails is reported; that ours fails or is wrong is an error.
-        failed |= any(
-            row["status"] == "failed"
-            for case in document["cases"]
-            for name, row in case["results"].items()
-            if is_ours(name)
-        )
-    return 1 if failed else 0
+    # asked to end (timeout, a batch system), it writes what it has, as at Ctrl-C
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        worked = [_run_and_write(suite, options, command) for suite in options.suites]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0 if all(worked) else 1
+
+
+def _run_and_write(suite: str, options: argparse.Namespace, command: str) -> bool:
+    """Whether nothing of ours failed and nobody interrupted."""
+    document = run(suite, options, command)
+    wrong = results_file.check(document)
+    if wrong:
+        raise RuntimeError("the results are malformed: " + "; ".join(wrong))
+    out = options.out if options.out.suffix == ".json" else options.out / f"{suite}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, indent=1) + "\n")
+    report.print_table(document)
+    pictures = [] if options.no_plot else plots.write(document, out)
+    for path in (out, *pictures):
+        print(f"written: {path}")
+    if options.interrupted:
+        print(f"{suite}: interrupted; written is what was measured before", file=sys.stderr)
+        sys.exit(1)
+    # A peer that fails is reported; that ours fails or is wrong is an error.
+    return not any(
+        row["status"] == "failed"
+        for case in document["cases"]
+        for name, row in case["results"].items()
+        if is_ours(name)
+    )
 
 
 if __name__ == "__main__":

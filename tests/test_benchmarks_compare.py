@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
+import time
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import compare, results_file
+from benchmarks import compare, driver, results_file
 from benchmarks.driver import PeerProcess
 from benchmarks.peers import PEERS, Peer, select
-from benchmarks.shapes import SUITES
+from benchmarks.shapes import SUITES, Case
 from crossmedia_fast import __main__ as cli
 from crossmedia_fast import bench
 
@@ -61,6 +65,37 @@ def test_several_suites_go_into_a_folder(
     with pytest.raises(SystemExit):
         compare.main(["--suite", "losses,nosuch"])
     assert "nosuch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupted_run_writes_what_it_has(
+    processes: int,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the second case of the only processes, or of the second ones."""
+    measured: list[str] = []
+
+    def measure_case(case: Case, *arguments: Any) -> dict[str, dict[str, Any]]:
+        if len(measured) == 2 * processes - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        measured.append(case.name)
+        return driver.measure_case(case, *arguments)
+
+    monkeypatch.setattr(compare, "measure_case", measure_case)
+    shapes = ["log_loss.64", "discriminator_minimax.64"]
+    arguments = ["--suite", "losses", "--shapes", ",".join(shapes), "--peers", "eager"]
+    arguments += ["--threads", "1", "--rounds", "1", "--processes", str(processes)]
+    arguments += ["--seconds", "0.001", "--no-plot", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit):
+        compare.main(arguments)
+    document = json.loads((tmp_path / "losses.json").read_text())
+    assert results_file.check(document) == []
+    first = measured[: 1 if processes == 1 else 2]
+    assert [case["id"].split(":")[0] for case in document["cases"]] == first
+    assert "interrupted" in capsys.readouterr().err
 
 
 def test_the_check_notices_what_is_missing(tmp_path: pathlib.Path) -> None:
