@@ -94,21 +94,24 @@ void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, 
       stream(target + i * channels + k, load<float>(source + i * lanes + k));
     }
   }
-  fence_streams();
 }
 
-template <class T>
+template <bool kStreams, class T>
 void store_either(const ActPool2dProblem& p, const Band& band, const T* source, int lanes,
                   int64_t pixel, T* target) {
   const int64_t pixels = (band.p_last - band.p_first) * p.out_width;
   const int64_t plane = p.out_height * p.out_width;
   const int64_t first = band.p_first * p.out_width;
-  if (p.channels_last) {
-    store_pixels(source, pixels, lanes, band.k_count, pixel,
-                 target + (band.n * plane + first) * pixel + band.k_first);
+  if (!p.channels_last) {
+    store_planes<kStreams>(source, pixels, lanes, band.k_count, plane,
+                           target + (band.n * p.image_channels + band.k_first) * plane + first);
+    return;
+  }
+  T* start = target + (band.n * plane + first) * pixel + band.k_first;
+  if constexpr (kStreams) {
+    stream_pixels(source, pixels, lanes, band.k_count, pixel, start);
   } else {
-    store_planes<false>(source, pixels, lanes, band.k_count, plane,
-                        target + (band.n * p.image_channels + band.k_first) * plane + first);
+    store_pixels(source, pixels, lanes, band.k_count, pixel, start);
   }
 }
 
@@ -121,23 +124,17 @@ bool streams_pixels(const ActPool2dProblem& p, int64_t pixel, const float* targe
 
 void store_band(const ActPool2dProblem& p, const Band& band, const float* source, int lanes,
                 int64_t pixel, float* target) {
-  const int64_t pixels = (band.p_last - band.p_first) * p.out_width;
-  const int64_t plane = p.out_height * p.out_width, first = band.p_first * p.out_width;
-  if (streams_pixels(p, pixel, target)) {
-    stream_pixels(source, pixels, lanes, band.k_count, pixel,
-                  target + (band.n * plane + first) * pixel + band.k_first);
-  } else if (streams_planes(p, band, target)) {
-    store_planes<true>(source, pixels, lanes, band.k_count, plane,
-                       target + (band.n * p.image_channels + band.k_first) * plane + first);
+  if (streams_pixels(p, pixel, target) || streams_planes(p, band, target)) {
+    store_either<true>(p, band, source, lanes, pixel, target);
     fence_streams();
   } else {
-    store_either(p, band, source, lanes, pixel, target);
+    store_either<false>(p, band, source, lanes, pixel, target);
   }
 }
 
 void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* source, int lanes,
                 int64_t pixel, uint8_t* target) {
-  store_either(p, band, source, lanes, pixel, target);
+  store_either<false>(p, band, source, lanes, pixel, target);
 }
 
 BandEpilogue::BandEpilogue(const ActPool2dProblem& problem, int lanes, int64_t most_rows)
