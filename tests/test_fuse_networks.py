@@ -48,6 +48,9 @@ VALUES = 20 * WINOGRAD[3]
 # A maximum, or the side of a ReLU, that tips over takes its gradient with it: as norms, the square
 # root of the share of the values that did, one in 10^5 and two gradients each, in a dozen layers.
 GRADIENTS = 2e-2
+# Normalising eight values of a channel, fifty times, enlarges rounding, PyTorch's too: there what
+# its own float32 is off counts, four times, up to ten times the above.
+ENLARGES = {"resnext50"}
 # In float64 nothing tips over.
 GRADIENTS_DOUBLE = 1e-9
 
@@ -134,11 +137,14 @@ def test_training(pair: Pair, format: torch.memory_format, dtype: torch.dtype) -
     x = images(name, format, dtype)
     want, expected = gradients(plain, x)
     got, actual = gradients(fused, x)
-    # where normalising eight values of a channel enlarges rounding, it enlarges PyTorch's too
-    exact, own = gradients(copy.deepcopy(plain).double(), x.double())
     double = dtype == torch.float64
-    values = min(max(VALUES, 4 * distance(want, exact)), 10 * VALUES)
-    assert_within(got, want, GRADIENTS_DOUBLE if double else values)
+    own = None
+    if name in ENLARGES and not double:
+        own = gradients(copy.deepcopy(plain).double(), x.double())
+    values, limit = (GRADIENTS_DOUBLE, GRADIENTS_DOUBLE) if double else (VALUES, GRADIENTS)
+    if own:
+        values = min(max(VALUES, 4 * distance(want, own[0])), 10 * VALUES)
+    assert_within(got, want, values)
     assert actual.keys() == expected.keys()
     # what a normalisation cancels (a bias before it) is all rounding: held against the largest
     largest = max(g.norm().item() / g.numel() ** 0.5 for g in expected.values())
@@ -150,9 +156,10 @@ def test_training(pair: Pair, format: torch.memory_format, dtype: torch.dtype) -
             for key, e in right.items()
         }
 
-    limit = min(max(GRADIENTS, 4 * max(errors(expected, own).values())), 10 * GRADIENTS)
+    if own:
+        limit = min(max(GRADIENTS, 4 * max(errors(expected, own[1]).values())), 10 * GRADIENTS)
     for key, error in errors(actual, expected).items():
-        assert error <= (GRADIENTS_DOUBLE if double else limit), key
+        assert error <= limit, key
     for (key, a), e in zip(fused.named_buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-5, msg=key)
 
