@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_and_write(suite: str, options: argparse.Namespace, command: str) -> bool:
-    """Whether nothing of ours failed and nobody interrupted."""
+    """Whether nothing of ours failed. Ends the program where it was interrupted."""
     document = run(suite, options, command)
     wrong = results_file.check(document)
     if wrong:
