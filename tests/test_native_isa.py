@@ -124,12 +124,12 @@ def call():  # what a few layers take and give back
         x = x + 1
         x = torch.cat([x[: 1 << 19], x[1 << 19 :]])
         parts = [x[:100000].clone() for _ in range(4)]
-for _ in range(5):
-    call()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(20):
-    call()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
+def faults():  # a call
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        call()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20
+print(min(faults() for _ in range(6)))  # the heap grows until each block finds a hole
 """
 
 
@@ -139,9 +139,5 @@ def test_freed_feature_maps_are_taken_again_without_page_faults() -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     command = [sys.executable, "-c", FAULTS]
 
-    def faults() -> float:
-        result = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
-        return float(result.stdout)
-
-    # a machine that is short of memory takes pages back, now and then
-    assert any(faults() < 100 for _ in range(3))  # without the package 880
+    result = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
+    assert float(result.stdout) < 100  # without the package 880
