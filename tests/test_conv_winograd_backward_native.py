@@ -113,6 +113,14 @@ def test_every_kind_of_pooling_and_derivative(shape: Any, memory: str) -> None:
             problem.check(problem.run())
 
 
+def test_what_memory_held_before_is_in_no_gradient() -> None:
+    """Phases have tiles of their own, and threads more super-blocks than partial gradients."""
+    problem = Backward((480, 16, 16, 16, 544, 4, 4, 2, 1), NONE, "relu", "contiguous")
+    freed = [torch.full_like(problem.w, float("nan")) for _ in range(40)]
+    del freed
+    problem.check(problem.run())
+
+
 def test_formats_of_input_and_output_may_differ() -> None:
     problem = Backward((2, 20, 13, 15, 33, 3, 3, 1, 1), MAX2, "relu", "channels_last")
     x = problem.x.contiguous()
