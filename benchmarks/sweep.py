@@ -45,6 +45,7 @@ class Kind:
 
     filters: tuple[tuple[tuple[int, int], int, int], ...]  # (R, S), stride, dilation
     channels: tuple[int, ...] = WIDTHS
+    filter_counts: tuple[int, ...] = WIDTHS  # of one group
     sizes: tuple[int, ...] = SIZES
     group: int | None = None  # channels of a group; None = all of them
     padded: bool = True  # by half a filter
@@ -57,8 +58,11 @@ KINDS = {
     "1x1": Kind((((1, 1), 1, 1), ((1, 1), 2, 1))),
     "4x4/2": Kind((((4, 4), 2, 1),)),
     "5x5": Kind((((5, 5), 1, 1), ((5, 5), 2, 1))),
-    "7x7": Kind((((7, 7), 1, 1),), WIDTHS[:7], SIZES[2:6]),
-    "rows": Kind((((1, 7), 1, 1), ((7, 1), 1, 1), ((1, 3), 1, 1)), WIDTHS[:8], SIZES[:6]),
+    "large": Kind((((7, 7), 1, 1), ((7, 7), 1, 1), ((9, 9), 1, 1)), WIDTHS[:7], sizes=SIZES[2:6]),
+    "few filters": Kind(  # of a generator's image, a critic's logits, a map of a few classes
+        (((1, 1), 1, 1), ((3, 3), 1, 1), ((4, 4), 1, 1), ((7, 7), 1, 1)), filter_counts=(1, 2, 3, 4)
+    ),
+    "rows": Kind((((1, 7), 1, 1), ((7, 1), 1, 1), ((1, 3), 1, 1)), WIDTHS[:8], sizes=SIZES[:6]),
     "2x2/2": Kind((((2, 2), 2, 1),), padded=False),
     "dilated": Kind((((3, 3), 1, 2), ((3, 3), 1, 4)), WIDTHS[2:9]),
     "depthwise": Kind((((3, 3), 1, 1), ((3, 3), 2, 1), ((5, 5), 1, 1)), group=1),
@@ -66,13 +70,13 @@ KINDS = {
     "first": Kind(
         (((3, 3), 1, 1), ((3, 3), 2, 1), ((5, 5), 1, 1), ((7, 7), 2, 1)),
         (1, 3, 3),
-        (28, 32, 64, 128, 224),
+        sizes=(28, 32, 64, 128, 224),
         first=True,
     ),
     "patch": Kind(
         (((4, 4), 4, 1), ((8, 8), 8, 1), ((16, 16), 16, 1)),
         (3,),
-        (64, 128, 224),
+        sizes=(64, 128, 224),
         padded=False,
         first=True,
     ),
@@ -123,7 +127,7 @@ def draw(source: random.Random, kind: str) -> Layer:
             source.choice((1, 1, 2, 4, 8)),
             channels,
             source.choice(of.sizes),
-            channels if groups > 1 else source.choice(WIDTHS),
+            channels if groups > 1 else source.choice(of.filter_counts),
             kernel,
             stride,
             tuple(dilation * (taps // 2) if of.padded else 0 for taps in kernel),  # type: ignore[arg-type]

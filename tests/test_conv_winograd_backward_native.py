@@ -205,7 +205,11 @@ def assert_same_bits_for_any_thread_count(problem: Backward, *needs: bool) -> No
 
 @pytest.mark.parametrize("memory", FORMATS)
 def test_same_bits_for_any_thread_count(memory: str) -> None:
-    for shape in ((9, 20, 30, 29, 70, 3, 3, 1, 1), (2, 33, 31, 30, 40, 4, 4, 2, 1)):
+    for shape in (
+        (9, 20, 30, 29, 70, 3, 3, 1, 1),
+        (2, 33, 31, 30, 40, 4, 4, 2, 1),
+        (4, 20, 21, 22, 40, 7, 7, 1, 3),
+    ):
         for pool in (MAX2, MAX3, NONE):
             assert_same_bits_for_any_thread_count(Backward(shape, pool, "relu", memory))
 
@@ -224,13 +228,14 @@ def assert_same_kinds(ours: Tensor, expected: Tensor, tolerance: float) -> None:
 @pytest.mark.parametrize("memory", FORMATS)
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
 @pytest.mark.parametrize("where", ["dy", "x", "w"])
-def test_not_finite_stays_where_it_is(where: str, value: float, memory: str) -> None:
-    shape = (2, 18, 14, 15, 40, 3, 3, 1, 1)
+@pytest.mark.parametrize("taps", [3, 7])
+def test_not_finite_stays_where_it_is(taps: int, where: str, value: float, memory: str) -> None:
+    shape = (2, 18, 14, 15, 40, taps, taps, 1, taps // 2)
     for pool, activation in ((NONE, "identity"), (MAX2, "relu"), (AVG2, "relu"), (MAX3, "relu")):
         problem = Backward(shape, pool, activation, memory)
         if where == "dy":
             # inside: whether padding times NaN counts in dw, PyTorch's own kernels don't agree on
-            problem.dy[0, 3, 2, 3] = value
+            problem.dy[0, 3, 3, 3] = value
             problem.dy[1, 39, 3, 3] = value
         elif where == "x":
             problem.x[0, 3, 0, 6] = value
@@ -238,7 +243,7 @@ def test_not_finite_stays_where_it_is(where: str, value: float, memory: str) -> 
         else:
             problem.w[5, 2, 1, 1] = value
         for ours, expected in zip(problem.run(), problem.expected(), strict=True):
-            assert_same_kinds(ours, expected, WINOGRAD_GRADIENTS[3])
+            assert_same_kinds(ours, expected, WINOGRAD_GRADIENTS[problem.taps])
 
 
 def test_long_sums_round_little() -> None:
@@ -258,7 +263,7 @@ def test_refusals_say_why() -> None:
     assert "output itself" in refusal(shape, NONE, "gelu")
     assert "output itself" in refusal(shape, AVG3, "relu")  # 9 bits of a mask
     assert "padding" in refusal((1, 4, 12, 12, 8, 3, 3, 1, 3), MAX2, "relu")
-    assert "taps" in refusal((1, 4, 12, 12, 8, 7, 7, 1, 3), MAX2, "relu")
+    assert "taps" in refusal((1, 4, 32, 32, 8, 13, 13, 2, 3), MAX2, "relu")
 
 
 def assert_memory_around_gradients_is_left_alone(problem: Backward, *needs: bool) -> None:

@@ -4,6 +4,10 @@
 // pixels (i + stride · a, j + stride · b), and its filter the taps (i + stride · r, j + stride ·
 // s). Each phase's channels are further input channels; their products add up in the transform
 // domain.
+//
+// So are those of a part of a filter that has more taps than r: 7 taps are 4 and 3, and what those
+// of the second part see is the input, 4 pixels on. Of 7x7 taps F(4, 4) leaves 12.25 products an
+// output, of 49. A phase or a part of one is known by its first tap along each axis.
 #pragma once
 
 #include "common/conv_act_pool2d_kernels.h"
@@ -21,10 +25,10 @@ inline int filter_vectors(const ConvActPool2dProblem& p, int64_t k) {
   return p.pool.channels - k > kLanes<float> ? kGemmVectors : 1;
 }
 
-// Up to kLanes input channels of one phase.
+// Up to kLanes input channels of one phase, or of one part of its taps.
 struct ChannelBlock {
-  int32_t phase_height;
-  int32_t phase_width;
+  int32_t tap_height;  // its first
+  int32_t tap_width;
   int32_t first;  // channel
   int32_t lanes;
 };
@@ -81,8 +85,16 @@ class WinogradChannels {
   int32_t* lanes_ = nullptr;  // [count]
 };
 
-// r of the F(m, r) that a problem takes.
+// r of the F(m, r) that a problem takes, and how many parts of r taps its filter has.
 int winograd_taps(const ConvActPool2dProblem& problem);
+constexpr int64_t kMostParts = 3;  // along an axis
+struct WinogradParts {
+  int64_t height;
+  int64_t width;
+
+  int64_t count() const { return height * width; }
+};
+WinogradParts winograd_parts(const ConvActPool2dProblem& problem);
 // m of the gradients: 4; for 3 taps 5 where it covers the images with clearly fewer products (13
 // pixels are 3 tiles of 5, 21 products, or 4 of 4, 24 products), and 2 where few tiles share many
 // weights.

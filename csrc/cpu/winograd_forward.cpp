@@ -120,8 +120,14 @@ const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
   if (static_cast<DType>(p.pool.dtype) != DType::kFloat32) return "computes in float32 alone";
   if (const char* reason = groups_refusal(p)) return reason;
   if (p.dilation_height != 1 || p.dilation_width != 1) return "takes dilation 1 alone";
-  const int taps = winograd_taps(p);
-  if (taps < 2 || taps > 5) return "takes filters of 2 to 5 taps a stride alone";
+  if (winograd_taps(p) < 2) return "takes filters of 2 taps a stride or more alone";
+  const WinogradParts parts = winograd_parts(p);
+  if (parts.count() > 1 && (p.stride_height > 1 || p.stride_width > 1)) {
+    return "takes filters of more than 5 taps at stride 1 alone";
+  }
+  if (parts.height > kMostParts || parts.width > kMostParts) {
+    return "takes filters of at most 15 taps";
+  }
   if (p.pool.index_itemsize > 1) return "takes windows of at most 255 elements";
   if (!backward) return nullptr;
   if (p.pool.saved == Saved::kInput) {

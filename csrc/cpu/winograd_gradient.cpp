@@ -20,11 +20,11 @@ constexpr int64_t kMostTiles = 448;
 constexpr int64_t kFrameBytes = 384 << 10;
 constexpr int kMostLanes = 64;
 
-int64_t phase_taps(int64_t kernel, int64_t stride, int64_t phase) {
-  return kernel <= phase ? 0 : divide_up(kernel - phase, stride);
+int64_t taps_from(int64_t kernel, int64_t stride, int64_t first) {
+  return kernel <= first ? 0 : divide_up(kernel - first, stride);
 }
 
-// For phases begin .. end - 1.
+// For phases whose first taps are begin .. end - 1.
 GradientAxis make_axis(const ConvActPool2dProblem& p, bool vertical, int64_t begin, int64_t end,
                        int outputs) {
   GradientAxis axis = {};
@@ -38,6 +38,17 @@ GradientAxis make_axis(const ConvActPool2dProblem& p, bool vertical, int64_t beg
   return axis;
 }
 
+// For a part of a filter. What lies before the first output sees nothing; and frames reach over all
+// of z, also where this part's taps see nothing but padding.
+GradientAxis make_part_axis(const ConvActPool2dProblem& p, bool vertical, int64_t begin,
+                            int outputs, int taps) {
+  GradientAxis axis = make_axis(p, vertical, begin, begin + 1, outputs);
+  axis.last = most(axis.last, axis.out - 1);
+  axis.first = least(most(axis.first, 0), least(taps - 1, axis.last));
+  axis.tiles = divide_up(axis.last - axis.first + 1, outputs);
+  return axis;
+}
+
 // Frames reach over all of z.
 bool covers(const GradientAxis& axis, int taps) {
   return axis.tiles > 0 && axis.first < taps && axis.last >= axis.out - 1;
@@ -47,6 +58,16 @@ bool covers(const GradientAxis& axis, int taps) {
 
 int choose_phase_sets(const ConvActPool2dProblem& p, int outputs, int taps,
                       PhaseSet (&sets)[kPhaseSets]) {
+  const WinogradParts parts = winograd_parts(p);
+  if (parts.count() > 1) {  // at stride 1
+    int count = 0;
+    for (int64_t i = 0; i < parts.height * taps; i += taps) {
+      for (int64_t j = 0; j < parts.width * taps; j += taps) {
+        sets[count++] = PhaseSet{{i, j}, {i + 1, j + 1}, i > 0 || j > 0};
+      }
+    }
+    return count;
+  }
   const PhaseSet all = {{0, 0}, {p.stride_height, p.stride_width}};
   // phases before this one have their first pixel a position later
   const int64_t cut[2] = {p.pad_height % p.stride_height, p.pad_width % p.stride_width};
@@ -83,8 +104,14 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
                            int taps, bool wants_weights, bool apart) {
   outputs_ = outputs;
   taps_ = taps;
-  vertical_ = make_axis(p, true, set.begin[0], set.end[0], outputs);
-  horizontal_ = make_axis(p, false, set.begin[1], set.end[1], outputs);
+  adds_ = set.adds;
+  if (winograd_parts(p).count() > 1) {
+    vertical_ = make_part_axis(p, true, set.begin[0], outputs, taps);
+    horizontal_ = make_part_axis(p, false, set.begin[1], outputs, taps);
+  } else {
+    vertical_ = make_axis(p, true, set.begin[0], set.end[0], outputs);
+    horizontal_ = make_axis(p, false, set.begin[1], set.end[1], outputs);
+  }
   const int64_t of_phase = divide_up(p.in_channels, kV);
   const int64_t room = p.stride_height * p.stride_width * of_phase;
   filters_ = p.pool.channels;
@@ -103,12 +130,12 @@ bool GradientPlan::prepare(const ConvActPool2dProblem& p, const PhaseSet& set, i
           group_.data[groups_++] = PhaseGroup{vectors_, 1};
         }
         PhaseVector& vector = vector_.data[vectors_++];
-        vector.phase_height = static_cast<int32_t>(i);
-        vector.phase_width = static_cast<int32_t>(j);
+        vector.tap_height = static_cast<int32_t>(i);
+        vector.tap_width = static_cast<int32_t>(j);
         vector.first = static_cast<int32_t>(first);
         vector.lanes = static_cast<int32_t>(least(p.in_channels - first, kV));
-        vector.short_height = phase_taps(p.kernel_height, p.stride_height, i) < taps;
-        vector.short_width = phase_taps(p.kernel_width, p.stride_width, j) < taps;
+        vector.short_height = taps_from(p.kernel_height, p.stride_height, i) < taps;
+        vector.short_width = taps_from(p.kernel_width, p.stride_width, j) < taps;
       }
     }
   }

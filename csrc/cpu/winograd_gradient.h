@@ -8,7 +8,8 @@
 // and the second is the gradient of its weights. So one transform of a tile of g, with its halo,
 // serves both: its products with the transformed weights give a tile of dx, those with the tile of
 // x, spread by the transposed output transform, summed over all tiles, give dw. All phases share
-// it: each is a set of further channels of x.
+// it: each is a set of further channels of x. A filter's parts come one after another, each with
+// tiles of its own, and add to dx.
 #pragma once
 
 #include "common/conv_act_pool2d_kernels.h"
@@ -17,6 +18,7 @@
 #include "cpu/integers.h"
 #include "cpu/scratch.h"
 #include "cpu/simd.h"
+#include "cpu/winograd.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -26,18 +28,18 @@ struct GradientAxis {
   int64_t first;   // the least position that has an input pixel
   int64_t last;    // the greatest
   int64_t tiles;   // ceil((last - first + 1) / m)
-  int64_t stride;  // pixel = stride · position + phase - pad
+  int64_t stride;  // pixel = stride · position + tap - pad
   int64_t pad;
   int64_t length;  // of x
   int64_t out;     // of z
 
-  int64_t pixel(int64_t position, int64_t phase) const { return stride * position + phase - pad; }
+  int64_t pixel(int64_t position, int64_t tap) const { return stride * position + tap - pad; }
 };
 
-// Up to kLanes channels of one phase of x.
+// Up to kLanes channels of one phase of x, as one part of the filter sees them.
 struct PhaseVector {
-  int32_t phase_height;
-  int32_t phase_width;
+  int32_t tap_height;  // the first
+  int32_t tap_width;
   int32_t first;  // channel
   int32_t lanes;
   // its phase has fewer taps than r: products at infinity are 0
@@ -63,16 +65,17 @@ struct TileRun {
   int64_t tile;  // the first, in its super-block
 };
 
-// Phases (i, j) that are computed together: i and j from begin to end - 1 along each axis.
+// Phases that are computed together: their first taps, from begin to end - 1 along each axis.
 struct PhaseSet {
   int64_t begin[2];
   int64_t end[2];
+  bool adds = false;  // to dx, what a part behind the first gives
 };
-constexpr int kPhaseSets = 4;
+constexpr int kPhaseSets = kMostParts * kMostParts;
 
-// All phases share their tiles, or those whose first pixels have different positions have tiles of
-// their own: their grids fit x better, but dz is transformed for each. Whichever costs less.
-// Returns how many sets there are.
+// The parts of a filter. Of one part all phases share their tiles, or those whose first pixels have
+// different positions have tiles of their own: their grids fit x better, but dz is transformed for
+// each. Whichever costs less. Returns how many sets there are.
 int choose_phase_sets(const ConvActPool2dProblem& problem, int outputs, int taps,
                       PhaseSet (&sets)[kPhaseSets]);
 
@@ -88,6 +91,7 @@ class GradientPlan {
   const GradientAxis& vertical() const { return vertical_; }
   const GradientAxis& horizontal() const { return horizontal_; }
   int taps() const { return taps_; }
+  bool adds() const { return adds_; }  // to dx what is already there
 
   int vectors() const { return vectors_; }
   const PhaseVector& vector(int64_t i) const { return vector_.data[i]; }
@@ -119,6 +123,7 @@ class GradientPlan {
   GradientAxis horizontal_;
   int outputs_ = 0;
   int taps_ = 0;
+  bool adds_ = false;
   int vectors_ = 0;
   int groups_ = 0;
   int frame_lanes_ = 0;

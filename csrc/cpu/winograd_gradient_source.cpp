@@ -19,7 +19,7 @@ void InputTiles::fill(const TileRun& run, const PhaseVector& vector, int outputs
   const int64_t plane = p_.height * p_.width;
   const float* planes = x_ + (run.n * p_.image_channels + vector.first) * plane;
   for (int64_t position = position_; position < end; ++position) {
-    const int64_t h = axis.pixel(position, vector.phase_height);
+    const int64_t h = axis.pixel(position, vector.tap_height);
     if (h < 0 || h >= p_.height) continue;  // such rows are not read
     interleave_planes(planes + h * p_.width, plane, vector.lanes, p_.width,
                       frame_.data + (position - position_) * p_.width * kV);

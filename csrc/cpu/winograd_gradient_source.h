@@ -46,8 +46,8 @@ void InputTiles::transform(int64_t n, int64_t strip, int64_t column, const Phase
   const GradientAxis& vertical = plan_.vertical();
   const GradientAxis& horizontal = plan_.horizontal();
   const int64_t first = vertical.last - strip * kM;
-  const int64_t h = vertical.pixel(first, vector.phase_height);
-  const int64_t w = horizontal.pixel(horizontal.last - column * kM, vector.phase_width);
+  const int64_t h = vertical.pixel(first, vector.tap_height);
+  const int64_t w = horizontal.pixel(horizontal.last - column * kM, vector.tap_width);
   const bool whole = h < p_.height && w < p_.width && h - (kM - 1) * p_.stride_height >= 0 &&
                      w - (kM - 1) * p_.stride_width >= 0;
   // a vector of pixel (i, j) of the tile lies at source - i · row - j · pixel

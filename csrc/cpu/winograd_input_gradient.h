@@ -13,10 +13,10 @@ namespace CMF_ISA {
 
 constexpr int64_t kStreamBytes = 4 << 20;  // a smaller dx may well be read from the cache next
 
-// dx of one vector of channels at pixel (h, w) of image n, tap by tap, for the tiles that a
-// transform can't compute: what is not finite would spread.
+// dx of one vector of channels at pixel (h, w) of image n, tap by tap, of `taps` a stride, for the
+// tiles that a transform can't compute: what is not finite would spread.
 void direct_input_gradient(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
-                           int64_t n, int64_t h, int64_t w, const PhaseVector& vector,
+                           int64_t n, int64_t h, int64_t w, const PhaseVector& vector, int taps,
                            float* target);
 
 template <class W>
@@ -37,7 +37,7 @@ class InputGradient {
     const int64_t bytes = p_.pool.batch * p_.image_channels * p_.height * p_.width * 4;
     // vectors of several pixels or planes in turn
     streams_ =
-        kV == kLineFloats && bytes >= kStreamBytes &&
+        kV == kLineFloats && !plan_.adds() && bytes >= kStreamBytes &&
         (!p_.x_channels_last || (p_.image_channels % kV == 0 &&
                                  reinterpret_cast<uintptr_t>(dx_) % sizeof(Vec<float>) == 0));
   }
@@ -126,10 +126,10 @@ class InputGradient {
   }
 
   int64_t pixel_row(const GradientBlock::Place& place, const PhaseVector& vector) const {
-    return plan_.vertical().pixel(plan_.vertical().last - place.strip * kM, vector.phase_height);
+    return plan_.vertical().pixel(plan_.vertical().last - place.strip * kM, vector.tap_height);
   }
   int64_t pixel_column(int64_t column, const PhaseVector& vector) const {
-    return plan_.horizontal().pixel(plan_.horizontal().last - column * kM, vector.phase_width);
+    return plan_.horizontal().pixel(plan_.horizontal().last - column * kM, vector.tap_width);
   }
 
   __attribute__((noinline)) void direct_tile(const GradientBlock::Place& place,
@@ -141,10 +141,15 @@ class InputGradient {
         const int64_t w = pixel_column(place.column, vector) - j * p_.stride_width;
         if (h < 0 || h >= p_.height || w < 0 || w >= p_.width) continue;
         float values[kV];
-        direct_input_gradient(p_, t_, place.n, h, w, vector, values);
+        direct_input_gradient(p_, t_, place.n, h, w, vector, W::kTaps, values);
         z[i][j] = load<float>(values);
       }
     }
+  }
+
+  CMF_HOST_DEVICE void put(float* target, Vec<float> value, int lanes) const {
+    if (plan_.adds()) value += load_lanes<float>(target, lanes);
+    store_lanes<float>(target, value, lanes);
   }
 
   CMF_HOST_DEVICE void store_pixels(const GradientBlock::Place& place, const PhaseVector& vector,
@@ -172,7 +177,7 @@ class InputGradient {
       for (int j = 0; j < kM; ++j) {
         const int64_t x = w - j * p_.stride_width;
         if (whole || (y >= 0 && y < p_.height && x >= 0 && x < p_.width)) {
-          store_lanes<float>(target - i * row - j * pixel, z[i][j], vector.lanes);
+          put(target - i * row - j * pixel, z[i][j], vector.lanes);
         }
       }
     }
@@ -227,7 +232,7 @@ class InputGradient {
             reinterpret_cast<uintptr_t>(start) % sizeof(Vec<float>) == 0) {
           stream(start, values[c]);
         } else if (stride == 1) {
-          store_lanes<float>(start, values[c], lanes);
+          put(start, values[c], lanes);
         } else if (stride == 2) {
           store_alternate(start, values[c], lanes);
         } else {

@@ -274,7 +274,7 @@ bool merged_gradient(const ConvActPool2dProblem& p, const ConvBackwardTensors& t
 }  // namespace
 
 bool winograd_merges_phases(const ConvActPool2dProblem& p) {
-  return p.in_channels <= kMostOfPhase &&
+  return winograd_parts(p).count() == 1 && p.in_channels <= kMostOfPhase &&
          p.in_channels * p.stride_height * p.stride_width <= kMostChannels;
 }
 

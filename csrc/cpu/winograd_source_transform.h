@@ -11,16 +11,16 @@ template <class W>
 void WinogradSource::transform(int64_t n, int64_t row, int64_t column, const ChannelBlock& block,
                                float* v, int64_t step) const {
   constexpr int kReach = W::kAlpha - 1;
-  const int64_t h = row * p_.stride_height + block.phase_height - p_.pad_height;
+  const int64_t h = row * p_.stride_height + block.tap_height - p_.pad_height;
   if (framed_) {
-    const int64_t w = column * p_.stride_width + block.phase_width;
+    const int64_t w = column * p_.stride_width + block.tap_width;
     const float* source = frame_ + ((h - first_) * columns_ + w) * pixel_;
     if (channels_.merged()) source += block.first;
     transform_input_tile<W>(source, p_.stride_height * columns_ * pixel_, p_.stride_width * pixel_,
                             v, step);
     return;
   }
-  const int64_t w = column * p_.stride_width + block.phase_width - p_.pad_width;
+  const int64_t w = column * p_.stride_width + block.tap_width - p_.pad_width;
   const float* image = x_ + n * p_.height * p_.width * p_.image_channels;
   const bool inside = h >= 0 && w >= 0 && h + kReach * p_.stride_height < p_.height &&
                       w + kReach * p_.stride_width < p_.width;

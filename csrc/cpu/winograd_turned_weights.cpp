@@ -50,7 +50,10 @@ auto with_gradients(const ConvActPool2dProblem& p, const Body& body) {
 }  // namespace
 
 const char* winograd_transposed_refusal(const ConvActPool2dProblem& p) {
-  return p.groups != 1 ? "takes one group alone" : winograd_refusal(p, true);
+  if (p.groups != 1) return "takes one group alone";
+  // its bias and activation follow the sums of all parts
+  if (winograd_parts(p).count() > 1) return "takes filters of at most 5 taps a stride";
+  return winograd_refusal(p, true);
 }
 
 int64_t winograd_transposed_size(const ConvActPool2dProblem& p) {

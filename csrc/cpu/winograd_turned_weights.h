@@ -47,9 +47,9 @@ void turn_group_weights(const ConvActPool2dProblem& p, const GradientPlan& plan,
       }
       Vec<float> filter[W::kTaps][W::kTaps];
       for (int r = 0; r < W::kTaps; ++r) {
-        const int64_t row = r * p.stride_height + vector.phase_height;
+        const int64_t row = r * p.stride_height + vector.tap_height;
         for (int s = 0; s < W::kTaps; ++s) {
-          const int64_t column = s * p.stride_width + vector.phase_width;
+          const int64_t column = s * p.stride_width + vector.tap_width;
           const bool inside = row < p.kernel_height && column < p.kernel_width;
           filter[r][s] =
               inside ? load<float>(taps + (row * p.kernel_width + column) * kV) : Vec<float>{};

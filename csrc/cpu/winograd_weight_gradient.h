@@ -80,7 +80,7 @@ void scatter_phase(const ConvActPool2dProblem& p, const PhaseVector& channels, i
   const int64_t step = p.stride_height * p.kernel_width;
   const int64_t blocks = divide_up(channels.lanes * rows * columns, kV);
   float taps[kTaps * kTaps * kV];  // of one filter
-  target += channels.phase_height * p.kernel_width + channels.phase_width;
+  target += channels.tap_height * p.kernel_width + channels.tap_width;
   for (int j = 0; j < filters; ++j, target += p.in_channels * area) {
     for (int64_t b = 0; b < blocks; ++b) {
       store<float>(taps + b * kV, load<float>(scratch + (b * kV + j) * kV));
@@ -117,8 +117,8 @@ inline void store_channels(const ConvActPool2dProblem& p, const FilterLayout& la
       values[c] = c < channels.lanes ? load<float>(scratch + (c * taps + i) * kV) : Vec<float>{};
     }
     transpose_block<float>(values);
-    const int64_t r = i / columns * p.stride_height + channels.phase_height;
-    const int64_t s = i % columns * p.stride_width + channels.phase_width;
+    const int64_t r = i / columns * p.stride_height + channels.tap_height;
+    const int64_t s = i % columns * p.stride_width + channels.tap_width;
     float* place = target + (r * p.kernel_width + s) * layout.tap;
     for (int j = 0; j < filters; ++j) {
       store_lanes<float>(place + j * layout.filter, values[j], channels.lanes);
@@ -135,11 +135,13 @@ bool finish_weight_block(const ConvActPool2dProblem& p, const GradientPlan& plan
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   const PhaseVector& channels = plan.vector(vector);
-  const bool dense = p.stride_height == 1 && p.stride_width == 1;
-  // the taps of this phase
-  const int64_t rows = divide_up(p.kernel_height - channels.phase_height, p.stride_height);
-  const int64_t columns = divide_up(p.kernel_width - channels.phase_width, p.stride_width);
+  // the taps of this phase and part
+  const int64_t rows =
+      least(divide_up(p.kernel_height - channels.tap_height, p.stride_height), W::kTaps);
+  const int64_t columns =
+      least(divide_up(p.kernel_width - channels.tap_width, p.stride_width), W::kTaps);
   const int64_t taps_of_phase = rows > 0 && columns > 0 ? rows * columns : 0;
+  const bool dense = taps_of_phase == layout.area;  // all there are
   bool finite = true;
   for (int64_t block = k; block < k + kGradientVectors && block < plan.k_blocks(); ++block) {
     const int64_t filter = block * kV;

@@ -64,13 +64,12 @@ void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& ch
       }
       for (int lane = 0; lane < block.lanes; ++lane) {
         const int64_t c = channels.merged() ? (block.first + lane) % p.in_channels : lane;
-        const int64_t j =
-            channels.merged() ? (block.first + lane) / p.in_channels : block.phase_width;
+        const int64_t column = channels.merged() ? (block.first + lane) / p.in_channels : 0;
         V taps_of_phase[W::kTaps][W::kTaps];
         for (int r = 0; r < W::kTaps; ++r) {
           for (int s = 0; s < W::kTaps; ++s) {
-            const int64_t tap_height = r * p.stride_height + block.phase_height;
-            const int64_t tap_width = s * p.stride_width + j;
+            const int64_t tap_height = r * p.stride_height + block.tap_height;
+            const int64_t tap_width = s * p.stride_width + block.tap_width + column;
             const bool inside = tap_height < p.kernel_height && tap_width < p.kernel_width;
             const int64_t tap = c * layout.area + tap_height * p.kernel_width + tap_width;
             taps_of_phase[r][s] = inside ? load<float>(taps + tap * kV) : V{};

@@ -36,6 +36,7 @@ class WinogradWorker {
         t_(tensors),
         channels_(channels),
         bands_(bands),
+        parts_(winograd_parts(problem)),
         store_(store),
         shared_v_(shared_v),
         track_(tensors.index != nullptr),
@@ -53,12 +54,12 @@ class WinogradWorker {
   }
 
   bool prepare(int64_t k_blocks) {
-    const int64_t rows = (most_tile_rows(bands_) * kM + W::kTaps - 1) * p_.stride_height;
-    const int64_t columns = (bands_.tiles_across() * kM + W::kTaps - 1) * p_.stride_width;
+    const int64_t columns =
+        (bands_.tiles_across() * kM + parts_.width * W::kTaps - 1) * p_.stride_width;
     const int64_t tiles = most_tiles(bands_);
     const int64_t planes = bands_.most_carry() > 0 ? k_blocks : least(kChannelBlocks, k_blocks);
-    return source_.prepare(FrameSize{rows, columns}) && epilogue_.prepare() &&
-           (shared_v_ || own_v_.allocate(data_floats(channels_, bands_))) &&
+    return source_.prepare(FrameSize{frame_rows(most_tile_rows(bands_)), columns}) &&
+           epilogue_.prepare() && (shared_v_ || own_v_.allocate(data_floats(channels_, bands_))) &&
            (t_.prepared ? m_.allocate(kChannelBlocks * product_size())
                         : m_.allocate(divide_up(tiles, kMostTileBlock) * product_size()) &&
                               taps_.allocate(weight_tap_floats(p_, channels_)) &&
@@ -182,6 +183,11 @@ class WinogradWorker {
     }
   }
 
+  // Rows of x that rows of tiles see.
+  int64_t frame_rows(int64_t tile_rows) const {
+    return (tile_rows * kM + parts_.height * W::kTaps - 1) * p_.stride_height;
+  }
+
   void plan_prefetch(int64_t next, int64_t k_blocks) {
     prefetch_ = WinogradPrefetch();
     if (next == band_) return;
@@ -206,8 +212,7 @@ class WinogradWorker {
       while (tile_last < tile_count_ && tiles_.data[tile_last].segment == s) ++tile_last;
       const Segment segment = this->segment(s);
       const int64_t first = segment.tile_first * kM * p_.stride_height - p_.pad_height;
-      const int64_t rows =
-          ((segment.tile_last - segment.tile_first) * kM + W::kTaps - 1) * p_.stride_height;
+      const int64_t rows = frame_rows(segment.tile_last - segment.tile_first);
       for (int64_t c = c_first; c < c_last;) {
         source_.fill(segment.n, first, rows, channels_[static_cast<int>(c)].first);
         const int64_t begin = c;
@@ -238,7 +243,6 @@ class WinogradWorker {
 
   // One block of tiles by blocks of output channels k_first .. k_last - 1.
   void multiply(int64_t k_first, int64_t k_last, int64_t block) {
-    const int64_t first = blocks_.first(block);
     const int64_t size = blocks_.size(block);
     const GemmParts parts(size);
     for (int f = 0; f < kF; ++f) {
@@ -259,7 +263,6 @@ class WinogradWorker {
 
   // One block of tiles by channel blocks c_first .. c_last - 1 of `u_`, and output channel block k.
   void multiply_part(int64_t k, int c_first, int c_last, int64_t block) {
-    const int64_t first = blocks_.first(block);
     const int64_t size = blocks_.size(block);
     const int vectors = vectors_of(k);
     const int64_t columns = vectors * kV;
@@ -348,6 +351,7 @@ class WinogradWorker {
   const ConvForwardTensors& t_;
   const WinogradChannels& channels_;
   const WinogradBands& bands_;
+  const WinogradParts parts_;
   const TileStore store_;
   float* const shared_v_;
   const bool track_;

@@ -156,6 +156,7 @@ AVX2 = Costs(
     few_packing=54,
 )
 
+_MOST_TAPS = 5  # of a part of a filter, whose products Winograd's add up
 LEAST_GAIN = 1.1  # of a gradient of few channels
 # A few positions alone PyTorch's convolution computes without packing, and of large weights (1024
 # filters of 1024×3×3) nothing is left in a cache: there fresh weights cost more.
@@ -260,18 +261,25 @@ def patches_work(s: Sizes, kept: bool, costs: Costs = AVX512) -> float:
     return work + (0 if s.x_channels_last else mode.patch_reorder * (inputs + outputs))
 
 
+def _winograd_cut(w_shape: tuple[int, ...], stride: tuple[int, int]) -> tuple[int, int]:
+    """r of F(4, r), and into how many parts of r taps a phase's filter is cut."""
+    along = [-(-kernel // step) for kernel, step in zip(w_shape[2:], stride, strict=True)]
+    most = max(along)
+    taps = -(-most // -(-most // _MOST_TAPS))
+    return taps, math.prod(-(-count // taps) for count in along)
+
+
 def winograd_work(s: Sizes, outputs: int, kept: bool, costs: Costs = AVX512) -> float:
     """Of Winograd's F(m×m), `outputs` = m; 4 is 2 for 3 taps where few tiles share many weights."""
     mode = costs.inference if kept else costs.training
     # of all groups, each in vectors of its own
     filters = s.groups * _round_up(s.w_shape[0] // s.groups, costs.lanes)
     channels = s.groups * _round_up(s.w_shape[1], costs.lanes)
-    kernel_height, kernel_width = s.w_shape[2:]
-    taps = max(-(-kernel_height // s.stride[0]), -(-kernel_width // s.stride[1]))
-    phases = s.stride[0] * s.stride[1]
+    taps, parts = _winograd_cut(s.w_shape, s.stride)
+    phases = s.stride[0] * s.stride[1] * parts
     products = s.w_shape[1] * phases * filters
     transforms = channels * phases * mode.data_transform + filters * mode.output_transform
-    weights = max(s.w_shape[1], costs.lanes) * kernel_height * kernel_width * filters
+    weights = max(s.w_shape[1], costs.lanes) * math.prod(s.w_shape[2:]) * filters
     weight = mode.weight
     if not kept and (s.large or s.positions < _FEW_POSITIONS):
         weight = max(weight, _DEAR_FRESH_WEIGHT)
@@ -304,16 +312,16 @@ def _few_channels_ratio(
     z_shape: tuple[int, ...],  # [N, K, H', W']
     stride: tuple[int, int],
     lanes: int,  # of a vector
-    vectors: int,  # of the channels of all phases
+    vectors: int,  # of the channels of all phases of a part of the filter
     transform: int,  # what one costs a value, in multiply-adds
 ) -> float:
     """Direct convolution's multiply-adds over the work of Winograd's F(4×4) of few channels."""
     outputs = 4
-    taps = max(-(-w_shape[2] // stride[0]), -(-w_shape[3] // stride[1]))
+    taps, parts = _winograd_cut(w_shape, stride)
     filters = -(-w_shape[0] // lanes) * lanes
     tiles = x_shape[0] * -(-z_shape[2] // outputs) * -(-z_shape[3] // outputs)
-    products = x_shape[1] * stride[0] * stride[1] * filters
-    transforms = transform * (vectors * lanes + filters)
+    products = x_shape[1] * stride[0] * stride[1] * parts * filters
+    transforms = transform * (vectors * parts * lanes + filters)
     direct = math.prod(w_shape[1:]) * filters * x_shape[0] * z_shape[2] * z_shape[3]
     return direct / max((outputs + taps - 1) ** 2 * tiles * (products + transforms), 1)
 
@@ -349,7 +357,8 @@ def merged_gradient_gain(
     All phases of the stride are channels of one position (csrc/cpu/winograd_merged_gradient.h).
     """
     channels = x_shape[1] * stride[0] * stride[1]
-    if x_shape[1] > _MOST_OF_PHASE or channels > _MOST_MERGED_CHANNELS:
+    cut = _winograd_cut(w_shape, stride)[1] > 1
+    if x_shape[1] > _MOST_OF_PHASE or channels > _MOST_MERGED_CHANNELS or cut:
         return 0.0
     left = _SPARSE if pooled_by_twos else 1.0
     lanes = AVX512.lanes

@@ -45,8 +45,8 @@ def why_not(
         return "takes float32 alone"
     if precision == "highest":
         return "conv_precision is 'highest': the transforms round"
-    if not 2 <= max(w_shape[2:]) <= 5 or 0 in (*x_shape, *w_shape):
-        return "takes filters of 2 to 5 taps and what is not empty alone"
+    if not 2 <= max(w_shape[2:]) <= 15 or 0 in (*x_shape, *w_shape):
+        return "takes filters of 2 to 15 taps and what is not empty alone"
     images = x_shape[0] * conv.dilation[0] * conv.dilation[1]
     inputs, outputs = (
         [-(-n // d) for n, d in zip(shape[2:], conv.dilation, strict=True)]
