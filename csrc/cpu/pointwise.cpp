@@ -4,6 +4,7 @@
 #include "cpu/pointwise.h"
 
 #include "cpu/activated_tiles.h"
+#include "cpu/few_filters.h"
 #include "cpu/groups.h"
 #include "cpu/row_products.h"
 
@@ -120,6 +121,7 @@ bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t
   const PointwiseInput input = {static_cast<const float*>(t.x),
                                 static_cast<const float*>(t.x_scale),
                                 static_cast<const float*>(t.x_shift)};
+  if (takes_few_filters(p, t)) return few_filters_forward(p, t, threads);
   if (filters_are_rows(p)) return FilterRows(p, t, input, threads).run();
   const Pixels pixels(p, input);
   return RowProducts(p, t, pixels, RowLength{1, p.in_channels, kPackedBytes}, threads).run();
