@@ -30,7 +30,8 @@ pytestmark = [NEEDS_NATIVE, pytest.mark.usefixtures("one_thread")]
 
 
 # one and two vectors of every instruction set and their neighbours, for channels, filters and
-# pixels; images that fill no tile, and tiles across several images
+# pixels; images that fill no tile, and tiles across several images; pixels that would share sets of
+# a cache; at last filters so few that lanes are pixels or channels
 POINTWISE = [
     pointwise(2, 16, (9, 9), 16),
     pointwise(1, 5, (3, 2), 3),
@@ -42,7 +43,12 @@ POINTWISE = [
     pointwise(1, 1, (5, 40), 17),
     pointwise(1, 64, (3, 3), 100),
     pointwise(4, 33, (1, 1), 40),
+    pointwise(1, 1024, (3, 5), 20),
     pointwise(1, 20, (4, 300), 1),
+    pointwise(2, 9, (40, 41), 1),
+    pointwise(2, 37, (9, 13), 2),
+    pointwise(1, 70, (11, 17), 3),
+    pointwise(3, 16, (5, 6), 4),
     Geometry(2, 48, 72, (9, 7), (1, 1), groups=3),
     Geometry(1, 34, 100, (5, 40), (1, 1), groups=2),
 ]
@@ -122,6 +128,7 @@ def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -
     for algorithm, geometry in (
         ("pointwise", pointwise(3, 68, (37, 25), 100)),
         ("pointwise", pointwise(1, 300, (5, 7), 500)),
+        ("pointwise", pointwise(3, 68, (37, 25), 3)),
         ("pointwise", Geometry(3, 150, 200, (13, 7), (1, 1), groups=5)),
         ("patches", Geometry(3, 40, 70, (37, 25), (3, 3), (2, 2), (1, 1))),
         ("patches", Geometry(1, 100, 300, (5, 7), (3, 3), padding=(1, 1))),

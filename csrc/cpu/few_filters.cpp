@@ -54,17 +54,20 @@ template <int K>
 void sum_planes(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
   const ActPool2dProblem& pool = p.pool;
   const int64_t area = pool.height * pool.width;
-  const int64_t share = divide_up(pool.batch * area, 2 * threads);
-  const int64_t chunks = divide_up(area, most(kV, least(kMostPixels, share)));
+  // whole vectors: the same ones whatever the number of threads
+  const int64_t vectors = divide_up(area, kV);
+  const int64_t share = most(pool.batch * vectors / (2 * threads), 1);
+  const int64_t chunks = divide_up(vectors, least(kMostPixels / kV, share));
+  const EvenParts parts(vectors, chunks);
   const float* w = static_cast<const float*>(t.w);
   const float* bias = static_cast<const float*>(t.bias);
   in_parallel(pool.batch * chunks, threads, [&](Range units) {
     for (int64_t unit = units.first; unit < units.last; ++unit) {
       const int64_t n = unit / chunks;
-      const Range pixels = part_of(area, static_cast<int>(unit % chunks), static_cast<int>(chunks));
-      const int64_t count = pixels.last - pixels.first;
-      const float* x = static_cast<const float*>(t.x) + n * p.image_channels * area + pixels.first;
-      float* y = static_cast<float*>(t.y) + n * pool.image_channels * area + pixels.first;
+      const int64_t first = parts.first(unit % chunks) * kV;
+      const int64_t count = least(parts.first(unit % chunks + 1) * kV, area) - first;
+      const float* x = static_cast<const float*>(t.x) + n * p.image_channels * area + first;
+      float* y = static_cast<float*>(t.y) + n * pool.image_channels * area + first;
       int64_t c = 0;
       for (; c + kPlanes <= p.in_channels; c += kPlanes) {
         add_planes<K, kPlanes>(x + c * area, area, w + c, p.in_channels, bias, c == 0, count, y);
@@ -123,11 +126,13 @@ void sum_pixels_all(const ConvActPool2dProblem& p, const ConvForwardTensors& t, 
   for (int i = 0; i < kV; ++i) lanes[i] = t.bias ? static_cast<const float*>(t.bias)[i % K] : 0.0f;
   const V bias = load<float>(lanes);
   const float* w = static_cast<const float*>(t.w);
-  in_parallel(pixels, threads, [&](Range all) {
+  // kV pixels at a time: they fill vectors, the same ones whatever the number of threads
+  in_parallel(divide_up(pixels, kV), threads, [&](Range all) {
     float sums[kMostPixels];
-    constexpr int64_t kSome = kMostPixels / K;
-    for (int64_t first = all.first; first < all.last; first += kSome) {
-      const int64_t count = least(all.last - first, kSome);
+    constexpr int64_t kSome = kMostPixels / (K * kV) * kV;
+    const int64_t last = least(all.last * kV, pixels);
+    for (int64_t first = all.first * kV; first < last; first += kSome) {
+      const int64_t count = least(last - first, kSome);
       float* y = static_cast<float*>(t.y) + first * y_step;
       float* target = y_step == K ? y : sums;
       sum_pixels_of<K>(static_cast<const float*>(t.x) + first * p.image_channels, p.image_channels,

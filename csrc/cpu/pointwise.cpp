@@ -13,6 +13,8 @@ namespace CMF_ISA {
 namespace {
 
 constexpr int kV = kLanes<float>;
+constexpr int64_t kSetFloats = 1024;  // at whose multiples lines share a set of the first cache
+constexpr int64_t kMostPanels = 8;
 constexpr int64_t kPackedBytes = INT64_C(1) << 17;  // of pixels: beside weights in the second cache
 
 // The rows are pixels.
@@ -22,6 +24,15 @@ class Pixels : public RowSource {
 
   void pack(Range pixels, float*, float* packed) const override {
     pack_pixels(p_, input_, pixels, packed);
+  }
+  // A few panels of filters read each pixel where it is, unless those of a tile would share a few
+  // sets of the first cache.
+  const float* row(int64_t pixel) const override { return input_.x + pixel * p_.image_channels; }
+  int64_t row_step() const override {
+    const bool adjacent = p_.x_channels_last && p_.stride_height == 1 && p_.stride_width == 1;
+    const bool few = p_.pool.channels <= kMostPanels * kTileLanes;
+    const bool apart = p_.image_channels % kSetFloats != 0;
+    return adjacent && few && apart && !input_.scale ? p_.image_channels : 0;
   }
   Range runs(Range) const override { return Range{0, 1}; }
   int64_t scratch_floats(int64_t) const override { return 0; }

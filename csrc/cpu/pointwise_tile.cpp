@@ -4,7 +4,7 @@ namespace cmf {
 namespace CMF_ISA {
 namespace {
 
-template <int kRows, int kVectors>
+template <int kRows, int kVectors, bool kApart>
 void pointwise_tile(const PointwiseTile& tile) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
@@ -21,7 +21,8 @@ void pointwise_tile(const PointwiseTile& tile) {
   const float* b = tile.b;
   const float* ahead = tile.ahead;
   int64_t left = tile.channels;
-  for (int64_t runs = tile.runs; runs > 0; a += kRows * kV) {
+  const int64_t a_row = kApart ? tile.a_row : kV;
+  for (int64_t runs = tile.runs; runs > 0; a += kApart ? kV : kRows * kV) {
     const int64_t lanes = left < kV ? left : kV;
     for (int i = 0; i < tile.ahead_count; ++i, ahead += tile.ahead_step) {
       __builtin_prefetch(ahead + 15, 0, 2);
@@ -33,7 +34,7 @@ void pointwise_tile(const PointwiseTile& tile) {
       for (int v = 0; v < kVectors; ++v) columns[v] = load<float>(b + c * kTileLanes + v * kV);
 #pragma GCC unroll 16
       for (int row = 0; row < kRows; ++row) {
-        const V value = broadcast<float>(a[row * kV + c]);
+        const V value = broadcast<float>(a[row * a_row + c]);
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) sums[row][v] += value * columns[v];
       }
@@ -69,17 +70,19 @@ void pointwise_tile(const PointwiseTile& tile) {
   }
 }
 
-template <int kRows>
+template <int kRows, bool kApart>
 PointwiseKernel find(int rows, int vectors) {
-  if (rows == kRows) return vectors == 1 ? pointwise_tile<kRows, 1> : pointwise_tile<kRows, 2>;
-  if constexpr (kRows > 1) return find<kRows - 1>(rows, vectors);
+  if (rows == kRows) {
+    return vectors == 1 ? pointwise_tile<kRows, 1, kApart> : pointwise_tile<kRows, 2, kApart>;
+  }
+  if constexpr (kRows > 1) return find<kRows - 1, kApart>(rows, vectors);
   return nullptr;
 }
 
 }  // namespace
 
-PointwiseKernel pointwise_kernel_for(int rows, int vectors) {
-  return find<kGemmRows>(rows, vectors);
+PointwiseKernel pointwise_kernel_for(int rows, int vectors, bool apart) {
+  return apart ? find<kGemmRows, true>(rows, vectors) : find<kGemmRows, false>(rows, vectors);
 }
 
 }  // namespace CMF_ISA

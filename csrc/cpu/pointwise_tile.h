@@ -15,6 +15,7 @@ constexpr int kTileLanes = kGemmVectors * kLanes<float>;  // columns of a whole 
 
 struct PointwiseTile {
   const float* a;         // [runs][C / kLanes][rows][kLanes]: a row's values are broadcast
+  int64_t a_row = 0;      // or elements from a row [C] to the next: rows that nobody packed
   const float* b;         // [runs][C][kTileLanes]
   int64_t channels;       // C
   int64_t runs = 1;       // of channels, each filled up to whole vectors in a
@@ -34,8 +35,8 @@ struct PointwiseTile {
 
 typedef void (*PointwiseKernel)(const PointwiseTile& tile);
 
-// The kernel for 1 <= rows <= kGemmRows and 1 or 2 vectors.
-PointwiseKernel pointwise_kernel_for(int rows, int vectors);
+// The kernel for 1 <= rows <= kGemmRows and 1 or 2 vectors; `apart`: for rows that nobody packed.
+PointwiseKernel pointwise_kernel_for(int rows, int vectors, bool apart = false);
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -108,6 +108,7 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
   tile.channels = length_.channels;
   tile.row_bias = nullptr;
   alignas(64) float apart[kGemmRows * kTileLanes];
+  tile.a_row = source_.row_step();
   tile.y_row = steps_ ? kTileLanes : y_row;
   tile.act = act;
   tile.past_caches = past_caches;
@@ -124,7 +125,8 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
       const int64_t count = part.last - part.first;
       const Range runs = source_.runs(Range{pixels.first + part.first, pixels.first + part.last});
       tile.runs = runs.last - runs.first;
-      tile.a = packed + part.first * step_ + runs.first * run * count;
+      tile.a = tile.a_row ? source_.row(pixels.first + part.first)
+                          : packed + part.first * step_ + runs.first * run * count;
       tile.b = filters + runs.first * length_.channels * kTileLanes;
       tile.y = y + part.first * y_row + (panel - panels.first) * kTileLanes;
       if (steps_) tile.y = apart;
@@ -136,7 +138,8 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
         if (length_.runs > 1 && wanted.runs * length_.channels > kSummedDepth) {
           long_tile(wanted, length_, tile_rows);
         } else {
-          pointwise_kernel_for(tile_rows, wanted.columns > kV ? 2 : 1)(wanted);
+          const int vectors = wanted.columns > kV ? 2 : 1;
+          pointwise_kernel_for(tile_rows, vectors, wanted.a_row > 0)(wanted);
         }
       };
       if (act.kind == QuickActivation::kAfterwards) {
@@ -190,7 +193,7 @@ bool RowProducts::run_pixels() const {
     for (int64_t unit = units.first; unit < units.last; ++unit) {
       const Range chunk = part_of(pixels, static_cast<int>(unit / cuts), chunks);
       const Range panels = part_of(panels_, static_cast<int>(unit % cuts), static_cast<int>(cuts));
-      source_.pack(chunk, scratch.data, packed.data);
+      if (!source_.row_step()) source_.pack(chunk, scratch.data, packed.data);
       const int64_t first = panels.first * kTileLanes;
       float* y = static_cast<float*>(t_.y) + chunk.first * pixel_ + first;
       multiply(packed.data, chunk, panels, y, pixel_, quick_, past_caches_,
@@ -226,7 +229,7 @@ bool RowProducts::run_bands() const {
       const Range rows = band_rows(pool, band_of(pool, bands, n, index, 0, kTileLanes));
       const int64_t first = n * pool.height;
       const Range pixels = {(first + rows.first) * pool.width, (first + rows.last) * pool.width};
-      source_.pack(pixels, scratch.data, packed.data);
+      if (!source_.row_step()) source_.pack(pixels, scratch.data, packed.data);
       for (int64_t panel = panels.first; panel < panels.last; ++panel) {
         multiply(packed.data, pixels, Range{panel, panel + 1}, z, kTileLanes, no_activation(),
                  false, nullptr);

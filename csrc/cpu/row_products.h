@@ -20,6 +20,10 @@ class RowSource {
   // scratch_floats of them, of this thread.
   virtual void pack(Range pixels, float* scratch, float* packed) const = 0;
 
+  // Row `pixel` where rows needn't be packed: they lie row_step() elements apart; 0: they must be.
+  virtual const float* row(int64_t) const { return nullptr; }
+  virtual int64_t row_step() const { return 0; }
+
   // The runs of a tile of pixels that are not padding alone.
   virtual Range runs(Range pixels) const = 0;
 
