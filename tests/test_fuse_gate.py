@@ -135,7 +135,7 @@ def settled(fused: nn.Module, plain: nn.Module, x: Tensor, gated: list[bool]) ->
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("squeeze", [Squeeze, Turned])
-@pytest.mark.parametrize(("channels", "filters"), [(16, 32), (21, 40), (130, 129)])
+@pytest.mark.parametrize(("channels", "filters"), [(16, 32), (21, 40), (37, 4), (130, 129)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_values(
     squeeze: type[Squeeze],

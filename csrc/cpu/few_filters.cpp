@@ -1,10 +1,13 @@
 #include "cpu/few_filters.h"
 
+#include <type_traits>
+
 #include "cpu/act_pool2d.h"
 #include "cpu/act_row.h"
 #include "cpu/band_epilogue.h"
 #include "cpu/integers.h"
 #include "cpu/parts.h"
+#include "cpu/pointwise_pack.h"
 #include "cpu/scratch.h"
 #include "cpu/simd.h"
 #include "cpu/simd_transpose.h"
@@ -23,11 +26,28 @@ constexpr int64_t kLeastChannels = 8;
 
 const RowBias<float> kNoBias = {-0.0f, nullptr};
 
-// Channels c .. c + C - 1 of `count` pixels, x planes `plane` apart, are added to y [k], planes
-// `plane` apart; behind the bias where `first` says that nothing is there yet.
-template <int K, int C>
-void add_planes(const float* x, int64_t plane, const float* w, int64_t channels, const float* bias,
-                bool first, int64_t count, float* y) {
+PointwiseInput input_of(const ConvForwardTensors& t) {
+  return PointwiseInput{static_cast<const float*>(t.x), static_cast<const float*>(t.x_scale),
+                        static_cast<const float*>(t.x_shift)};
+}
+
+template <Change kChange>
+CMF_HOST_DEVICE V changed(V value, V scale, V shift) {
+  if constexpr (kChange == Change::kNormalised) return normalised(value, scale, shift);
+  return kChange == Change::kScaled ? value * scale : value;
+}
+
+// What some channels are multiplied with and shifted by, or null.
+struct Scale {
+  const float* scale;
+  const float* shift;
+};
+
+// C channels of `count` pixels, x planes `plane` apart, are added to y [k], planes `plane` apart;
+// behind the bias where `first` says that nothing is there yet.
+template <int K, int C, Change kChange>
+void add_planes(const float* x, int64_t plane, const Scale& change, const float* w,
+                int64_t channels, const float* bias, bool first, int64_t count, float* y) {
   V weights[K][C];
   for (int k = 0; k < K; ++k) {
     for (int c = 0; c < C; ++c) weights[k][c] = broadcast(w[k * channels + c]);
@@ -35,7 +55,11 @@ void add_planes(const float* x, int64_t plane, const float* w, int64_t channels,
   const auto add = [&](int64_t i, int lanes) __attribute__((always_inline)) {
     V values[C];
 #pragma GCC unroll 16
-    for (int c = 0; c < C; ++c) values[c] = load_lanes<float>(x + c * plane + i, lanes);
+    for (int c = 0; c < C; ++c) {
+      values[c] = changed<kChange>(load_lanes<float>(x + c * plane + i, lanes),
+                                   broadcast(change.scale ? change.scale[c] : 1.0f),
+                                   broadcast(change.shift ? change.shift[c] : 0.0f));
+    }
 #pragma GCC unroll 16
     for (int k = 0; k < K; ++k) {
       float* target = y + k * plane + i;
@@ -50,7 +74,7 @@ void add_planes(const float* x, int64_t plane, const float* w, int64_t channels,
   if (i < count) add(i, static_cast<int>(count - i));
 }
 
-template <int K>
+template <int K, Change kChange>
 void sum_planes(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
   const ActPool2dProblem& pool = p.pool;
   const int64_t area = pool.height * pool.width;
@@ -61,20 +85,24 @@ void sum_planes(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int 
   const EvenParts parts(vectors, chunks);
   const float* w = static_cast<const float*>(t.w);
   const float* bias = static_cast<const float*>(t.bias);
+  const PointwiseInput input = input_of(t);
   in_parallel(pool.batch * chunks, threads, [&](Range units) {
     for (int64_t unit = units.first; unit < units.last; ++unit) {
       const int64_t n = unit / chunks;
       const int64_t first = parts.first(unit % chunks) * kV;
       const int64_t count = least(parts.first(unit % chunks + 1) * kV, area) - first;
-      const float* x = static_cast<const float*>(t.x) + n * p.image_channels * area + first;
+      const float* x = input.x + n * p.image_channels * area + first;
       float* y = static_cast<float*>(t.y) + n * pool.image_channels * area + first;
+      const auto add = [&](auto planes, int64_t c) {
+        const Scale change = {input.scale_at(p, n, c), input.shift ? input.shift_at(c) : nullptr};
+        add_planes<K, decltype(planes)::value, kChange>(x + c * area, area, change, w + c,
+                                                        p.in_channels, bias, c == 0, count, y);
+      };
       int64_t c = 0;
       for (; c + kPlanes <= p.in_channels; c += kPlanes) {
-        add_planes<K, kPlanes>(x + c * area, area, w + c, p.in_channels, bias, c == 0, count, y);
+        add(std::integral_constant<int, kPlanes>{}, c);
       }
-      for (; c < p.in_channels; ++c) {
-        add_planes<K, 1>(x + c * area, area, w + c, p.in_channels, bias, c == 0, count, y);
-      }
+      for (; c < p.in_channels; ++c) add(std::integral_constant<int, 1>{}, c);
       for (int k = 0; k < K; ++k) {
         activate_row<float, float>(pool, y + k * area, kNoBias, y + k * area, count);
       }
@@ -84,9 +112,9 @@ void sum_planes(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int 
 }
 
 // The sums of some pixels of an NHWC x, `pixel` apart, -> y [pixel][K], side by side.
-template <int K>
-void sum_pixels_of(const float* x, int64_t pixel, int64_t channels, const float* w, V bias,
-                   int64_t count, float* y) {
+template <int K, Change kChange>
+void sum_pixels_of(const float* x, int64_t pixel, int64_t channels, const Scale& change,
+                   const float* w, V bias, int64_t count, float* y) {
   constexpr int kPixels = kV / K;
   for (int64_t i = 0; i < count; i += kPixels) {
     const int some = static_cast<int>(least(count - i, kPixels));
@@ -94,12 +122,17 @@ void sum_pixels_of(const float* x, int64_t pixel, int64_t channels, const float*
     for (int j = 0; j < kPixels; ++j) sources[j] = x + (i + (j < some ? j : 0)) * pixel;
     V sums[kV] = {};
     const auto add = [&](int64_t c, int lanes) __attribute__((always_inline)) {
+      V scale = {}, shift = {};
+      if constexpr (kChange != Change::kNone) scale = load_lanes<float>(change.scale + c, lanes);
+      if constexpr (kChange == Change::kNormalised) {
+        shift = load_lanes<float>(change.shift + c, lanes);
+      }
       V weights[K];
 #pragma GCC unroll 16
       for (int k = 0; k < K; ++k) weights[k] = load_lanes<float>(w + k * channels + c, lanes);
 #pragma GCC unroll 16
       for (int j = 0; j < kPixels; ++j) {
-        const V values = load_lanes<float>(sources[j] + c, lanes);
+        const V values = changed<kChange>(load_lanes<float>(sources[j] + c, lanes), scale, shift);
 #pragma GCC unroll 16
         for (int k = 0; k < K; ++k) sums[j * K + k] += values * weights[k];
       }
@@ -117,7 +150,7 @@ void sum_pixels_of(const float* x, int64_t pixel, int64_t channels, const float*
   }
 }
 
-template <int K>
+template <int K, Change kChange>
 void sum_pixels_all(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
   const ActPool2dProblem& pool = p.pool;
   const int64_t pixels = pool.batch * pool.height * pool.width;
@@ -126,33 +159,49 @@ void sum_pixels_all(const ConvActPool2dProblem& p, const ConvForwardTensors& t, 
   for (int i = 0; i < kV; ++i) lanes[i] = t.bias ? static_cast<const float*>(t.bias)[i % K] : 0.0f;
   const V bias = load<float>(lanes);
   const float* w = static_cast<const float*>(t.w);
+  const PointwiseInput input = input_of(t);
+  // pixels that one image's gates scale
+  const int64_t together = most(kChange == Change::kScaled ? pool.height * pool.width : pixels, 1);
   // kV pixels at a time: they fill vectors, the same ones whatever the number of threads
-  in_parallel(divide_up(pixels, kV), threads, [&](Range all) {
+  const int64_t blocks = divide_up(together, kV);
+  in_parallel(pixels / together * blocks, threads, [&](Range all) {
     float sums[kMostPixels];
-    constexpr int64_t kSome = kMostPixels / (K * kV) * kV;
-    const int64_t last = least(all.last * kV, pixels);
-    for (int64_t first = all.first * kV; first < last; first += kSome) {
-      const int64_t count = least(last - first, kSome);
-      float* y = static_cast<float*>(t.y) + first * y_step;
+    constexpr int64_t kSome = kMostPixels / (K * kV);
+    for (int64_t block = all.first; block < all.last;) {
+      const int64_t n = block / blocks;
+      const int64_t some = least(least(all.last, (n + 1) * blocks) - block, kSome);
+      const int64_t first = block % blocks * kV;
+      const int64_t count = least(first + some * kV, together) - first;
+      const int64_t pixel = n * together + first;
+      float* y = static_cast<float*>(t.y) + pixel * y_step;
       float* target = y_step == K ? y : sums;
-      sum_pixels_of<K>(static_cast<const float*>(t.x) + first * p.image_channels, p.image_channels,
-                       p.in_channels, w, bias, count, target);
+      sum_pixels_of<K, kChange>(input.x + pixel * p.image_channels, p.image_channels, p.in_channels,
+                                Scale{input.scale_at(p, n, 0), input.shift}, w, bias, count,
+                                target);
       activate_row<float, float>(pool, target, kNoBias, target, count * K);
       for (int64_t i = 0; target == sums && i < count; ++i) {
         for (int k = 0; k < K; ++k) y[i * y_step + k] = sums[i * K + k];
       }
+      block += some;
     }
     return true;
   });
 }
 
+template <int K, Change kChange>
+void forward_as(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
+  if (p.x_channels_last) {
+    sum_pixels_all<K, kChange>(p, t, threads);
+  } else {
+    sum_planes<K, kChange>(p, t, threads);
+  }
+}
+
 template <int K>
 void forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
-  if (p.x_channels_last) {
-    sum_pixels_all<K>(p, t, threads);
-  } else {
-    sum_planes<K>(p, t, threads);
-  }
+  if (!t.x_scale) return forward_as<K, Change::kNone>(p, t, threads);
+  if (t.x_shift) return forward_as<K, Change::kNormalised>(p, t, threads);
+  forward_as<K, Change::kScaled>(p, t, threads);
 }
 
 void forward_of_few(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
@@ -175,7 +224,7 @@ void forward_of_few(const ConvActPool2dProblem& p, const ConvForwardTensors& t, 
 bool takes_few_filters(const ConvActPool2dProblem& p, const ConvForwardTensors& t) {
   const bool whole =
       p.pool.image_channels == p.pool.channels && y_pixel(p.pool, t) == p.pool.channels;
-  return p.pool.channels <= kMostFewFilters && p.in_channels >= kLeastChannels && !t.x_scale &&
+  return p.pool.channels <= kMostFewFilters && p.in_channels >= kLeastChannels &&
          p.stride_height == 1 && p.stride_width == 1 && p.x_channels_last == p.pool.channels_last &&
          (p.pool.pool == Pool::kNone || whole);
 }

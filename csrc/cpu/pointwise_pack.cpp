@@ -29,14 +29,6 @@ void source_pixels(const ConvActPool2dProblem& p, int64_t first, int count, int6
   }
 }
 
-Vec<float> normalised(Vec<float> x, Vec<float> scale, Vec<float> shift) {
-  const Vec<float> z = x * scale + shift;
-  return 0.0f > z ? broadcast(0.0f) : z;  // a NaN stays
-}
-
-// What is done to a value on its way: nothing, a normalisation with its ReLU, a product.
-enum class Change { kNone, kNormalised, kScaled };
-
 // Row `row` of its tile: channel c goes to packed[(c / kV · rows + row) · kV + c % kV].
 template <Change kChange>
 void pack_row(const float* source, int64_t channels, int64_t rows, int64_t row, float* packed,

@@ -35,6 +35,14 @@ struct PointwiseInput {
   CMF_HOST_DEVICE const float* shift_at(int64_t c) const { return shift ? shift + c : nullptr; }
 };
 
+// What is done to a value on its way: nothing, a normalisation with its ReLU, a product.
+enum class Change { kNone, kNormalised, kScaled };
+
+CMF_HOST_DEVICE Vec<float> normalised(Vec<float> x, Vec<float> scale, Vec<float> shift) {
+  const Vec<float> z = x * scale + shift;
+  return 0.0f > z ? broadcast(0.0f) : z;  // a NaN stays
+}
+
 CMF_HOST_DEVICE PointwiseInput plain(const float* x) { return PointwiseInput{x, nullptr, nullptr}; }
 
 // Whether an image's pixels are worth being columns: few of those computed don't exist.
