@@ -43,11 +43,10 @@ struct Scale {
   const float* shift;
 };
 
-// C channels of `count` pixels, x planes `plane` apart, are added to y [k], planes `plane` apart;
-// behind the bias where `first` says that nothing is there yet.
+// C channels of `count` pixels, x planes `plane` apart, are added to y [k], planes `plane` apart.
 template <int K, int C, Change kChange>
 void add_planes(const float* x, int64_t plane, const Scale& change, const float* w,
-                int64_t channels, const float* bias, bool first, int64_t count, float* y) {
+                int64_t channels, int64_t count, float* y) {
   V weights[K][C];
   for (int k = 0; k < K; ++k) {
     for (int c = 0; c < C; ++c) weights[k][c] = broadcast(w[k * channels + c]);
@@ -63,7 +62,7 @@ void add_planes(const float* x, int64_t plane, const Scale& change, const float*
 #pragma GCC unroll 16
     for (int k = 0; k < K; ++k) {
       float* target = y + k * plane + i;
-      V sum = first ? broadcast(bias ? bias[k] : 0.0f) : load_lanes<float>(target, lanes);
+      V sum = load_lanes<float>(target, lanes);
 #pragma GCC unroll 16
       for (int c = 0; c < C; ++c) sum += values[c] * weights[k][c];
       store_lanes<float>(target, sum, lanes);
@@ -93,10 +92,13 @@ void sum_planes(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int 
       const int64_t count = least(parts.first(unit % chunks + 1) * kV, area) - first;
       const float* x = input.x + n * p.image_channels * area + first;
       float* y = static_cast<float*>(t.y) + n * pool.image_channels * area + first;
+      for (int k = 0; k < K; ++k) {
+        for (int64_t i = 0; i < count; ++i) y[k * area + i] = bias ? bias[k] : 0.0f;
+      }
       const auto add = [&](auto planes, int64_t c) {
         const Scale change = {input.scale_at(p, n, c), input.shift ? input.shift_at(c) : nullptr};
         add_planes<K, decltype(planes)::value, kChange>(x + c * area, area, change, w + c,
-                                                        p.in_channels, bias, c == 0, count, y);
+                                                        p.in_channels, count, y);
       };
       int64_t c = 0;
       for (; c + kPlanes <= p.in_channels; c += kPlanes) {
