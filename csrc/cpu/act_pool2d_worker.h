@@ -4,6 +4,8 @@
 
 #include <stdlib.h>
 
+#include <type_traits>
+
 #include "common/activation.h"
 #include "common/mask_rule.h"
 #include "cpu/act_pool2d.h"
@@ -93,8 +95,7 @@ class ForwardWorker {
     }
     if (planes_) {
       const int64_t count = p_.height * row_length_;
-      activate_row(p_, x, row_bias, ring_, count);
-      C sum = sum_row(ring_, count);
+      C sum = sum_of_plane(x, row_bias, count);
       divide_run(&sum, 1, count);
       *y = from_compute<T>(sum);
       return;
@@ -135,6 +136,15 @@ class ForwardWorker {
   }
 
  private:
+  // Of act(x + bias).
+  C sum_of_plane(const T* x, RowBias<C> bias, int64_t count) {
+    if constexpr (std::is_same<T, C>::value) {
+      const bool plain = static_cast<Activation>(p_.activation) == Activation::kIdentity;
+      if (plain && bias.value == C(0)) return sum_row(x, count);
+    }
+    activate_row(p_, x, bias, ring_, count);
+    return sum_row(ring_, count);
+  }
   C* slot(int64_t h) const { return ring_ + h % ring_rows_ * row_length_; }
 
   // act(x + bias) of the window's rows; a row that the last window had too is still in the ring.

@@ -153,11 +153,17 @@ void sum_pixels(const C* row, int64_t pixels, int64_t channels, C* sums) {
 
 template <class C>
 C sum_row(const C* x, int64_t count) {
-  Vec<C> sum = broadcast<C>(C(0));
-  for_each_vector<C>(count, [&](int64_t i, int lanes) __attribute__((always_inline)) {
-    sum += load_lanes<C>(x + i, lanes);
+  constexpr int kChains = 4;  // an addition waits for the one before it
+  Vec<C> sums[kChains] = {};
+  int64_t i = 0;
+  for (; i + kChains * kLanes<C> <= count; i += kChains * kLanes<C>) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kChains; ++j) sums[j] += load<C>(x + i + j * kLanes<C>);
+  }
+  for_each_vector<C>(count - i, [&](int64_t j, int lanes) __attribute__((always_inline)) {
+    sums[0] += load_lanes<C>(x + i + j, lanes);
   });
-  return reduce_add<C>(sum);
+  return reduce_add<C>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 #define CMF_INSTANTIATE_ACTIVATE(In, Out)                                 \

@@ -49,7 +49,8 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::few_channels_backward, nullptr, nullptr, CMF_ISA::few_channels_backward,
            CMF_ISA::few_channels_transposed_size, CMF_ISA::few_channels_prepare_transposed},
           {CMF_ISA::pointwise_refusal, CMF_ISA::pointwise_forward, CMF_ISA::pointwise_backward,
-           CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare, nullptr, nullptr, nullptr},
+           CMF_ISA::pointwise_prepared_size, CMF_ISA::pointwise_prepare, nullptr, nullptr, nullptr,
+           CMF_ISA::pointwise_transforms_weights},
           {CMF_ISA::depthwise_refusal, CMF_ISA::depthwise_forward, CMF_ISA::depthwise_backward,
            nullptr, nullptr, nullptr, nullptr, nullptr},  // kDepthwise
           {CMF_ISA::implicit_gemm_refusal, CMF_ISA::implicit_gemm_forward, nullptr,

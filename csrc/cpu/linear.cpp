@@ -4,6 +4,7 @@
 
 #include "cpu/parts.h"
 #include "cpu/simd.h"
+#include "cpu/simd_transpose.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -72,7 +73,9 @@ void add_rows(const float* x, int64_t x_row, int rows, const float* const (&w)[k
 // Outputs k .. k + kWeightRows - 1, of which `count` exist.
 void group(const LinearProblem& p, const float* x, const float* w, const float* bias, float* y,
            int64_t k, int count) {
-  V sums[kMostLinearRows][kWeightRows] = {};
+  V sums[kMostLinearRows][kWeightRows];
+  const int64_t count_of_sums = round_up(p.rows * kWeightRows, kV);  // of whole blocks
+  for (int64_t i = 0; i < count_of_sums; ++i) sums[i / kWeightRows][i % kWeightRows] = V{};
   for (int64_t c = 0; c < p.inputs; c += kChunk) {
     const float* rows_of_w[kWeightRows];
     for (int i = 0; i < kWeightRows; ++i) {
@@ -89,9 +92,22 @@ void group(const LinearProblem& p, const float* x, const float* w, const float* 
       }
     }
   }
+  float totals[kMostLinearRows * kWeightRows];
+  for (int64_t i = 0; i < count_of_sums; i += kV) {
+    V block[kV];
+#pragma GCC unroll 16
+    for (int j = 0; j < kV; ++j) block[j] = sums[(i + j) / kWeightRows][(i + j) % kWeightRows];
+    transpose_block<float>(block);
+#pragma GCC unroll 16
+    for (int step = kV / 2; step > 0; step /= 2) {
+#pragma GCC unroll 16
+      for (int j = 0; j < step; ++j) block[j] += block[j + step];
+    }
+    store<float>(totals + i, block[0]);
+  }
   for (int64_t row = 0; row < p.rows; ++row) {
     for (int i = 0; i < count; ++i) {
-      const float sum = reduce_add<float>(sums[row][i]);
+      const float sum = totals[row * kWeightRows + i];
       y[row * p.outputs + k + i] = bias ? sum + bias[k + i] : sum;
     }
   }

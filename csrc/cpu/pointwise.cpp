@@ -5,6 +5,7 @@
 
 #include "cpu/activated_tiles.h"
 #include "cpu/few_filters.h"
+#include "cpu/few_pixels.h"
 #include "cpu/groups.h"
 #include "cpu/row_products.h"
 
@@ -132,6 +133,7 @@ bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t
   const PointwiseInput input = {static_cast<const float*>(t.x),
                                 static_cast<const float*>(t.x_scale),
                                 static_cast<const float*>(t.x_shift)};
+  if (takes_few_pixels(p)) return few_pixels_forward(p, t, threads);
   if (takes_few_filters(p, t)) return few_filters_forward(p, t, threads);
   if (filters_are_rows(p)) return FilterRows(p, t, input, threads).run();
   const Pixels pixels(p, input);
@@ -155,7 +157,13 @@ const char* pointwise_refusal(const ConvActPool2dProblem& p, bool backward) {
   return nullptr;
 }
 
+bool pointwise_transforms_weights(const ConvActPool2dProblem& p, int) {
+  const ConvForwardTensors plain = {};
+  return takes_few_pixels(p) || (p.pool.pool == Pool::kNone && takes_few_filters(p, plain));
+}
+
 int64_t pointwise_prepared_size(const ConvActPool2dProblem& p) {
+  if (pointwise_transforms_weights(p, 1)) return 0;
   const Groups groups(p);
   return groups.count() * packed_weights_size(groups.problem());
 }

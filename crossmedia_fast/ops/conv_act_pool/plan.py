@@ -198,7 +198,8 @@ def why_not_by_cost(
     `takes`: those of the backend's own that can take it.
     """
     refusals = {}
-    if sizes.positions < _LEAST_POSITIONS and not needs_grad:
+    one_pixel = sizes.x_shape[2:] == (1, 1)  # it reads the weights where they are
+    if sizes.positions < _LEAST_POSITIONS and not one_pixel and not needs_grad:
         reason = f"is for at least {_LEAST_POSITIONS} positions, not {sizes.positions}"
         refusals["pointwise"] = reason
     if sizes.groups > 1 and sizes.x_channels_last:
