@@ -293,7 +293,11 @@ def assert_memory_around_gradients_is_left_alone(problem: Backward, *needs: bool
 
 @pytest.mark.parametrize("memory", FORMATS)
 def test_memory_around_gradients_is_left_alone(memory: str) -> None:
-    for shape in ((2, 5, 13, 17, 37, 3, 3, 1, 1), (2, 16, 11, 9, 8, 4, 4, 2, 1)):
+    for shape in (
+        (2, 5, 13, 17, 37, 3, 3, 1, 1),
+        (2, 16, 11, 9, 8, 4, 4, 2, 1),
+        (2, 5, 11, 9, 8, 7, 7, 1, 3),
+    ):
         for pool in (MAX2, MAX3, NONE):
             problem = Backward(shape, pool, "relu", memory)
             assert_memory_around_gradients_is_left_alone(problem, True, True, True)

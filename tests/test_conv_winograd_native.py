@@ -288,8 +288,9 @@ def test_refusals_say_why() -> None:
 
 def test_memory_around_outputs_is_left_alone() -> None:
     for memory in FORMATS:
-        for pool in (MAX2, MAX3, NONE):
-            problem = Problem((2, 5, 13, 17, 37, 3, 3, 1, 1), pool, "relu", memory)
+        for pool, taps in ((MAX2, 3), (MAX3, 3), (NONE, 3), (MAX2, 7), (NONE, 9)):
+            shape = (2, 5, 13, 17, 37, taps, taps, 1, taps // 2)
+            problem = Problem(shape, pool, "relu", memory)
             launch = problem.launch
             count = problem.expected().numel()
             prepared = launch.prepare("winograd", problem.w, keep=False)

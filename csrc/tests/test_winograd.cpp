@@ -137,6 +137,10 @@ void test_winograd(const KernelTable& kernels) {
       {1, 64, 14, 16, 64, 4, 4, 2, 1, 1, 2},
       {3, 51, 9, 11, 57, 3, 3, 1, 1, 1, 3},
       {1, 34, 13, 12, 50, 3, 3, 2, 1, 1, 2},
+      // filters in parts
+      {1, 18, 13, 15, 21, 7, 7, 1, 3},
+      {2, 5, 9, 20, 8, 9, 6, 1, 2},
+      {1, 4, 3, 2, 3, 7, 7, 1, 6},
   };
   for (const ConvShape& s : shapes) {
     for (const bool channels_last : {false, true}) {
