@@ -43,6 +43,7 @@ void test_pointwise(const KernelTable& kernels) {
   };
   const auto check = [&](ConvAlgorithm algorithm, const ConvShape& shape) {
     for (const ConvAfter& after : afters) {
+      if (after.pool != Pool::kNone && shape.height == 1) continue;  // no window fits
       for (int formats = 0; formats < 4; ++formats) {
         ConvCase(kernels, algorithm, shape, after, formats & 1, formats & 2).check_forward();
       }
