@@ -293,7 +293,7 @@ def test_memory_around_outputs_is_left_alone() -> None:
             problem = Problem(shape, pool, "relu", memory)
             launch = problem.launch
             count = problem.expected().numel()
-            prepared = launch.prepare("winograd", problem.w, keep=False)
+            prepared = launch.prepare("winograd", problem.w, keep=True)
             assert prepared is not None
             values = torch.full((count + 64,), 7.0)
             codes = torch.full((count + 64,), 77, dtype=torch.uint8)

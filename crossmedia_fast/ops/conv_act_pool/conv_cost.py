@@ -169,8 +169,8 @@ _LARGE_WEIGHTS = 32 << 20  # bytes
 _LARGE_PACKING = 256
 # In training a weight of a filter in parts, each of which adds to what the others left; and what is
 # left of all work where filters are fewer than lanes: of the gradients they are none. Winograd's of
-# parts loses as much to its transforms. Measured on a Zen 4, 1457 layers of 1 to 64 filters of 3 to 9
-# taps: on average 2.2% slower than the best of the three, 3.5% without them.
+# parts loses as much to its transforms. Measured on a Zen 4, 1457 layers of 1 to 64 filters of 3 to
+# 9 taps: on average 2.2% slower than the best of the three, 3.5% without them.
 _PARTED_WEIGHT = 1.6
 _FEW_FILTERS = 0.7
 # A product of groups costs PyTorch's more. Measured on a Zen 4, 170 layers of 16 to 96 channels a
