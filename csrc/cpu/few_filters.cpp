@@ -10,7 +10,7 @@
 #include "cpu/pointwise_pack.h"
 #include "cpu/scratch.h"
 #include "cpu/simd.h"
-#include "cpu/simd_transpose.h"
+#include "cpu/simd_sums.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -25,11 +25,6 @@ constexpr int kPlanes = 4;  // of x that are added at once
 constexpr int64_t kLeastChannels = 8;
 
 const RowBias<float> kNoBias = {-0.0f, nullptr};
-
-PointwiseInput input_of(const ConvForwardTensors& t) {
-  return PointwiseInput{static_cast<const float*>(t.x), static_cast<const float*>(t.x_scale),
-                        static_cast<const float*>(t.x_shift)};
-}
 
 template <Change kChange>
 CMF_HOST_DEVICE V changed(V value, V scale, V shift) {
@@ -142,13 +137,7 @@ void sum_pixels_of(const float* x, int64_t pixel, int64_t channels, const Scale&
     int64_t c = 0;
     for (; c + kV <= channels; c += kV) add(c, kV);
     if (c < channels) add(c, static_cast<int>(channels - c));
-    transpose_block<float>(sums);
-#pragma GCC unroll 16
-    for (int step = kV / 2; step > 0; step /= 2) {
-#pragma GCC unroll 16
-      for (int j = 0; j < step; ++j) sums[j] += sums[j + step];
-    }
-    store_lanes<float>(y + i * K, sums[0] + bias, some * K);
+    store_lanes<float>(y + i * K, sums_of_lanes(sums) + bias, some * K);
   }
 }
 

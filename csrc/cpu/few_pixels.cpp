@@ -18,9 +18,7 @@ bool takes_few_pixels(const ConvActPool2dProblem& p) {
 bool few_pixels_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
   const int64_t images = p.pool.batch, channels = p.in_channels, filters = p.pool.channels;
   const int64_t y_step = p.pool.channels_last ? y_pixel(p.pool, t) : p.pool.image_channels;
-  const PointwiseInput input = {static_cast<const float*>(t.x),
-                                static_cast<const float*>(t.x_scale),
-                                static_cast<const float*>(t.x_shift)};
+  const PointwiseInput input = input_of(t);
   Scratch<float> changed, sums;
   const float* x = input.x;
   if (input.scale) {

@@ -4,7 +4,7 @@
 
 #include "cpu/parts.h"
 #include "cpu/simd.h"
-#include "cpu/simd_transpose.h"
+#include "cpu/simd_sums.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -97,13 +97,7 @@ void group(const LinearProblem& p, const float* x, const float* w, const float* 
     V block[kV];
 #pragma GCC unroll 16
     for (int j = 0; j < kV; ++j) block[j] = sums[(i + j) / kWeightRows][(i + j) % kWeightRows];
-    transpose_block<float>(block);
-#pragma GCC unroll 16
-    for (int step = kV / 2; step > 0; step /= 2) {
-#pragma GCC unroll 16
-      for (int j = 0; j < step; ++j) block[j] += block[j + step];
-    }
-    store<float>(totals + i, block[0]);
+    store<float>(totals + i, sums_of_lanes(block));
   }
   for (int64_t row = 0; row < p.rows; ++row) {
     for (int i = 0; i < count; ++i) {

@@ -130,9 +130,7 @@ class FilterRows {
 };
 
 bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
-  const PointwiseInput input = {static_cast<const float*>(t.x),
-                                static_cast<const float*>(t.x_scale),
-                                static_cast<const float*>(t.x_shift)};
+  const PointwiseInput input = input_of(t);
   if (takes_few_pixels(p)) return few_pixels_forward(p, t, threads);
   if (takes_few_filters(p, t)) return few_filters_forward(p, t, threads);
   if (filters_are_rows(p)) return FilterRows(p, t, input, threads).run();

@@ -1,7 +1,7 @@
 // What the tiles of a 1x1 convolution read, in the order in which they read it.
 #pragma once
 
-#include "common/conv_act_pool2d_problem.h"
+#include "common/conv_act_pool2d_kernels.h"
 #include "cpu/gemm_tile.h"
 #include "cpu/parts.h"
 
@@ -41,6 +41,11 @@ enum class Change { kNone, kNormalised, kScaled };
 CMF_HOST_DEVICE Vec<float> normalised(Vec<float> x, Vec<float> scale, Vec<float> shift) {
   const Vec<float> z = x * scale + shift;
   return 0.0f > z ? broadcast(0.0f) : z;  // a NaN stays
+}
+
+inline PointwiseInput input_of(const ConvForwardTensors& t) {
+  return PointwiseInput{static_cast<const float*>(t.x), static_cast<const float*>(t.x_scale),
+                        static_cast<const float*>(t.x_shift)};
 }
 
 CMF_HOST_DEVICE PointwiseInput plain(const float* x) { return PointwiseInput{x, nullptr, nullptr}; }

@@ -12,6 +12,7 @@
 
 #include "common/conv_act_pool2d_kernels.h"
 #include "cpu/gemm_tile.h"
+#include "cpu/integers.h"
 #include "cpu/simd.h"
 #include "cpu/winograd_matrices.h"
 
@@ -84,6 +85,11 @@ class WinogradChannels {
   int32_t* index_ = nullptr;  // [4][count]
   int32_t* lanes_ = nullptr;  // [count]
 };
+
+// Taps of a filter from tap `first` on: first, first + stride, ...
+inline int64_t taps_from(int64_t kernel, int64_t stride, int64_t first) {
+  return kernel <= first ? 0 : divide_up(kernel - first, stride);
+}
 
 // r of the F(m, r) that a problem takes, and how many parts of r taps its filter has.
 int winograd_taps(const ConvActPool2dProblem& problem);

@@ -11,11 +11,6 @@ constexpr int kV = kLanes<float>;
 
 constexpr int64_t kMostTaps = 5;  // of a part: r of F(4, r)
 
-// Taps from tap `i` on: i, i + stride, ...
-int64_t taps_from(int64_t kernel, int64_t stride, int64_t i) {
-  return kernel <= i ? 0 : (kernel - i + stride - 1) / stride;
-}
-
 // Taps a stride, along the axis that has more of them.
 int64_t most_taps(const ConvActPool2dProblem& p) {
   return most(taps_from(p.kernel_height, p.stride_height, 0),

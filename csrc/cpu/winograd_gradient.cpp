@@ -20,10 +20,6 @@ constexpr int64_t kMostTiles = 448;
 constexpr int64_t kFrameBytes = 384 << 10;
 constexpr int kMostLanes = 64;
 
-int64_t taps_from(int64_t kernel, int64_t stride, int64_t first) {
-  return kernel <= first ? 0 : divide_up(kernel - first, stride);
-}
-
 // For phases whose first taps are begin .. end - 1.
 GradientAxis make_axis(const ConvActPool2dProblem& p, bool vertical, int64_t begin, int64_t end,
                        int outputs) {
