@@ -17,6 +17,7 @@ from .normalizing import find_norms
 from .pooling import find_pools, tail_of
 from .program import graph_of, original_class
 from .report import FusionRow
+from .residual import total_of
 from .scanning import scan
 from .steps import hooked
 from .tracing import CALLER, Untraceable
@@ -102,15 +103,8 @@ def analyse(model: nn.Module) -> Found:
             if not node.meta[CALLER]
             for part in parts
         }
-        # so does a product of the module's own, or of another part of it, with a 1×1 convolution
-        gates = {m.nodes[0]: gate_of(m, module.get_submodule) for m in matches}
-        gate_callers = {n: [g.meta[CALLER]] for n, g in gates.items() if g is not None}
-        own = [
-            m
-            for m in matches
-            if not _common([*m.callers(), *gate_callers.get(m.nodes[0], [])])
-            or m.nodes[-1] in joined
-        ]
+        callers = {m.nodes[0]: _callers(m, module) for m in matches}
+        own = [m for m in matches if not _common(callers[m.nodes[0]]) or m.nodes[-1] in joined]
         for _, conv, note in rest:
             found.notes[join(path, conv)] = note
         for match in matches:
@@ -130,11 +124,17 @@ def analyse(model: nn.Module) -> Found:
         if own:
             found.owned[path] = own
         if own or others:
-            called = [*(m.callers() for m in own), *(p.callers() for p in others)]
-            called += [gate_callers.get(m.nodes[0], []) for m in own]
-            callers = {caller for paths in called for caller in paths if caller}
-            found.inline[path] = frozenset(p for c in callers for p in _prefixes(c))
+            called = [*(callers[m.nodes[0]] for m in own), *(p.callers() for p in others)]
+            names = {caller for paths in called for caller in paths if caller}
+            found.inline[path] = frozenset(p for name in names for p in _prefixes(name))
     return found
+
+
+def _callers(match: Match, module: nn.Module) -> list[str]:
+    """The paths of the modules that make the match and what else a call of it takes in: a product
+    in front of a 1×1 convolution, a sum behind any."""
+    beside = (gate_of(match, module.get_submodule), total_of(match))
+    return [*match.callers(), *(node.meta[CALLER] for node in beside if node is not None)]
 
 
 def _trains(match: Match) -> bool:

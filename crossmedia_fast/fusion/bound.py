@@ -50,6 +50,7 @@ class BoundCall:
         "call",
         "call_affine",
         "call_into",
+        "call_residual",
         "constants",
         "dtype",
         "guard",
@@ -58,6 +59,7 @@ class BoundCall:
         "owner",
         "strides",
         "y_shape",
+        "y_strides",
     )
 
     def __init__(
@@ -78,13 +80,27 @@ class BoundCall:
         self.call = call.run
         self.call_into = call.into
         self.call_affine = call.affine
+        self.call_residual = call.residual
         self.y_shape = call.y_shape
+        self.y_strides = call.y_strides
         self.owner: Any = None  # a reference to the convolution that ends with it
 
     @property
     def takes_affine(self) -> bool:
         """Whether the kernel packs x, and can normalise or multiply it there."""
         return self.call_affine is not None
+
+    def takes_residual(self, residual: Any) -> bool:
+        """Whether the kernel can add `residual` to the convolution's output."""
+        return (
+            self.call_residual is not None
+            and type(residual) in PLAIN
+            and residual.shape == self.y_shape
+            and residual.stride() == self.y_strides
+            and residual.dtype is self.dtype
+            and residual.is_cpu
+            and not residual.is_neg()
+        )
 
     def run(
         self,
@@ -94,11 +110,13 @@ class BoundCall:
         joint: Any = None,
         place: int = 0,
         affine: tuple[Tensor, Tensor | None] | None = None,  # of `takes_affine`
+        residual: Tensor | None = None,  # of `takes_residual`
     ) -> Tensor | None:
         """The result, or None where something has changed. Without gradients alone.
 
         It is a part of `joint`'s tensor where that has one for it and the call can write there.
-        With `affine`, of relu(x · scale + shift), both [C], or of x · scale [N, C] alone.
+        With `affine`, of relu(x · scale + shift), both [C], or of x · scale [N, C] alone. With
+        `residual`, which is added before the activation.
         """
         if (
             x.stride() != self.strides
@@ -120,6 +138,9 @@ class BoundCall:
             if y is not None:
                 self.call_into(x, y)
                 return y
+        if residual is not None:
+            assert self.call_residual is not None
+            return self.call_residual(x, residual, affine)
         if affine is None:
             return self.call(x)
         assert self.call_affine is not None
@@ -192,17 +213,21 @@ class Call(NamedTuple):
     run: Callable[[Tensor], Tensor]
     into: Callable[[Tensor, Tensor], None] | None = None  # the same into some channels of a tensor
     affine: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None  # of BoundCall.run
+    residual: Callable[[Tensor, Tensor, Any], Tensor] | None = None  # the same
     y_shape: tuple[int, ...] = ()
+    y_strides: tuple[int, ...] = ()
     keeps: bool = False  # whether something made of the weights is kept in it
 
 
 def native_call(
-    write: Callable[..., None],  # of x, y, the distance of y's pixels or 0, and scale and shift
+    # of x, y, the distance of y's pixels or 0, and pointers of scale, shift and residual
+    write: Callable[..., None],
     y_shape: tuple[int, ...],
     y_strides: tuple[int, ...],
     joins: bool,  # whether it can write some channels of a larger tensor
     keeps: bool,
     packs: bool = False,  # whether it packs x, and can normalise it there
+    adds: bool = False,  # whether it can add a residual
 ) -> Call:
     def call(x: Tensor) -> Tensor:
         y = fresh(x, y_shape, y_strides)
@@ -217,8 +242,22 @@ def native_call(
         write(x, y, 0, scale.data_ptr(), 0 if shift is None else shift.data_ptr())
         return y
 
-    into = call_into if joins else None
-    return Call(call, into, call_affine if packs else None, y_shape, keeps)
+    def call_residual(x: Tensor, residual: Tensor, affine: Any) -> Tensor:
+        y = fresh(x, y_shape, y_strides)
+        scale, shift = (None, None) if affine is None else affine
+        pointers = [0 if t is None else t.data_ptr() for t in (scale, shift, residual)]
+        write(x, y, 0, *pointers)
+        return y
+
+    return Call(
+        call,
+        call_into if joins else None,
+        call_affine if packs else None,
+        call_residual if adds else None,
+        y_shape,
+        y_strides,
+        keeps,
+    )
 
 
 def conv_call(
@@ -247,10 +286,22 @@ def conv_call(
     forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
     holds = (dense, transformed, bias)  # the pointers' memory
 
-    def write(x: Tensor, y: Tensor, pixel: int, *affine: int, holds: Any = holds) -> None:
-        x_pointer, y_pointer = x.data_ptr(), y.data_ptr()
+    def write(
+        x: Tensor,
+        y: Tensor,
+        pixel: int,
+        scale: int = 0,
+        shift: int = 0,
+        residual: int = 0,
+        holds: Any = holds,
+    ) -> None:
         threads = native.thread_count()
-        forward(algorithm, problem, x_pointer, *pointers, y_pointer, 0, 0, threads, pixel, *affine)
+        forward(
+            *(algorithm, problem, x.data_ptr(), *pointers, y.data_ptr(), 0, 0, threads),
+            *(pixel, scale, shift, False, residual),
+        )
+
+    refusal = native.module.conv_act_pool2d_residual_refusal  # type: ignore[union-attr]
 
     return native_call(
         write,
@@ -259,6 +310,7 @@ def conv_call(
         pool_launch.channels_last and algorithm in _INTO,
         transformed is not None or dense is not weight,
         algorithm == "pointwise",
+        not refusal(algorithm, problem),
     )
 
 

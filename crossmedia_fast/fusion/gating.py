@@ -9,7 +9,7 @@ block's widest tensor. The same bits, without gradients.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -37,16 +37,20 @@ class GatedRegion:
 
     def __call__(self, a: Any, b: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
         if not (torch.compiler.is_compiling() or torch.is_grad_enabled()):
-            for x, gate in ((a, b), (b, a)):
-                if not _gates(gate, x):
-                    continue
+            for x, affine in self.inputs(a, b):
                 # the call that is bound for x · gate, which is like x
                 known = self.region.bound.find(modules[0], x)
                 if known is not None and known.takes_affine:
-                    y = known.run(x, modules, constants, affine=(gate, None))
+                    y = known.run(x, modules, constants, affine=affine)
                     if y is not None:
                         return y
         return self.region(a * b, modules, constants)
+
+    def inputs(self, a: Any, b: Any) -> Iterator[tuple[Any, Any]]:
+        """What the convolution may be given, and what its kernel does to that."""
+        for x, gate in ((a, b), (b, a)):
+            if _gates(gate, x):
+                yield x, (gate, None)
 
 
 def _gates(gate: Any, x: Any) -> bool:

@@ -157,9 +157,10 @@ def unfuse(model: _Model) -> _Model:
 
 def fusion_report(model: nn.Module) -> FusionReport:
     """A row for each convolution of `model`: path, pattern, whether it is fused, and why not; in
-    its ``pools`` path and pattern of the poolings that run as one pass without a convolution, in
-    its ``transposed`` of the transposed convolutions that run by our kernels where those win, in
-    its ``norms`` of the BatchNorms without a convolution, in its ``linears`` of the fully connected
+    its ``residuals`` path and pattern of the convolutions whose pass adds another tensor to them,
+    in its ``pools`` of the poolings that run as one pass without a convolution, in its
+    ``transposed`` of the transposed convolutions that run by our kernels where those win, in its
+    ``norms`` of the BatchNorms without a convolution, in its ``linears`` of the fully connected
     layers whose weights are read once.
 
     ``print`` shows a table. For a model that was not fused, the rows say what :func:`fuse` would

@@ -194,7 +194,7 @@ def _stage(stage: str, step: Step, steps: list[Step]) -> str | Refusal:
 
 
 # Who takes a tensor, neither changes it nor passes on a view of it.
-_READERS: tuple[Any, ...] = (
+READERS: tuple[Any, ...] = (
     *(nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm),
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Upsample),
     *(torch.cat, operator.add, operator.sub, operator.mul, operator.truediv),
@@ -214,7 +214,7 @@ def may_change(match: Any, module_at: Callable[[str], Any]) -> bool:
         return False
     for user in match.nodes[-1].users:
         reader = type(module_at(str(user.target))) if user.op == "call_module" else user.target
-        if user.op not in ("call_module", "call_function") or reader not in _READERS:
+        if user.op not in ("call_module", "call_function") or reader not in READERS:
             return True
     return False
 

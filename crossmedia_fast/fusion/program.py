@@ -24,6 +24,7 @@ from .prologue import rewrite_prologues
 from .references import pack, unpack
 from .region import Region
 from .report import KINDS
+from .residual import rewrite_residuals
 from .scanning import scan, simple
 from .steps import hooked
 from .transposed import TransposedRegion, find_transposed
@@ -247,6 +248,8 @@ def _add_variant(
     for prologue in rewrite_prologues(graph, module.get_submodule):
         program.others["norms"][prologue.path, prologue.pattern] = None
     rewrite_gates(graph, module.get_submodule)
+    for residual in rewrite_residuals(graph, module.get_submodule):
+        program.others["residuals"][residual.path, residual.pattern] = None
     for kind, find_chains, make_region, at in _OTHERS:
         for chain in find_chains(graph, module.get_submodule):
             region = make_region(f"fused_{number}", chain, module.get_submodule)

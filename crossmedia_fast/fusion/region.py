@@ -125,6 +125,17 @@ class Region:
             count = self.tail_place
         return run_steps(self.steps[count:], x, modules, constants)
 
+    def inputs(self, x: Any) -> tuple[tuple[Any, Any], ...]:
+        """As of a GatedRegion."""
+        return ((x, None),)
+
+    def bind_all(self, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> bool:
+        """Bind the call of all the steps; whether they can be fused in it."""
+        if self.given or not has_kernels(x) or not self._whole(x, modules):
+            return False
+        self._bind(self.parts[-1], x, modules, constants)
+        return True
+
     def _bind(
         self, part: _Part, x: Tensor, modules: tuple[Any, ...], constants: tuple[Any, ...]
     ) -> None:

@@ -17,6 +17,7 @@ class FusionRow(NamedTuple):
 
 # What runs as ours beside the convolutions: the report's attribute, and its title in print.
 KINDS = {
+    "residuals": "sums, and the activation behind them, in the convolution's pass",
     "pools": "pooling as one pass",
     "transposed": "transposed convolutions by the kernels of convolutions",
     "norms": "BatchNorm in training as one pass",
@@ -28,12 +29,14 @@ Named = dict[str, dict[str, str]]  # kind -> path -> pattern
 class FusionReport(tuple[FusionRow, ...]):
     """The rows of :func:`fusion_report`; prints as a table.
 
+    `residuals`: path and pattern of the convolutions whose pass adds another tensor to them.
     `pools`: path and pattern of the poolings that run as one pass without a convolution.
     `transposed`: the same of the transposed convolutions, which run by the kernels of convolutions.
     `norms`: the same of the BatchNorms without a convolution, which are one pass where they train.
     `linears`: the same of the fully connected layers whose weights are read once.
     """
 
+    residuals: tuple[tuple[str, str], ...]
     pools: tuple[tuple[str, str], ...]
     transposed: tuple[tuple[str, str], ...]
     norms: tuple[tuple[str, str], ...]

@@ -96,12 +96,32 @@ void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int6
   check_y_pixel_size(p, y_pixel);
 }
 
+// Why the algorithm can't add a residual in this problem; "" where it can.
+std::string residual_refusal(const std::string& algorithm, const ConvActPool2dProblem& p) {
+  const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  if (!k.residual_refusal) return "takes no residual";
+  const char* reason = k.residual_refusal(p);
+  return reason ? reason : "";
+}
+
+void check_residual(const std::string& algorithm, const ConvActPool2dProblem& p, int64_t y_pixel,
+                    bool tracks) {
+  const std::string reason = residual_refusal(algorithm, p);
+  if (!reason.empty()) {
+    throw py::value_error("residual must be 0: algorithm '" + algorithm + "' " + reason);
+  }
+  if (tracks || y_pixel != 0) {
+    throw py::value_error("residual must be 0 where there is an index or a y_pixel");
+  }
+}
+
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
              uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
              uintptr_t preactivation, int threads, int64_t y_pixel, uintptr_t x_scale,
-             uintptr_t x_shift, bool w_channels_last) {
+             uintptr_t x_shift, bool w_channels_last, uintptr_t residual) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  if (residual != 0) check_residual(algorithm, p, y_pixel, index != 0);
   if (y_pixel != 0) check_y_pixel(algorithm, p.pool, y_pixel, index != 0);
   const int size = p.pool.itemsize;
   const bool some = p.pool.batch > 0;
@@ -122,6 +142,7 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   t.w_channels_last = w_channels_last;
   t.x_scale = checked_pointer("x_scale", x_scale, size, false);
   t.x_shift = checked_pointer("x_shift", x_shift, size, false);
+  t.residual = checked_pointer("residual", residual, size, false);
   t.y_pixel = y_pixel;
   t.x = checked_pointer("x", x, size, some);
   t.w = checked_pointer("w", w, size, some);
@@ -240,13 +261,14 @@ void bind_conv_act_pool2d(py::module_& module) {
            py::arg("pad_width"), py::arg("dilation_height"), py::arg("dilation_width"),
            py::arg("groups"), py::arg("x_channels_last"));
   module.def("conv_act_pool2d_refusal", &refusal);
+  module.def("conv_act_pool2d_residual_refusal", &residual_refusal);
   module.def("conv_act_pool2d_prepared_size", &prepared_size);
   module.def("conv_act_pool2d_transforms_weights", &transforms_weights);
   module.def("conv_act_pool2d_prepare", &prepare);
   module.def("conv_act_pool2d_forward", &forward, py::arg("algorithm"), py::arg("problem"),
              py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),
              py::arg("index"), py::arg("preactivation"), py::arg("threads"), py::arg("y_pixel") = 0,
-             py::arg("x_scale") = 0, py::arg("x_shift") = 0, py::arg("w_channels_last") = false);
+             py::arg("x_scale") = 0, py::arg("x_shift") = 0, py::arg("w_channels_last") = false, py::arg("residual") = 0);
   module.def("conv_act_pool2d_backward", &backward, py::arg("algorithm"), py::arg("problem"),
              py::arg("dy"), py::arg("saved"), py::arg("index"), py::arg("x"), py::arg("w"),
              py::arg("bias"), py::arg("dx"), py::arg("dw"), py::arg("dbias"), py::arg("threads"),

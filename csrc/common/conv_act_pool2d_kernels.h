@@ -31,6 +31,7 @@ struct ConvForwardTensors {
   const void* x_scale;   // [C] or null: x is max(x · x_scale + x_shift, 0), of pointwise alone
   const void* x_shift;   // [C] or null: then x_scale is [N, C], and x is x · x_scale
   bool w_channels_last;  // w is [K, R, S, C / groups], where the algorithm transforms it itself
+  const void* residual;  // [N, K, P, Q], lies as y, or null: y is act(x * w + bias + residual)
 };
 
 // What makes an input gradient a transposed convolution's output: y [N, C, H, W] = act(dx + bias).
@@ -83,6 +84,8 @@ struct ConvKernels {
   // and no slower, where `tensors.prepared` is null.
   bool (*transforms_weights)(const ConvActPool2dProblem& problem, int threads) = nullptr;
   const char* (*transposed_refusal)(const ConvActPool2dProblem& problem) = nullptr;
+  // As `refusal`, of a forward with a residual; null where the algorithm takes none.
+  const char* (*residual_refusal)(const ConvActPool2dProblem& problem) = nullptr;
 };
 
 // -1 where the name is unknown.

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "cpu/quick_activation.h"
 #include "cpu/simd_transpose.h"
 
 namespace cmf {
@@ -32,11 +33,29 @@ void store_as(uint8_t* target, V value, int lanes) {
   }
 }
 
+// What becomes of a vector on its way to y: nothing, or
+struct AsItIs {
+  template <class T>
+  V operator()(V value, const T*, int) const {
+    return value;
+  }
+};
+// the residual's values are added, and the sums activated.
+struct WithResidual {
+  const float* y;
+  const float* residual;  // lies as y
+  QuickActivation act;
+
+  V operator()(V value, const float* target, int lanes) const {
+    return act(value + load_lanes<float>(residual + (target - y), lanes));
+  }
+};
+
 // Pixels by channels -> channels by pixels: source [pixels][lanes] -> target[k · plane + pixel].
 // kStreams: past the caches, whole vectors being whole lines.
-template <bool kStreams, class T>
-void store_planes(const T* source, int64_t pixels, int lanes, int k_count, int64_t plane,
-                  T* target) {
+template <bool kStreams, class T, class Finish>
+void store_planes(const T* source, int64_t pixels, int lanes, int k_count, int64_t plane, T* target,
+                  const Finish& finish) {
   for (int k = 0; k < k_count; k += kV) {
     const int filters = k_count - k < kV ? k_count - k : kV;
     for (int64_t i = 0; i < pixels; i += kV) {
@@ -48,25 +67,27 @@ void store_planes(const T* source, int64_t pixels, int lanes, int k_count, int64
       transpose_block<float>(block);
       for (int j = 0; j < filters; ++j) {
         T* line = target + (k + j) * plane + i;
+        const V value = finish(block[j], line, count);
         if constexpr (kStreams) {
           if (count == kV) {
-            stream(line, block[j]);
+            stream(line, value);
             continue;
           }
         }
-        store_as(line, block[j], count);
+        store_as(line, value, count);
       }
     }
   }
 }
 
-template <class T>
+template <class T, class Finish>
 void store_pixels(const T* source, int64_t pixels, int lanes, int k_count, int64_t channels,
-                  T* target) {
+                  T* target, const Finish& finish) {
   for (int64_t i = 0; i < pixels; ++i) {
     for (int k = 0; k < k_count; k += kV) {
       const int count = k_count - k < kV ? k_count - k : kV;
-      store_as(target + i * channels + k, load_as_float(source + i * lanes + k), count);
+      T* place = target + i * channels + k;
+      store_as(place, finish(load_as_float(source + i * lanes + k), place, count), count);
     }
   }
 }
@@ -87,31 +108,45 @@ bool streams_planes(const ActPool2dProblem& p, const Band& band, const float* ta
 }
 
 // As store_pixels where whole lines are written: K a multiple of a line, y on its boundary.
+template <class Finish>
 void stream_pixels(const float* source, int64_t pixels, int lanes, int k_count, int64_t channels,
-                   float* target) {
+                   float* target, const Finish& finish) {
   for (int64_t i = 0; i < pixels; ++i) {
     for (int k = 0; k < k_count; k += kV) {
-      stream(target + i * channels + k, load<float>(source + i * lanes + k));
+      float* place = target + i * channels + k;
+      stream(place, finish(load<float>(source + i * lanes + k), place, kV));
     }
   }
 }
 
-template <bool kStreams, class T>
+template <bool kStreams, class T, class Finish>
 void store_either(const ActPool2dProblem& p, const Band& band, const T* source, int lanes,
-                  int64_t pixel, T* target) {
+                  int64_t pixel, T* target, const Finish& finish) {
   const int64_t pixels = (band.p_last - band.p_first) * p.out_width;
   const int64_t plane = p.out_height * p.out_width;
   const int64_t first = band.p_first * p.out_width;
   if (!p.channels_last) {
     store_planes<kStreams>(source, pixels, lanes, band.k_count, plane,
-                           target + (band.n * p.image_channels + band.k_first) * plane + first);
+                           target + (band.n * p.image_channels + band.k_first) * plane + first,
+                           finish);
     return;
   }
   T* start = target + (band.n * plane + first) * pixel + band.k_first;
   if constexpr (kStreams) {
-    stream_pixels(source, pixels, lanes, band.k_count, pixel, start);
+    stream_pixels(source, pixels, lanes, band.k_count, pixel, start, finish);
   } else {
-    store_pixels(source, pixels, lanes, band.k_count, pixel, start);
+    store_pixels(source, pixels, lanes, band.k_count, pixel, start, finish);
+  }
+}
+
+template <class Finish>
+void store_finished(const ActPool2dProblem& p, const Band& band, const float* source, int lanes,
+                    int64_t pixel, float* target, const Finish& finish) {
+  if (streams_pixels(p, pixel, target) || streams_planes(p, band, target)) {
+    store_either<true>(p, band, source, lanes, pixel, target, finish);
+    fence_streams();
+  } else {
+    store_either<false>(p, band, source, lanes, pixel, target, finish);
   }
 }
 
@@ -124,17 +159,20 @@ bool streams_pixels(const ActPool2dProblem& p, int64_t pixel, const float* targe
 
 void store_band(const ActPool2dProblem& p, const Band& band, const float* source, int lanes,
                 int64_t pixel, float* target) {
-  if (streams_pixels(p, pixel, target) || streams_planes(p, band, target)) {
-    store_either<true>(p, band, source, lanes, pixel, target);
-    fence_streams();
-  } else {
-    store_either<false>(p, band, source, lanes, pixel, target);
-  }
+  store_finished(p, band, source, lanes, pixel, target, AsItIs{});
 }
 
 void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* source, int lanes,
                 int64_t pixel, uint8_t* target) {
-  store_either<false>(p, band, source, lanes, pixel, target);
+  store_either<false>(p, band, source, lanes, pixel, target, AsItIs{});
+}
+
+const char* band_residual_refusal(const ActPool2dProblem& p) {
+  if (p.pool != Pool::kNone) return "takes no residual with a pooling";
+  if (quick_activation(p).kind == QuickActivation::kAfterwards) {
+    return "takes a residual with identity, relu, relu6 and leaky_relu alone";
+  }
+  return nullptr;
 }
 
 BandEpilogue::BandEpilogue(const ActPool2dProblem& problem, int lanes, int64_t most_rows)
@@ -186,6 +224,13 @@ void BandEpilogue::pool(float* z, int64_t z_first, const Band& band,
 
 void BandEpilogue::finish(float* pooled, const uint8_t* codes, const Band& band,
                           const ConvForwardTensors& tensors) {
+  if (tensors.residual) {
+    float* y = static_cast<float*>(tensors.y);
+    const WithResidual add = {y, static_cast<const float*>(tensors.residual),
+                              quick_activation(whole_)};
+    store_finished(whole_, band, pooled, lanes_, y_pixel(whole_, tensors), y, add);
+    return;
+  }
   const int64_t count = (band.p_last - band.p_first) * problem_.out_width * lanes_;
   if (problem_.pool != Pool::kAvg) {
     activate_row(problem_, pooled, RowBias<float>{-0.0f, nullptr}, pooled, count);

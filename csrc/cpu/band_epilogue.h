@@ -38,7 +38,7 @@ class BandEpilogue {
   bool prepare();
 
   // z [rows][W][lanes]: the convolution's output, bias added, from row z_first on. Any pooling, or
-  // none. Overwrites z.
+  // none, and then a residual. Overwrites z.
   void pool(float* z, int64_t z_first, const Band& band, const ConvForwardTensors& tensors);
 
   // pooled [rows][Q][lanes]: the maxima of windows of z, bias added, of an activation that is
@@ -65,6 +65,9 @@ class BandEpilogue {
 // Whether an NHWC y of whole lines is more than the caches keep until it is read again. `pixel`: as
 // below.
 bool streams_pixels(const ActPool2dProblem& problem, int64_t pixel, const float* target);
+
+// Why a band's y can't take a residual; null where it can.
+const char* band_residual_refusal(const ActPool2dProblem& problem);
 
 // Where a band's values go: y, or what has its shape.
 // source [rows · columns][lanes] -> target [.., K, ..] in the problem's format; `pixel`: elements

@@ -42,6 +42,7 @@ class Groups {
     t.prepared = values(t.prepared, g * prepared_size);
     t.bias = values(t.bias, g * filters_);
     t.y = values(t.y, g * y_);
+    t.residual = values(t.residual, g * y_);
     t.index = bytes(t.index, g * y_ * problem_.pool.index_itemsize);
     t.preactivation = values(t.preactivation, g * y_);
     return t;

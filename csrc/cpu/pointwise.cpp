@@ -78,8 +78,8 @@ class FilterRows {
         pack_columns(p_, input_, n, Range{first, last}, packed.data);
         const Range tiles =
             part_of(rows.tiles(), static_cast<int>(unit % cuts), static_cast<int>(cuts));
-        float* y = static_cast<float*>(t_.y) + n * pool.image_channels * area + first;
-        multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first), y, area,
+        multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first),
+                         n * pool.image_channels * area + first, area,
                          adjacent && last < area ? image + last : nullptr);
       }
       if (past_caches_) fence_streams();
@@ -88,8 +88,8 @@ class FilterRows {
   }
 
  private:
-  void multiply_filters(const float* packed, TileRows rows, Range tiles, int columns, float* y,
-                        int64_t area, const float* ahead) const {
+  void multiply_filters(const float* packed, TileRows rows, Range tiles, int columns,
+                        int64_t first, int64_t area, const float* ahead) const {
     PointwiseTile tile;
     tile.b = packed;
     tile.channels = p_.in_channels;
@@ -99,12 +99,15 @@ class FilterRows {
     tile.act = quick_;
     tile.past_caches = past_caches_;
     tile.ahead_step = p_.height * p_.width;
+    const float* residual = static_cast<const float*>(t_.residual);
     ActivatedTiles activated(p_.pool);
     for (int64_t i = tiles.first; i < tiles.last; ++i) {
       const Range part = rows.tile(static_cast<int>(i));
       tile.a = weights_ + part.first * step_;
       tile.row_bias = bias_.data + part.first;
-      tile.y = y + part.first * area;
+      const int64_t offset = first + part.first * area;
+      tile.y = static_cast<float*>(t_.y) + offset;
+      tile.residual = residual ? residual + offset : nullptr;
       tile.ahead = ahead;
       tile.ahead_count = ahead && i == tiles.first ? kV : 0;
       const int count = static_cast<int>(part.last - part.first);
@@ -153,6 +156,15 @@ const char* pointwise_refusal(const ConvActPool2dProblem& p, bool backward) {
     return "keeps no convolution output for the backward of this activation";
   }
   return nullptr;
+}
+
+const char* pointwise_residual_refusal(const ConvActPool2dProblem& p) {
+  const Groups groups(p);
+  const ConvForwardTensors plain = {};
+  if (takes_few_pixels(groups.problem()) || takes_few_filters(groups.problem(), plain)) {
+    return "takes no residual with a few filters or pixels";
+  }
+  return band_residual_refusal(p.pool);
 }
 
 bool pointwise_transforms_weights(const ConvActPool2dProblem& p, int) {

@@ -17,6 +17,11 @@ void pointwise_tile(const PointwiseTile& tile) {
           tile.row_bias ? broadcast(tile.row_bias[row]) : load<float>(tile.bias + v * kV);
     }
   }
+  for (int row = 0; tile.residual && row < kRows; ++row) {
+    const float* line = tile.residual + row * tile.y_row;
+    __builtin_prefetch(line);
+    __builtin_prefetch(line + tile.columns - 1);
+  }
   const float* a = tile.a;
   const float* b = tile.b;
   const float* ahead = tile.ahead;
@@ -53,6 +58,18 @@ void pointwise_tile(const PointwiseTile& tile) {
     }
   }
   const bool whole = tile.columns == kVectors * kV;
+  if (tile.residual) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) {
+        const float* source = tile.residual + row * tile.y_row + v * kV;
+        const int64_t lanes = tile.columns - v * kV;
+        sums[row][v] += whole || lanes >= kV ? load<float>(source)
+                                             : load_partial<float>(source, static_cast<int>(lanes));
+      }
+    }
+  }
 #pragma GCC unroll 16
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16

@@ -22,7 +22,8 @@ struct PointwiseTile {
   const float* row_bias;  // [rows], or null for
   const float* bias;      // [vectors · kLanes]: of the columns
   float* y;
-  int64_t y_row;  // elements from a row to the next
+  const float* residual = nullptr;  // lies as y: what is added before the activation
+  int64_t y_row;                    // elements from a row to the next
   int columns;    // that are stored
   QuickActivation act;
   bool past_caches;

@@ -27,6 +27,7 @@ void long_tile(const PointwiseTile& tile, const RowLength& length, int count) {
   piece.y_row = kTileLanes;
   piece.columns = vectors * kV;
   piece.act = no_activation();
+  piece.residual = nullptr;
   piece.past_caches = false;
   for (int64_t run = 0; run < tile.runs; run += together) {
     piece.runs = least(together, tile.runs - run);
@@ -48,12 +49,14 @@ void long_tile(const PointwiseTile& tile, const RowLength& length, int count) {
   }
   for (int row = 0; row < count; ++row) {
     for (int v = 0; v < vectors; ++v) {
-      const Vec<float> value = tile.act(load<float>(total + row * kTileLanes + v * kV));
-      float* target = tile.y + row * tile.y_row + v * kV;
+      const int lanes = static_cast<int>(least(tile.columns - v * kV, kV));
+      const int64_t offset = row * tile.y_row + v * kV;
+      Vec<float> z = load<float>(total + row * kTileLanes + v * kV);
+      if (tile.residual) z += load_lanes<float>(tile.residual + offset, lanes);
       if (tile.past_caches) {
-        stream(target, value);
+        stream(tile.y + offset, tile.act(z));
       } else {
-        store_lanes<float>(target, value, static_cast<int>(least(tile.columns - v * kV, kV)));
+        store_lanes<float>(tile.y + offset, tile.act(z), lanes);
       }
     }
   }
@@ -101,8 +104,9 @@ bool RowProducts::run() {
 
 // Tiles of packed pixels by panels: the first one's columns go to y. `ahead`: what will be packed
 // next, or null.
-void RowProducts::multiply(const float* packed, Range pixels, Range panels, float* y, int64_t y_row,
-                           QuickActivation act, bool past_caches, const float* ahead) const {
+void RowProducts::multiply(const float* packed, Range pixels, Range panels, float* y,
+                           const float* residual, int64_t y_row, QuickActivation act,
+                           bool past_caches, const float* ahead) const {
   PointwiseTile tile;
   tile.ahead_step = 32;
   tile.channels = length_.channels;
@@ -128,7 +132,9 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
       tile.a = tile.a_row ? source_.row(pixels.first + part.first)
                           : packed + part.first * step_ + runs.first * run * count;
       tile.b = filters + runs.first * length_.channels * kTileLanes;
-      tile.y = y + part.first * y_row + (panel - panels.first) * kTileLanes;
+      const int64_t offset = part.first * y_row + (panel - panels.first) * kTileLanes;
+      tile.y = y + offset;
+      tile.residual = residual ? residual + offset : nullptr;
       if (steps_) tile.y = apart;
       // one tile's pixels are as long as the next one's
       tile.ahead = ahead + part.first * p_.in_channels;
@@ -194,9 +200,10 @@ bool RowProducts::run_pixels() const {
       const Range chunk = part_of(pixels, static_cast<int>(unit / cuts), chunks);
       const Range panels = part_of(panels_, static_cast<int>(unit % cuts), static_cast<int>(cuts));
       if (!source_.row_step()) source_.pack(chunk, scratch.data, packed.data);
-      const int64_t first = panels.first * kTileLanes;
-      float* y = static_cast<float*>(t_.y) + chunk.first * pixel_ + first;
-      multiply(packed.data, chunk, panels, y, pixel_, quick_, past_caches_,
+      const int64_t offset = chunk.first * pixel_ + panels.first * kTileLanes;
+      const float* residual = static_cast<const float*>(t_.residual);
+      multiply(packed.data, chunk, panels, static_cast<float*>(t_.y) + offset,
+               residual ? residual + offset : nullptr, pixel_, quick_, past_caches_,
                plain && unit + 1 < units.last
                    ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
                    : nullptr);
@@ -231,8 +238,8 @@ bool RowProducts::run_bands() const {
       const Range pixels = {(first + rows.first) * pool.width, (first + rows.last) * pool.width};
       if (!source_.row_step()) source_.pack(pixels, scratch.data, packed.data);
       for (int64_t panel = panels.first; panel < panels.last; ++panel) {
-        multiply(packed.data, pixels, Range{panel, panel + 1}, z, kTileLanes, no_activation(),
-                 false, nullptr);
+        multiply(packed.data, pixels, Range{panel, panel + 1}, z, nullptr, kTileLanes,
+                 no_activation(), false, nullptr);
         epilogue.pool(z, rows.first, band_of(pool, bands, n, index, panel * kTileLanes, kTileLanes),
                       t_);
       }

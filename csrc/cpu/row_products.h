@@ -61,8 +61,8 @@ class RowProducts {
   bool run();
 
  private:
-  void multiply(const float* packed, Range pixels, Range panels, float* y, int64_t y_row,
-                QuickActivation act, bool past_caches, const float* ahead) const;
+  void multiply(const float* packed, Range pixels, Range panels, float* y, const float* residual,
+                int64_t y_row, QuickActivation act, bool past_caches, const float* ahead) const;
   void spread(const PointwiseTile& tile, Range pixels, int64_t panel) const;
   bool run_pixels() const;
   bool run_bands() const;

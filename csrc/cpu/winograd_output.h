@@ -57,6 +57,7 @@ class WinogradOutput {
         t_(tensors),
         store_(store),
         quick_(quick_activation(problem.pool)),
+        residual_(static_cast<const float*>(tensors.residual)),
         activates_((store != TileStore::kOutput || problem.pool.pool == Pool::kNone) &&
                    quick_.kind != QuickActivation::kAfterwards),
         y_pixel_(y_pixel(problem.pool, tensors)),
@@ -66,7 +67,7 @@ class WinogradOutput {
 
   // Whether what is stored is activated already, and whether it goes to y itself, NHWC, and not to
   // a band of scratch. Lines past the caches are written whole.
-  bool activates() const { return activates_; }
+  bool activates() const { return activates_ && (straight_ || !residual_); }
   bool straight() const { return straight_; }
   int64_t pixel() const { return straight_ ? y_pixel_ : kWinogradColumns; }  // floats to the next
   // Before others read y.
@@ -98,7 +99,8 @@ class WinogradOutput {
     }
     CMF_UNROLL
     for (int i = 0; i < kM * kM; ++i) z[i / kM][i % kM] += bias;
-    activate<kM>(z);
+    if (residual_ && straight_) add_residual(z, lanes, target);
+    if (activates()) activate<kM>(z);
     if (store_ == TileStore::kOutput) {
       put<kM>(z, lanes, target);
     } else {
@@ -109,7 +111,6 @@ class WinogradOutput {
  private:
   template <int kSize>
   CMF_HOST_DEVICE void activate(V (&values)[kSize][kSize]) const {
-    if (!activates_) return;
     if (quick_.kind == QuickActivation::kLeaky) {
       CMF_UNROLL
       for (int i = 0; i < kSize * kSize; ++i) {
@@ -121,6 +122,20 @@ class WinogradOutput {
       for (int i = 0; i < kSize * kSize; ++i) {
         V& value = values[i / kSize][i % kSize];
         value = quick_.clamp(value);
+      }
+    }
+  }
+
+  // Of the outputs that count: there is none beside the others.
+  CMF_HOST_DEVICE void add_residual(V (&z)[kM][kM], int lanes, const TileTarget& target) const {
+    const float* source = residual_ + (target.values - static_cast<const float*>(t_.y));
+    CMF_UNROLL
+    for (int i = 0; i < kM; ++i) {
+      CMF_UNROLL
+      for (int j = 0; j < kM; ++j) {
+        if (i >= target.rows || j >= target.columns) continue;
+        z[i][j] +=
+            load_lanes<float>(source + i * target.row_step + j * target.column_step, lanes);
       }
     }
   }
@@ -145,7 +160,7 @@ class WinogradOutput {
                            reducer.code);
       }
     }
-    if (store_ == TileStore::kMax) activate<kM / 2>(values);
+    if (store_ == TileStore::kMax && activates_) activate<kM / 2>(values);
     put<kM / 2>(values, lanes, target);
   }
 
@@ -177,6 +192,7 @@ class WinogradOutput {
   const ConvForwardTensors& t_;
   const TileStore store_;
   const QuickActivation quick_;
+  const float* const residual_;
   const bool activates_;
   const int64_t y_pixel_;
   const bool past_caches_;

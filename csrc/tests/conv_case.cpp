@@ -119,9 +119,20 @@ std::vector<float> ConvCase::output() const {
 }
 
 void ConvCase::check_forward() {
-  const ActPool2dProblem& pool = p_.pool;
   CHECK(algorithm_.refusal(p_, false) == nullptr);
-  const std::vector<float> z = output();
+  check_forward(nullptr);
+  if (!algorithm_.residual_refusal || algorithm_.residual_refusal(p_)) return;
+  uint64_t state = 17;
+  const ActPool2dProblem& pool = p_.pool;
+  const std::vector<float> residual =
+      eighths(pool.batch * pool.channels * pool.height * pool.width, &state);
+  check_forward(&residual);
+}
+
+void ConvCase::check_forward(const std::vector<float>* residual) {
+  const ActPool2dProblem& pool = p_.pool;
+  std::vector<float> z = output();
+  for (size_t i = 0; residual && i < z.size(); ++i) z[i] += (*residual)[i];
   const size_t count = static_cast<size_t>(pool.batch * pool.channels * pool.out_height) *
                        static_cast<size_t>(pool.out_width);
   std::vector<float> expected(count), y(count);
@@ -135,9 +146,14 @@ void ConvCase::check_forward() {
     if (size) CHECK(algorithm_.prepare(p_, w_.data(), prepared.data(), threads));
     y.assign(count, -99.0f);
     index.assign(count, 255);
-    const ConvForwardTensors tensors = {x_.data(),    w_.data(), size ? prepared.data() : nullptr,
-                                        bias_.data(), y.data(),  tracks ? index.data() : nullptr,
-                                        nullptr};
+    ConvForwardTensors tensors = {};
+    tensors.x = x_.data();
+    tensors.w = w_.data();
+    tensors.prepared = size ? prepared.data() : nullptr;
+    tensors.bias = bias_.data();
+    tensors.y = y.data();
+    tensors.index = tracks ? index.data() : nullptr;
+    tensors.residual = residual ? residual->data() : nullptr;
     CHECK(algorithm_.forward(p_, tensors, threads));
     size_t wrong = 0;
     for (size_t i = 0; i < count; ++i) {

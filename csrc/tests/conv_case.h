@@ -34,7 +34,7 @@ class ConvCase {
   ConvCase(const KernelTable& kernels, ConvAlgorithm algorithm, const ConvShape& shape,
            const ConvAfter& after, bool x_channels_last, bool y_channels_last);
 
-  // y and the index with several numbers of threads.
+  // y and the index with several numbers of threads, without and with a residual.
   void check_forward();
 
   // dx, dw and dbias without a pooling, of activations whose derivative from y is 1, 0 or a power
@@ -42,6 +42,7 @@ class ConvCase {
   void check_backward();
 
  private:
+  void check_forward(const std::vector<float>* residual);
   std::vector<float> output() const;
   int64_t z_at(int64_t n, int64_t k, int64_t h, int64_t w) const;
   double derivative(float y) const;
