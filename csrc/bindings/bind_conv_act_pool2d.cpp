@@ -268,7 +268,8 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_forward", &forward, py::arg("algorithm"), py::arg("problem"),
              py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),
              py::arg("index"), py::arg("preactivation"), py::arg("threads"), py::arg("y_pixel") = 0,
-             py::arg("x_scale") = 0, py::arg("x_shift") = 0, py::arg("w_channels_last") = false, py::arg("residual") = 0);
+             py::arg("x_scale") = 0, py::arg("x_shift") = 0, py::arg("w_channels_last") = false,
+             py::arg("residual") = 0);
   module.def("conv_act_pool2d_backward", &backward, py::arg("algorithm"), py::arg("problem"),
              py::arg("dy"), py::arg("saved"), py::arg("index"), py::arg("x"), py::arg("w"),
              py::arg("bias"), py::arg("dx"), py::arg("dw"), py::arg("dbias"), py::arg("threads"),

@@ -88,8 +88,8 @@ class FilterRows {
   }
 
  private:
-  void multiply_filters(const float* packed, TileRows rows, Range tiles, int columns,
-                        int64_t first, int64_t area, const float* ahead) const {
+  void multiply_filters(const float* packed, TileRows rows, Range tiles, int columns, int64_t first,
+                        int64_t area, const float* ahead) const {
     PointwiseTile tile;
     tile.b = packed;
     tile.channels = p_.in_channels;

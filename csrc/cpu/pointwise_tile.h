@@ -24,7 +24,7 @@ struct PointwiseTile {
   float* y;
   const float* residual = nullptr;  // lies as y: what is added before the activation
   int64_t y_row;                    // elements from a row to the next
-  int columns;    // that are stored
+  int columns;                      // that are stored
   QuickActivation act;
   bool past_caches;
   // What will be packed next comes into the second cache meanwhile: for every kLanes channels,

@@ -134,8 +134,7 @@ class WinogradOutput {
       CMF_UNROLL
       for (int j = 0; j < kM; ++j) {
         if (i >= target.rows || j >= target.columns) continue;
-        z[i][j] +=
-            load_lanes<float>(source + i * target.row_step + j * target.column_step, lanes);
+        z[i][j] += load_lanes<float>(source + i * target.row_step + j * target.column_step, lanes);
       }
     }
   }

@@ -1,6 +1,6 @@
 // Winograd's forward of every instruction set against plain loops in double, with its weights
-// prepared and made anew, and the same bits with any number of threads. Some problems have few
-// tiles that share many weights: their threads share the transformed tiles too.
+// prepared and made anew, with a residual, and the same bits with any number of threads. Some
+// problems have few tiles that share many weights: their threads share the transformed tiles too.
 #include <math.h>
 
 #include <vector>
@@ -41,9 +41,19 @@ class Case {
     x_ = fill(s.batch * s.channels * s.height * s.width);
     w_ = fill(s.filters * (s.channels / s.groups) * s.kernel_height * s.kernel_width);
     bias_ = fill(s.filters);
+    const ActPool2dProblem& q = p_.pool;
+    residual_ = fill(pooled ? 0 : q.batch * q.channels * q.height * q.width);
   }
 
-  void check() const {
+  void check() {
+    check_anyhow();
+    if (residual_.empty()) return;
+    residual_.clear();
+    check_anyhow();
+  }
+
+ private:
+  void check_anyhow() const {
     CHECK(conv_.refusal(p_, false) == nullptr);
     const bool anew = conv_.transforms_weights && conv_.transforms_weights(p_, 2);
     for (const bool prepared : {true, false}) {
@@ -56,7 +66,6 @@ class Case {
     }
   }
 
- private:
   std::vector<float> forward(int threads, bool prepared) const {
     const ActPool2dProblem& q = p_.pool;
     std::vector<float> y(static_cast<size_t>(q.batch * q.channels * q.out_height * q.out_width));
@@ -65,12 +74,19 @@ class Case {
     ConvForwardTensors t = {};
     t.x = x_.data(), t.w = w_.data(), t.bias = bias_.data(), t.y = y.data();
     t.prepared = prepared ? weights.data() : nullptr;
+    t.residual = residual_.empty() ? nullptr : residual_.data();
     CHECK(conv_.forward(p_, t, threads));
     return y;
   }
 
   double z(int64_t n, int64_t k, int64_t h, int64_t w) const {
     double sum = bias_[size_t(k)];
+    if (!residual_.empty()) {
+      const ActPool2dProblem& q = p_.pool;
+      const int64_t pixel = (n * q.height + h) * q.width + w;
+      const int64_t plane = (n * q.channels + k) * q.height * q.width;
+      sum += residual_[size_t(q.channels_last ? pixel * q.channels + k : plane + h * q.width + w)];
+    }
     const int64_t channels = p_.in_channels / p_.groups;
     const int64_t first = k / (p_.pool.channels / p_.groups) * channels;
     for (int64_t c = 0; c < channels; ++c) {
@@ -119,6 +135,7 @@ class Case {
   const ConvKernels& conv_;
   ConvActPool2dProblem p_;
   std::vector<float> x_, w_, bias_;
+  std::vector<float> residual_;  // empty: none
 };
 
 }  // namespace
