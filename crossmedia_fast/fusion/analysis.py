@@ -33,6 +33,8 @@ class Found:
     # paths of modules whose forwards call other layers that are ours: poolings, transposed
     # convolutions, BatchNorms, fully connected layers
     others: set[str] = field(default_factory=set)
+    # paths of modules that no other is traced through with -> all below that has anything of ours
+    whole: dict[str, frozenset[str]] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)  # convolution path -> why left alone
     refused: dict[str, str] = field(default_factory=dict)  # module path -> why not traced
 
@@ -44,6 +46,19 @@ def join(*paths: str) -> str:
 def _prefixes(path: str) -> list[str]:
     parts = path.split(".")
     return [".".join(parts[: n + 1]) for n in range(len(parts))]
+
+
+def _with_parents(module: nn.Module, paths: list[list[str]]) -> frozenset[str]:
+    """The paths and their parents, as far as they are traced through."""
+    found = {p for names in paths for name in names if name for p in _prefixes(name)}
+    return frozenset(p for p in found if not _holds(module.get_submodule(p)))
+
+
+def _relative(path: str, parent: str) -> str:
+    """`path` as `parent` has it; "" where it is not below."""
+    if not parent:
+        return path
+    return path[len(parent) + 1 :] if path.startswith(f"{parent}.") else ""
 
 
 def _common(paths: list[str]) -> str:
@@ -118,6 +133,13 @@ def analyse(model: nn.Module) -> Found:
         taken.update(n for other in others for n in other.nodes)
         others += find_norms(graph, module.get_submodule, taken)
         others += find_linears(graph, module.get_submodule)
+        inside = [*(callers[m.nodes[0]] for m in matches), *(other.callers() for other in others)]
+        if inside:
+            below = _with_parents(module, inside)
+            inner = [name for name in found.whole if _relative(name, path) in below]
+            for name in inner:
+                del found.whole[name]
+            found.whole[path] = below
         others = [other for other in others if not _common(other.callers())]
         if others or any(tail_of(match.steps) > 0 or _trains(match) for match in own):
             found.others.add(path)
@@ -125,8 +147,7 @@ def analyse(model: nn.Module) -> Found:
             found.owned[path] = own
         if own or others:
             called = [*(callers[m.nodes[0]] for m in own), *(p.callers() for p in others)]
-            names = {caller for paths in called for caller in paths if caller}
-            found.inline[path] = frozenset(p for name in names for p in _prefixes(name))
+            found.inline[path] = _with_parents(module, called)
     return found
 
 

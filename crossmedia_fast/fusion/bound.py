@@ -20,11 +20,11 @@ from ..backends import why_unavailable
 from ..ops.conv_act_pool import cpu_weights, interface, prepared
 from ..ops.conv_act_pool.cpu_conv import FusedConv2d
 from ..ops.memory import fresh
-from .folding import FoldCache, Memory, parts_of
+from .folding import FoldCache
+from .memory import Memory, parts_of
 from .steps import HOOKS, PLAIN, Step
+from .trust import Watched
 
-_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
-_len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
 # What a plan depends on beside tensors and arguments: attributes of modules.
 _SETTINGS = (
     (sys.modules[why_unavailable.__module__], "_requested"),
@@ -43,7 +43,7 @@ _PARAMETERS = (("_parameters", "weight"), ("_parameters", "bias"))
 _STATISTICS = (("_buffers", "running_mean"), ("_buffers", "running_var"))
 
 
-class BoundCall:
+class BoundCall(Watched):
     """One region's call for one convolution and one shape of x."""
 
     __slots__ = (
@@ -53,9 +53,6 @@ class BoundCall:
         "call_residual",
         "constants",
         "dtype",
-        "guard",
-        "kept",
-        "memory",
         "owner",
         "strides",
         "y_shape",
@@ -68,15 +65,12 @@ class BoundCall:
         constants: tuple[Any, ...],
         guard: Any,
         memory: Memory,
-        kept: bool,
         call: Call,
     ) -> None:
+        super().__init__(guard, memory)
         self.dtype = x.dtype
         self.strides = x.stride()
         self.constants = constants
-        self.guard = guard
-        self.memory = memory  # of each tensor that is read
-        self.kept = kept  # whether something made of its bytes is
         self.call = call.run
         self.call_into = call.into
         self.call_affine = call.affine
@@ -122,17 +116,12 @@ class BoundCall:
             x.stride() != self.strides
             or x.dtype is not self.dtype
             or not x.is_cpu
-            or _is_any_autocast_enabled()
-            or _len_torch_dispatch_stack()
-            or interface._transforms_active()
-            or not self.guard.holds(modules)
+            or not self.holds(modules)
         ):
             return None
         for constant, known in zip(constants, self.constants, strict=True):
             if constant is not known:
                 return None
-        if not (self.memory.holds() if self.kept else self.memory.lies_there()):
-            return None
         if joint is not None and self.call_into is not None:
             y = joint.part(place, self.y_shape, x)
             if y is not None:
@@ -176,7 +165,8 @@ def bind(
             return None
         memory = Memory(found)  # before anything is made of it: a write meanwhile will be noticed
     call = make(weight, bias)
-    return BoundCall(x, constants, guard, memory, folds or call.keeps, call)
+    memory.hashed = folds or call.keeps  # else the weights are read where they are
+    return BoundCall(x, constants, guard, memory, call)
 
 
 def guard_of(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:

@@ -12,41 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .. import native
-from ..ops.conv_act_pool import cpu_weights, interface
-from .steps import PLAIN, Step
+from ..ops.conv_act_pool import cpu_weights
+from .memory import Memory, parts_of
+from .steps import Step
 
 _Folded = tuple[Tensor, "Tensor | None"]
-
-
-class Memory:
-    """Tensors whose memory is watched: where it lies, its layout, and a hash of the bytes."""
-
-    __slots__ = ("hash", "parts", "pointers", "sizes")
-
-    def __init__(self, parts: list[Any]) -> None:
-        self.parts = [part for part in parts if part[0] is not None]  # as parts_of gives them
-        self.pointers = [pointer for *_, pointer in self.parts]
-        self.sizes = [tensor.nbytes for tensor, *_ in self.parts]
-        self.hash = self._hash()
-
-    def _hash(self) -> int:
-        return native.module.hash_blocks(self.pointers, self.sizes, native.thread_count())  # type: ignore[union-attr]
-
-    def lies_there(self) -> bool:
-        """Whether every tensor has the memory and the layout that it had."""
-        for tensor, alias, dtype, pointer in self.parts:
-            if (
-                tensor.data_ptr() != pointer
-                or tensor.dtype is not dtype
-                or not tensor.is_set_to(alias)
-            ):
-                return False
-        return True
-
-    def holds(self) -> bool:
-        """Whether every byte is what it was, too."""
-        return self.lies_there() and self._hash() == self.hash
 
 
 class _Kept:
@@ -196,25 +166,6 @@ def _compute(
     if shift is not None:
         shift = shift.to(conv.weight.dtype).expand(channels)
     return weight, shift
-
-
-def parts_of(tensors: list[Any]) -> list[Any] | None:
-    """The tensors and what they were set to; None where their memory can't be read here."""
-    if native.module is None or interface._transforms_active():
-        return None
-    parts: list[Any] = []
-    for tensor in tensors:
-        if tensor is None:
-            parts.append((None,) * 4)
-            continue
-        dense = tensor.is_contiguous() or (
-            tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-        )
-        if type(tensor) not in PLAIN or not tensor.is_cpu or not dense:
-            return None
-        # the alias stays what the tensor was, storage and strides, when the tensor is set anew
-        parts.append((tensor, tensor.detach(), tensor.dtype, tensor.data_ptr()))
-    return parts
 
 
 def fold(

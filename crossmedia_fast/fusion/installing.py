@@ -9,6 +9,7 @@ from torch import nn
 
 from .program import ORIGINAL, PROGRAM, Program, original_class
 from .tracing import Untraceable
+from .trust import TRUST, Trust
 
 _classes: dict[type, type] = {}
 
@@ -27,9 +28,9 @@ def _fused_class(cls: Any) -> type:
                     if all(name in kwargs for name in missing):
                         args, kwargs = (*args, *(kwargs[name] for name in missing)), {}
                 if not kwargs:
-                    variant = program.select(self, args)
-                    if variant is not None:
-                        return variant.run(self, *args)
+                    run = program.select(self, args)
+                    if run is not None:
+                        return run(self, *args)
             return original(self, *args, **kwargs)
 
         def __reduce_ex__(self: Any, protocol: Any) -> Any:
@@ -82,9 +83,11 @@ def install(module: nn.Module, program: Program) -> None:
     """Make `module` run `program`: its class becomes a subclass, and nothing else changes."""
     module.__class__ = _fused_class(original_class(module))
     module.__dict__[PROGRAM] = program
+    module.__dict__[TRUST] = Trust()
 
 
 def uninstall(module: nn.Module) -> None:
     """Undo `install`."""
     module.__class__ = original_class(module)
     module.__dict__.pop(PROGRAM, None)
+    module.__dict__.pop(TRUST, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import takewhile
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from torch import nn
 from ..backends import backends
 from .analysis import analyse, join, make_rows
 from .installing import install, uninstall
-from .program import PROGRAM, make_program
+from .program import PROGRAM, Program, make_program
 from .region import device_has_kernels
 from .report import KINDS, FusionReport, FusionRow, Named
 from .shapes import as_call, declined, run_shapes
@@ -99,31 +100,25 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     others: Named = {kind: {} for kind in KINDS}
     for owner in dict.fromkeys((*found.owned, *sorted(found.others))):
         matches = found.owned.get(owner, [])
-        module = model.get_submodule(owner)
         own = [modes.get(join(owner, m.path), {}).get(m.pattern) for m in matches]
         if not any(own) and (owner not in found.others or not device_has_kernels("cpu")):
             continue
-
-        def accepted(path: str, pattern: str, training: bool, owner: str = owner) -> bool:
-            # in another mode of the model a match may end sooner or later (F.dropout)
-            known = modes.get(join(owner, path), {})
-            return any(
-                ok[training] and (p.startswith(pattern) or pattern.startswith(p))
-                for p, ok in known.items()
-            )
-
-        by_mode = any(ok is not None and ok[0] != ok[1] for ok in own)
         try:
-            program = make_program(module, found.inline[owner], accepted, by_mode)
-            if program.variants:
-                install(module, program)
-                for kind, chains in program.others.items():
-                    for name, pattern in chains:
-                        known = others[kind].setdefault(join(owner, name), pattern)
-                        others[kind][join(owner, name)] = max(known, pattern, key=len)
+            program = _run_as(model, owner, found.inline[owner], modes)
         except (Untraceable, TypeError) as error:
             for match in matches:
                 why_not[join(owner, match.path), match.pattern] = str(error)
+            continue
+        for kind, chains in program.others.items():
+            for name, pattern in chains:
+                known = others[kind].setdefault(join(owner, name), pattern)
+                others[kind][join(owner, name)] = max(known, pattern, key=len)
+    for owner, below in found.whole.items():
+        wider = below - found.inline.get(owner, frozenset())
+        if wider and (modes or device_has_kernels("cpu")):
+            # where it can't be traced as a whole its parts run as they are
+            with suppress(Untraceable, TypeError):
+                _run_as(model, owner, below, modes)
     for owner, matches in found.owned.items():
         for match in matches:
             if (join(owner, match.path), match.pattern) not in why_not:
@@ -133,6 +128,35 @@ def fuse(model: _Model, example_inputs: Any = None) -> _Model:
     rows = make_rows(model, found, why_not, notes)
     model.__dict__[_REPORT] = FusionReport(rows, others)
     return model
+
+
+def _run_as(
+    model: nn.Module,
+    owner: str,
+    inline: frozenset[str],
+    modes: dict[str, dict[str, tuple[bool, bool]]],
+) -> Program:
+    """Let the module at `owner` run a program, traced through those at `inline`."""
+    module = model.get_submodule(owner)
+
+    def accepted(path: str, pattern: str, training: bool) -> bool:
+        # in another mode of the model a match may end sooner or later (F.dropout)
+        known = modes.get(join(owner, path), {})
+        return any(
+            ok[training] and (p.startswith(pattern) or pattern.startswith(p))
+            for p, ok in known.items()
+        )
+
+    by_mode = any(
+        ok[0] != ok[1]
+        for path, known in modes.items()
+        if not owner or path.startswith(f"{owner}.")
+        for ok in known.values()
+    )
+    program = make_program(module, inline, accepted, by_mode)
+    if program.variants:
+        install(module, program)
+    return program
 
 
 def _unknown_shapes(conv: nn.Conv2d) -> str:

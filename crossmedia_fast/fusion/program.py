@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import Graph
 from torch.nn.modules import module as _hooks
 
+from .. import native
 from . import tracing
 from .chains import rewrite_chain
 from .gating import rewrite_gates
@@ -28,6 +29,7 @@ from .residual import rewrite_residuals
 from .scanning import scan, simple
 from .steps import hooked
 from .transposed import TransposedRegion, find_transposed
+from .trust import TRUST, Trust
 
 ORIGINAL = "_cmf_original"  # of a fused class: the class that it stands for
 _get_tracing_state = torch._C._get_tracing_state  # of torch.jit.trace
@@ -57,9 +59,10 @@ _OTHERS: tuple[tuple[str, Callable[..., Any], Callable[..., Any], int], ...] = (
 class Variant:
     """A graph's code, for one state of the modules that it was traced through."""
 
-    def __init__(self, source: str, names: dict[str, Any]) -> None:
+    def __init__(self, source: str, names: dict[str, Any], closed: bool) -> None:
         self.source = source
         self.names = names
+        self.closed = closed  # whether all that it calls is PyTorch's and ours
         self.run: Callable[..., Any] = self._compile()
 
     def _compile(self) -> Callable[..., Any]:
@@ -69,19 +72,25 @@ class Variant:
 
     def __reduce__(self) -> Any:
         names = {name: pack(value) for name, value in self.names.items()}
-        return _variant, (self.source, names)
+        return _variant, (self.source, names, self.closed)
 
 
-def _variant(source: str, names: dict[str, Any]) -> Variant:
-    return Variant(source, {name: unpack(value) for name, value in names.items()})
+def _variant(source: str, names: dict[str, Any], closed: bool) -> Variant:
+    return Variant(source, {name: unpack(value) for name, value in names.items()}, closed)
 
 
-def code_of(graph: Graph) -> Variant:
+def code_of(graph: Graph, module_at: Callable[[str], nn.Module]) -> Variant:
     """The graph as a function of the module and its arguments."""
+    called = [module_at(str(node.target)) for node in graph.nodes if node.op == "call_module"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of modules read by get_attr
         code = graph.python_code("self")
-    return Variant(code.src, dict(code.globals))
+    return Variant(code.src, dict(code.globals), all(map(_is_layer, called)))
+
+
+def _is_layer(module: nn.Module) -> bool:
+    """Whether the module is one of PyTorch's own layers, which change no other module."""
+    return type(module).__module__.startswith("torch.nn.modules.") and not module._modules
 
 
 class Program:
@@ -120,13 +129,15 @@ class Program:
             found += _state_of(part, names)
         return tuple(found)
 
-    def select(self, module: nn.Module, args: tuple[Any, ...]) -> Variant | None:
-        """The variant for this call, or None where the forward as written must run."""
+    def select(self, module: nn.Module, args: tuple[Any, ...]) -> Callable[..., Any] | None:
+        """What to run, of the module and its arguments, or None where the forward as written must
+        run."""
         if tracing.active or len(args) != len(self.arguments):
             return None
         for argument in args:
             if not isinstance(argument, Tensor):
                 return None
+        trust: Trust | None = None
         if torch.compiler.is_compiling():
             if _is_exporting():
                 return None
@@ -137,10 +148,20 @@ class Program:
             or _hooks._global_backward_pre_hooks
         ):
             return None
+        elif not torch.is_grad_enabled():
+            trust = module.__dict__.get(TRUST)
+            run = None if trust is None else trust.forward(module)
+            if run is not None:
+                return run
         try:
-            return self.variants.get(self.state(module))
+            variant = self.variants.get(self.state(module))
         except TypeError:
             return None
+        if variant is None:
+            return None
+        if trust is None or not variant.closed or native.module is None:
+            return variant.run
+        return trust.learner(variant.run, self.names)
 
 
 def _is_exporting() -> bool:
@@ -173,7 +194,7 @@ def _exact_names(module: nn.Module) -> tuple[str, ...]:
     stores = (own, own["_modules"], own["_parameters"], own["_buffers"])
     known = {name for store in stores for name in store}
     if verdict.all_names:
-        private = {n for n in nn.Module().__dict__ if n != "training"} | {PROGRAM}
+        private = {n for n in nn.Module().__dict__ if n != "training"} | {PROGRAM, TRUST}
         return tuple(sorted(known - private))
     return tuple(sorted(verdict.names & known))
 
@@ -190,6 +211,7 @@ def make_program(
     Traced as the module is now, and as it is when all of it trains, and when none of it does.
     """
     parts = {path: module.get_submodule(path) for path in ("", *sorted(inline))}
+    parts.update(_holders(module, inline))
     arguments = tracing.positional_names(original_class(module).forward)
     while True:
         names = {path: _exact_names(part) for path, part in parts.items()}
@@ -197,16 +219,28 @@ def make_program(
         if by_mode and "training" not in read[""]:
             read[""] = (*read[""], "training")
         program = Program(arguments, read)
-        _add_variants(program, module, parts, accepted)
+        _add_variants(program, module, parts, inline, accepted)
         # a mode may run functions, and with them read attributes, that the one before did not
         if names == {path: _exact_names(part) for path, part in parts.items()}:
             return program
+
+
+def _holders(module: nn.Module, inline: frozenset[str]) -> dict[str, nn.Module]:
+    """The ModuleLists and ModuleDicts whose members the traced forwards may call."""
+    found: dict[str, nn.Module] = {}
+    for path, part in module.named_modules():
+        parent = path.rpartition(".")[0]
+        known = parent in inline or parent in found or not parent
+        if path and known and type(part).forward is nn.Module.forward:
+            found[path] = part
+    return found
 
 
 def _add_variants(
     program: Program,
     module: nn.Module,
     parts: dict[str, nn.Module],
+    inline: frozenset[str],
     accepted: Callable[[str, str, bool], bool],
 ) -> None:
     modes: list[bool | None] = [None]
@@ -218,7 +252,7 @@ def _add_variants(
             if mode is not None:
                 for part in parts.values():
                     part.__dict__["training"] = mode
-            _add_variant(program, module, parts, accepted)
+            _add_variant(program, module, inline, accepted)
         except tracing.Untraceable:
             if mode is None:
                 raise
@@ -230,13 +264,13 @@ def _add_variants(
 def _add_variant(
     program: Program,
     module: nn.Module,
-    parts: dict[str, nn.Module],
+    inline: frozenset[str],
     accepted: Callable[[str, str, bool], bool],
 ) -> None:
     state = program.state(module)
     if state is None or state in program.variants:
         return
-    graph = graph_of(module, frozenset(parts) - {""})
+    graph = graph_of(module, inline)
     matches, _ = find(graph, module.get_submodule)
     number = 0
     for match in matches:
@@ -259,7 +293,7 @@ def _add_variant(
     if number:
         names = (f"joined_{place}" for place in count())
         rewrite_concatenations(graph, lambda: next(names))
-        program.variants[state] = code_of(graph)
+        program.variants[state] = code_of(graph, module.get_submodule)
 
 
 def graph_of(module: nn.Module, inline: frozenset[str]) -> Graph:

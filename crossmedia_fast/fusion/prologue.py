@@ -16,27 +16,25 @@ from torch.fx import Graph, Node
 
 from .bound import BoundCall, guard_of
 from .chains import stands_before, step_at, watched
-from .folding import Memory, norm_affine, norm_tensors, parts_of
+from .folding import norm_affine, norm_tensors
+from .memory import Memory, parts_of
 from .normalizing import NormMatch, run_steps
 from .region import Region
 from .steps import PLAIN, Step, as_matched
+from .trust import Watched
 
 _MOST_REFUSED = 256
 
 
-class PrologueCall:
+class PrologueCall(Watched):
     """What a region's bound call is given beside x: the BatchNorm as scale and shift."""
 
-    __slots__ = ("affine", "guard", "memory")
+    __slots__ = ("affine",)
 
     def __init__(self, norm: Any, guard: Any, memory: Memory) -> None:
-        self.guard = guard
-        self.memory = memory
+        super().__init__(guard, memory)
         scale, shift = norm_affine(norm, None, torch.float64)
         self.affine = scale.float(), shift.float()
-
-    def holds(self, modules: tuple[Any, ...]) -> bool:
-        return self.guard.holds(modules) and self.memory.holds()
 
 
 class PrologueRegion:

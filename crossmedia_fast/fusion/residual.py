@@ -62,7 +62,8 @@ class ResidualRegion:
             y = self._run(residual, values, modules, constants)
             if y is not None:
                 return y
-        z = self.region(*values, modules[: self.count], constants)
+        region: Any = self.region
+        z = region(*values, modules[: self.count], constants)
         if bindable and self._bind(values, modules, constants):
             # this call too: the next one shall give the same bits
             y = self._run(residual, values, modules, constants)

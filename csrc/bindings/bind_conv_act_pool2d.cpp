@@ -216,23 +216,26 @@ void transpose_matrices(uintptr_t source, uintptr_t target, int64_t count, int64
                                rows, columns, threads);
 }
 
-uint64_t hash_bytes(uintptr_t data, int64_t bytes, int threads) {
-  check_threads(threads);
-  if (bytes < 0) throw py::value_error("bytes must not be negative");
-  const void* source = checked_pointer("data", data, 1, bytes > 0);
-  py::gil_scoped_release release;
-  return kernels().hash_bytes(source, bytes, threads);
-}
-
 // One hash of several blocks, in their order: each alone costs a call.
 uint64_t hash_blocks(const std::vector<uintptr_t>& data, const std::vector<int64_t>& bytes,
                      int threads) {
+  check_threads(threads);
   if (data.size() != bytes.size()) throw py::value_error("data and bytes must be as many");
-  uint64_t combined = 0;
+  std::vector<const void*> sources(data.size());
+  int64_t all = 0;
   for (size_t i = 0; i < data.size(); ++i) {
-    combined = combined * 0x9E3779B97F4A7C15u + hash_bytes(data[i], bytes[i], threads);
+    if (bytes[i] < 0 || __builtin_add_overflow(all, bytes[i], &all)) {
+      throw py::value_error("bytes must not be negative, nor more than memory can have");
+    }
+    sources[i] = checked_pointer("data", data[i], 1, bytes[i] > 0);
   }
-  return combined;
+  py::gil_scoped_release release;
+  return kernels().hash_blocks(sources.data(), bytes.data(), static_cast<int64_t>(data.size()),
+                               threads);
+}
+
+uint64_t hash_bytes(uintptr_t data, int64_t bytes, int threads) {
+  return hash_blocks({data}, {bytes}, threads);
 }
 
 }  // namespace

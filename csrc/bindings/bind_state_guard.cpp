@@ -33,14 +33,15 @@ struct Owner {
 
 // What must hold of dictionary[key].
 struct Record {
-  enum Kind { kIs, kEmpty, kAbsent };
+  enum Kind { kIs, kEmpty, kAbsent, kKeys };
 
   PyObject* dictionary;
   PyObject* key;
   Kind kind;
-  PyObject* value;  // of kIs
+  PyObject* value;  // of kIs; of kKeys all the keys, in order
 
   bool holds() const {
+    if (kind == kKeys) return has_keys();
     PyObject* found = PyDict_GetItemWithError(dictionary, key);
     if (!found && PyErr_Occurred()) {
       PyErr_Clear();
@@ -50,11 +51,25 @@ struct Record {
     if (kind == kEmpty) return found && PyDict_Check(found) && PyDict_Size(found) == 0;
     return !found;
   }
+
+ private:
+  bool has_keys() const {
+    if (PyDict_Size(dictionary) != PyTuple_GET_SIZE(value)) return false;
+    Py_ssize_t at = 0;
+    PyObject* found = nullptr;
+    for (Py_ssize_t i = 0; PyDict_Next(dictionary, &at, &found, nullptr); ++i) {
+      PyObject* known = PyTuple_GET_ITEM(value, i);
+      if (found == known) continue;
+      if (!PyUnicode_Check(found) || PyUnicode_Compare(found, known) != 0) return false;
+    }
+    return true;
+  }
 };
 
 class StateGuard {
  public:
-  StateGuard(const py::tuple& owners, const py::tuple& records) : kept_(owners + records) {
+  StateGuard(const py::tuple& owners, const py::tuple& records)
+      : kept_(py::make_tuple(owners, records)) {
     for (py::handle row : owners) {
       const auto fields = py::cast<py::tuple>(row);
       const auto address = py::cast<uintptr_t>(fields[0]);
@@ -70,8 +85,9 @@ class StateGuard {
       if (!PyDict_Check(dictionary.ptr()) || !PyUnicode_Check(key.ptr())) {
         throw py::type_error("a record must be (dict, str, kind, value)");
       }
-      records_.push_back(
-          {dictionary.ptr(), key.ptr(), kind(py::cast<std::string>(fields[2])), value.ptr()});
+      const Record::Kind what = kind(py::cast<std::string>(fields[2]));
+      if (what == Record::kKeys) check_keys(value);
+      records_.push_back({dictionary.ptr(), key.ptr(), what, value.ptr()});
     }
   }
 
@@ -87,6 +103,10 @@ class StateGuard {
     }
     return true;
   }
+
+  // What it was made of.
+  py::tuple owners() const { return kept_.empty() ? py::tuple() : py::tuple(kept_[0]); }
+  py::tuple records() const { return kept_.empty() ? py::tuple() : py::tuple(kept_[1]); }
 
   int visit(visitproc visit, void* arg) const {
     Py_VISIT(kept_.ptr());
@@ -104,7 +124,16 @@ class StateGuard {
     if (name == "is") return Record::kIs;
     if (name == "empty") return Record::kEmpty;
     if (name == "absent") return Record::kAbsent;
-    throw py::value_error("kind must be 'is', 'empty' or 'absent', got '" + name + "'");
+    if (name == "keys") return Record::kKeys;
+    throw py::value_error("kind must be 'is', 'empty', 'absent' or 'keys', got '" + name + "'");
+  }
+
+  static void check_keys(const py::object& value) {
+    bool right = PyTuple_Check(value.ptr());
+    for (Py_ssize_t i = 0; right && i < PyTuple_GET_SIZE(value.ptr()); ++i) {
+      right = PyUnicode_Check(PyTuple_GET_ITEM(value.ptr(), i));
+    }
+    if (!right) throw py::type_error("the value of 'keys' must be a tuple of str");
   }
 
   py::tuple kept_;  // what the pointers below borrow from
@@ -141,6 +170,8 @@ void collect(PyHeapTypeObject* heap_type) {
 void bind_state_guard(py::module_& module) {
   py::class_<StateGuard>(module, "StateGuard", py::custom_type_setup(collect))
       .def(py::init<const py::tuple&, const py::tuple&>(), py::arg("owners"), py::arg("records"))
+      .def_property_readonly("owners", &StateGuard::owners)
+      .def_property_readonly("records", &StateGuard::records)
       .def("holds", &StateGuard::holds, py::arg("objects"));
 }
 

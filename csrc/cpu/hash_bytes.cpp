@@ -4,7 +4,11 @@
 #include "cpu/hash_bytes.h"
 
 #include <string.h>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
+#include "cpu/integers.h"
 #include "cpu/simd.h"
 
 namespace cmf {
@@ -76,18 +80,33 @@ uint64_t hash_chunk(const char* data, int64_t bytes) {
 
 }  // namespace
 
-uint64_t hash_bytes(const void* data, int64_t bytes, int threads) {
-  const char* source = static_cast<const char*>(data);
-  const int64_t chunks = (bytes + kChunk - 1) / kChunk;
-  const int parts = chunks < threads ? static_cast<int>(chunks) : threads;
+uint64_t hash_blocks(const void* const* data, const int64_t* bytes, int64_t count, int threads) {
+  int64_t all = 0;
+  for (int64_t block = 0; block < count; ++block) all += bytes[block];
+  const int parts = static_cast<int>(most(1, least(threads, all / kChunk)));
   uint64_t total = 0;
 #if defined(_OPENMP)
-#pragma omp parallel for num_threads(parts) schedule(static) reduction(+ : total) if (parts > 1)
+#pragma omp parallel num_threads(parts) reduction(+ : total) if (parts > 1)
 #endif
-  for (int64_t i = 0; i < chunks; ++i) {
-    const int64_t left = bytes - i * kChunk;
-    const uint64_t hash = hash_chunk(source + i * kChunk, left < kChunk ? left : kChunk);
-    total += mix(hash, static_cast<uint64_t>(i));  // in any order: an addition modulo 2^64
+  {
+#if defined(_OPENMP)
+    const int64_t part = omp_get_thread_num(), team = omp_get_num_threads();
+#else
+    const int64_t part = 0, team = 1;
+#endif
+    // each thread walks along all chunks, and takes its turns
+    int64_t turn = part;
+    for (int64_t block = 0; block < count; ++block) {
+      const char* source = static_cast<const char*>(data[block]);
+      const int64_t chunks = divide_up(bytes[block], kChunk);
+      for (; turn < chunks; turn += team) {
+        const int64_t first = turn * kChunk;
+        const uint64_t hash = hash_chunk(source + first, least(bytes[block] - first, kChunk));
+        // in any order: an addition modulo 2^64
+        total += mix(mix(hash, static_cast<uint64_t>(turn)), static_cast<uint64_t>(block));
+      }
+      turn -= chunks;
+    }
   }
   return total;
 }

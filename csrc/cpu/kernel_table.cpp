@@ -63,7 +63,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::patches_transforms_weights, CMF_ISA::patches_transposed_refusal,
            CMF_ISA::patches_residual_refusal},
       },
-      CMF_ISA::hash_bytes,
+      CMF_ISA::hash_blocks,
       CMF_ISA::linear_forward,
       CMF_ISA::linear_weight_gradient,
       CMF_ISA::transpose_matrices,

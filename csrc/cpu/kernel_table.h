@@ -60,7 +60,7 @@ struct KernelTable {
   // the convolutions that are fused with what follows them, by ConvAlgorithm
   ConvKernels conv_act_pool2d[kConvAlgorithms];
 
-  HashBytes hash_bytes;
+  HashBlocks hash_blocks;
 
   // y [N, K] = x [N, C] w^T + bias, for N up to kMostLinearRows
   void (*linear_forward)(const LinearProblem& problem, const float* x, const float* w,
