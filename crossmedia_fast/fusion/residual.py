@@ -25,7 +25,7 @@ from .steps import PLAIN, Step, run_step, step_of_call
 _IN_PLACE = (operator.iadd, "add_")
 _SUMS = (operator.add, torch.add, "add", *_IN_PLACE)
 # behind which the activation can be done: longer ones are passes of their own
-_ACTIVATIONS = ("relu", "relu6", "leaky_relu")
+_ACTIVATIONS = ("relu", "relu6", "leaky_relu", "hardswish")
 _BEFORE = ("conv", "identity", "dropout", *LINEAR)
 _REGIONS = (Region, GatedRegion)
 _READERS = (*READERS, operator.getitem, F.pad, F.interpolate)

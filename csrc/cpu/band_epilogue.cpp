@@ -170,7 +170,7 @@ void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* sour
 const char* band_residual_refusal(const ActPool2dProblem& p) {
   if (p.pool != Pool::kNone) return "takes no residual with a pooling";
   if (quick_activation(p).kind == QuickActivation::kAfterwards) {
-    return "takes a residual with identity, relu, relu6 and leaky_relu alone";
+    return "takes a residual with activations of few instructions alone";
   }
   return nullptr;
 }

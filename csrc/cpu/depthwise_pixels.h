@@ -34,8 +34,7 @@ struct PixelRows {
   int rows;
 };
 
-CMF_HOST_DEVICE void store_pixel(const PixelKernel& k, float* target, Vec<float> sum, int lanes) {
-  const Vec<float> value = k.act(sum);
+CMF_HOST_DEVICE void store_pixel(const PixelKernel& k, float* target, Vec<float> value, int lanes) {
   if (lanes < kLanes<float>) {
     store_partial<float>(target, value, lanes);
   } else if (k.past_caches) {
@@ -135,6 +134,7 @@ __attribute__((noinline)) void pixel_tiles(const PixelKernel& k, const PixelRows
         member = 0;
         ++r;
       }
+      k.act.each<kRows * kTileColumns>(&sums[0][0]);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 16
@@ -180,7 +180,7 @@ inline void any_pixels(const PixelKernel& k, const PixelRows& out, Range columns
           }
         }
         float* y = out.y + i * k.y_row + q * k.y_pixel + c;
-        for (int b = 0; b < count; ++b) store_pixel(k, y + b * k.y_pixel, sums[b], lanes);
+        for (int b = 0; b < count; ++b) store_pixel(k, y + b * k.y_pixel, k.act(sums[b]), lanes);
       }
     }
   }

@@ -70,11 +70,12 @@ void pointwise_tile(const PointwiseTile& tile) {
       }
     }
   }
+  tile.act.each<kRows * kVectors>(&sums[0][0]);
 #pragma GCC unroll 16
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
-      const V value = tile.act(sums[row][v]);
+      const V value = sums[row][v];
       float* target = tile.y + row * tile.y_row + v * kV;
       if (tile.past_caches) {
         stream(target, value);

@@ -11,16 +11,34 @@ namespace CMF_ISA {
 // An activation of few instructions, done while the sums are in registers: NaN and -0 as
 // activation.h has them.
 struct QuickActivation {
-  enum Kind { kClamp, kLeaky, kAfterwards };
+  enum Kind { kClamp, kLeaky, kHardswish, kAfterwards };
   Kind kind;  // kAfterwards: too long for this; a pass over the stored rows does it
   float low;
   float high;
   float slope;
 
   CMF_HOST_DEVICE Vec<float> operator()(Vec<float> z) const {
-    return kind == kLeaky ? leaky(z) : clamp(z);
+    if (kind == kLeaky) return leaky(z);
+    return kind == kHardswish ? hardswish(z) : clamp(z);
+  }
+  // All of them: one look at the kind.
+  template <int kCount>
+  CMF_HOST_DEVICE void each(Vec<float>* values) const {
+    if (kind == kLeaky) {
+#pragma GCC unroll 64
+      for (int i = 0; i < kCount; ++i) values[i] = leaky(values[i]);
+    } else if (kind == kHardswish) {
+#pragma GCC unroll 64
+      for (int i = 0; i < kCount; ++i) values[i] = hardswish(values[i]);
+    } else {
+#pragma GCC unroll 64
+      for (int i = 0; i < kCount; ++i) values[i] = clamp(values[i]);
+    }
   }
   CMF_HOST_DEVICE Vec<float> leaky(Vec<float> z) const { return select(z > 0.0f, z, z * slope); }
+  CMF_HOST_DEVICE Vec<float> hardswish(Vec<float> z) const {
+    return z * (clamp(z + 3.0f) * (1.0f / 6));
+  }
   // As a maximum and a minimum instruction have it: a NaN stays.
   CMF_HOST_DEVICE Vec<float> clamp(Vec<float> z) const {
     const Vec<float> raised = low > z ? broadcast(low) : z;
@@ -42,6 +60,11 @@ CMF_HOST_DEVICE QuickActivation quick_activation(const ActPool2dProblem& p) {
       quick.low = 0.0f;
       break;
     case Activation::kRelu6:
+      quick.low = 0.0f;
+      quick.high = 6.0f;
+      break;
+    case Activation::kHardswish:
+      quick.kind = QuickActivation::kHardswish;
       quick.low = 0.0f;
       quick.high = 6.0f;
       break;

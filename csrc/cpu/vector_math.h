@@ -27,6 +27,23 @@ CMF_HOST_DEVICE Vec<float> copysign(Vec<float> magnitude, Vec<float> sign) {
                               (bit_cast<UnsignedLanes>(sign) & 0x80000000u));
 }
 
+// n / d for d >= 1, within 1 ulp of normal numbers; what is not finite as division has it.
+CMF_HOST_DEVICE Vec<float> quotient(Vec<float> n, Vec<float> d) {
+#if defined(__AVX512F__)
+  // An estimate of 14 bits and a step of Newton's: a third of the division's time.
+  const __m512 divisor = bit_cast<__m512>(d);
+  const __m512 inverse = _mm512_maskz_rcp14_ps(__mmask16(-1), divisor);
+  const __m512 estimate = bit_cast<__m512>(n * bit_cast<Vec<float>>(inverse));
+  const __m512 rest = _mm512_fnmadd_ps(divisor, estimate, bit_cast<__m512>(n));
+  // infinity times 0 or less infinity: then the estimate says all
+  const __mmask16 finite = _mm512_cmp_ps_mask(rest, rest, _CMP_ORD_Q);
+  return bit_cast<Vec<float>>(_mm512_mask3_fmadd_ps(rest, inverse, estimate, finite));
+#else
+  return n / d;
+#endif
+}
+CMF_HOST_DEVICE Vec<double> quotient(Vec<double> n, Vec<double> d) { return n / d; }
+
 // x = n ln 2 + r with |r| <= ln 2 / 2. Adding 1.5 * 2^23 leaves n in the sum's low bits.
 struct ExpReduction {
   Vec<float> n;
@@ -239,7 +256,7 @@ CMF_HOST_DEVICE Vec<float> tanh(Vec<float> x) {
   // else: 1 - 2 e / (1 + e) with e = e^(-2|x|); from 9.02 on that rounds to 1
   const Vec<float> a = fabs(x);
   const Vec<float> e = exp_of_negative(-2.0f * a);
-  const Vec<float> value = select(a < 0.625f, small, 1.0f - 2.0f * e / (1.0f + e));
+  const Vec<float> value = select(a < 0.625f, small, 1.0f - quotient(2.0f * e, 1.0f + e));
   return copysign(value, x);  // of both: small of -0 came out as 0
 }
 
@@ -291,10 +308,10 @@ template <class V>
 CMF_HOST_DEVICE V sigmoid(V x) {
   const V one = V{} + 1;
   const V e = gradual_exp_of_negative(select(x < V{}, x, -x));
-  const V quotient = select(x < V{}, e, one) / (one + e);
+  const V ratio = quotient(select(x < V{}, e, one), one + e);
   // e / (1 + e) = e - e e / (1 + e). Below 1/4 the rounding of 1 + e would cost up to a whole unit
   // in the last place; in the second form it hardly counts.
-  return select((x < V{}) & (e < V{} + 0.3333f), e - e * quotient, quotient);
+  return select((x < V{}) & (e < V{} + 0.3333f), e - e * ratio, ratio);
 }
 
 // log(1 + e^x)

@@ -100,7 +100,7 @@ class WinogradOutput {
     CMF_UNROLL
     for (int i = 0; i < kM * kM; ++i) z[i / kM][i % kM] += bias;
     if (residual_ && straight_) add_residual(z, lanes, target);
-    if (activates()) activate<kM>(z);
+    if (activates()) quick_.each<kM * kM>(&z[0][0]);
     if (store_ == TileStore::kOutput) {
       put<kM>(z, lanes, target);
     } else {
@@ -109,23 +109,6 @@ class WinogradOutput {
   }
 
  private:
-  template <int kSize>
-  CMF_HOST_DEVICE void activate(V (&values)[kSize][kSize]) const {
-    if (quick_.kind == QuickActivation::kLeaky) {
-      CMF_UNROLL
-      for (int i = 0; i < kSize * kSize; ++i) {
-        V& value = values[i / kSize][i % kSize];
-        value = quick_.leaky(value);
-      }
-    } else {
-      CMF_UNROLL
-      for (int i = 0; i < kSize * kSize; ++i) {
-        V& value = values[i / kSize][i % kSize];
-        value = quick_.clamp(value);
-      }
-    }
-  }
-
   // Of the outputs that count: there is none beside the others.
   CMF_HOST_DEVICE void add_residual(V (&z)[kM][kM], int lanes, const TileTarget& target) const {
     const float* source = residual_ + (target.values - static_cast<const float*>(t_.y));
@@ -159,7 +142,7 @@ class WinogradOutput {
                            reducer.code);
       }
     }
-    if (store_ == TileStore::kMax && activates_) activate<kM / 2>(values);
+    if (store_ == TileStore::kMax && activates_) quick_.each<kM * kM / 4>(&values[0][0]);
     put<kM / 2>(values, lanes, target);
   }
 

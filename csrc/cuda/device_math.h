@@ -30,6 +30,11 @@ CMF_HOST_DEVICE float erf(float x) { return ::erff(x); }
 CMF_HOST_DEVICE double erf(double x) { return ::erf(x); }
 
 template <class C>
+CMF_HOST_DEVICE C quotient(C n, C d) {
+  return n / d;
+}
+
+template <class C>
 CMF_HOST_DEVICE C sigmoid(C x) {
   return C(1) / (C(1) + exp(-x));
 }
