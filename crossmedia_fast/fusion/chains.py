@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.fx import Graph, Node
 
 from .steps import Refusal, Step, hooked, step_of_call, step_of_module
@@ -39,6 +41,21 @@ def step_at(node: Node, place: int, module_at: Callable[[str], Any]) -> Step | N
     elif node.op in ("call_function", "call_method"):
         step = step_of_call(node, value, lambda _: None)
     return step if isinstance(step, Step) else None
+
+
+_SUMS = (operator.add, torch.add, "add", operator.iadd, "add_")
+
+
+def is_sum(node: Node) -> bool:
+    """Whether the node is the sum of two tensors."""
+    if node.op not in ("call_function", "call_method") or node.target not in _SUMS:
+        return False
+    return (
+        len(node.args) == 2
+        and all(isinstance(operand, Node) for operand in node.args)
+        and node.args[0] is not node.args[1]
+        and not node.kwargs
+    )
 
 
 def watched(node: Node, module_at: Callable[[str], Any]) -> bool:

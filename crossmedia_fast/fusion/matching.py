@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import Graph, Node
 
+from .chains import is_sum
 from .given import CONV_CALLS, given_conv, step_of_given
 from .region import LINEAR, monotone
 from .steps import Refusal, Step, hooked, step_of_call, step_of_module
@@ -141,7 +142,12 @@ def _follow(
         nodes.append(node)
         steps.append(step)
         places += step.module is not None
-    while len(nodes) > 1 and steps[-1].kind in ("identity", "dropout"):
+    # before a sum that the match may take in they are in the way
+    while (
+        len(nodes) > 1
+        and steps[-1].kind in ("identity", "dropout")
+        and not any(is_sum(user) for user in nodes[-1].users)
+    ):
         nodes.pop()
         steps.pop()
     used = any(tag == "constant" for step in steps for tag, _ in step.args)

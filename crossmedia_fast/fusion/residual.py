@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Graph, Node
 
-from .chains import step_at, watched
+from .chains import is_sum, step_at, watched
 from .gating import GatedRegion
 from .matching import READERS, Match
 from .prologue import PrologueRegion
@@ -23,7 +23,6 @@ from .region import LINEAR, Region
 from .steps import PLAIN, Step, run_step, step_of_call
 
 _IN_PLACE = (operator.iadd, "add_")
-_SUMS = (operator.add, torch.add, "add", *_IN_PLACE)
 # behind which the activation can be done: longer ones are passes of their own
 _ACTIVATIONS = ("relu", "relu6", "leaky_relu", "hardswish")
 _BEFORE = ("conv", "identity", "dropout", *LINEAR)
@@ -130,29 +129,17 @@ def _undisturbed(first: Node, last: Node, module_at: Callable[[str], Any]) -> bo
     return between is last
 
 
-def _is_sum(node: Node) -> bool:
-    """Whether the node is the sum of two tensors."""
-    if node.op not in ("call_function", "call_method") or node.target not in _SUMS:
-        return False
-    return (
-        len(node.args) == 2
-        and all(isinstance(operand, Node) for operand in node.args)
-        and node.args[0] is not node.args[1]
-        and not node.kwargs
-    )
-
-
 def total_of(match: Match) -> Node | None:
     """The sum behind a match, which may take it in."""
     users = list(match.nodes[-1].users)
-    if match.given or len(users) != 1 or not _is_sum(users[0]):
+    if match.given or len(users) != 1 or not is_sum(users[0]):
         return None
     return users[0] if all(step.kind in _BEFORE for step in match.steps) else None
 
 
 def _host(total: Node, module_at: Callable[[str], Any]) -> Node | None:
     """The region that can take in the sum `total`; None where none can, or it is no sum."""
-    if not _is_sum(total):
+    if not is_sum(total):
         return None
     operands: Any = total.args
     hosts = [

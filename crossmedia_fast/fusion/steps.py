@@ -16,6 +16,7 @@ from .vocabulary import (
     ACTIVATION_CALLS,
     ACTIVATION_MODULES,
     ARITHMETIC,
+    DROPOUT_CLASSES,
     DROPOUT_FUNCTIONS,
     DROPOUT_MODULES,
     POOL_ARGUMENTS,
@@ -156,7 +157,7 @@ def step_of_module(module: nn.Module, place: int) -> Step | Refusal:
         if module.running_mean is None or module.running_var is None:
             return Refusal("BatchNorm2d keeps no running statistics")
         return Step("norm", label, place, kind)
-    if kind in DROPOUT_MODULES:
+    if kind in DROPOUT_MODULES or f"{kind.__module__}.{kind.__qualname__}" in DROPOUT_CLASSES:
         return Step("dropout", label, place, kind)
     if kind is nn.Identity:
         return Step("identity", label, place, kind)

@@ -45,6 +45,14 @@ POOL_MODULES: dict[type, tuple[str, ...]] = {
 }
 
 DROPOUT_MODULES = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# of other packages: stochastic depth, which in eval mode gives what it is given
+DROPOUT_CLASSES = frozenset(
+    (
+        "torchvision.ops.stochastic_depth.StochasticDepth",
+        "timm.layers.drop.DropPath",
+        "timm.models.layers.drop.DropPath",
+    )
+)
 DROPOUT_FUNCTIONS = (F.dropout, F.dropout2d, F.alpha_dropout, F.feature_alpha_dropout)
 
 # function or method -> (activation, its parameter's name and default)
