@@ -194,6 +194,8 @@ def _stage(stage: str, step: Step, steps: list[Step]) -> str | Refusal:
         if not monotone(step):
             return Refusal(f"{step.label} comes after the pooling and is not monotone")
         return "closed"
+    if step.pooling is not None and step.pooling.reduces:
+        return Refusal(f"{step.label} is no pooling")
     if stage == "pooled":
         return Refusal(f"{step.label} is a second pooling")
     return "closed" if stage == "activated" else "pooled"

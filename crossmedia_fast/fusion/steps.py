@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Node
@@ -36,6 +37,7 @@ class Pooling:
     kind: str  # "max", "avg"
     arguments: tuple[tuple[str, Any], ...] = ()
     output_size: tuple[int | None, int | None] | None = None
+    reduces: bool = False  # a call of mean: its result is contiguous, whatever the input is
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,8 @@ def step_of_call(
         if isinstance(pooling, Refusal):
             return pooling
         return replace(base, kind="pooling", pooling=pooling)
+    if key in ("mean", torch.mean):
+        return _average(base, rest, given)
     if key in DROPOUT_FUNCTIONS:
         values = _bind((("p", 0.5), ("training", True), ("inplace", False)), rest, given)
         if values is None or values["training"] is not False:
@@ -266,6 +270,16 @@ def _activation_call(
         if threshold != 20:
             return Refusal("softplus has a threshold of its own")
     return replace(base, kind="activation", activation=name, param=value)
+
+
+def _average(base: Step, rest: list[Any], given: dict[str, Any]) -> Step | Refusal:
+    values = _bind((("dim", None), ("keepdim", False), ("dtype", None)), rest, given)
+    if values is None or values["keepdim"] is not True or values["dtype"] is not None:
+        return Refusal(f"{base.label} is called with arguments that are not known here")
+    dims = values["dim"]
+    if not _literal_pair(dims) or type(dims) is int or {d % 4 for d in dims} != {2, 3}:
+        return Refusal(f"{base.label} averages other dimensions than height and width")
+    return replace(base, kind="pooling", pooling=Pooling("avg", output_size=(1, 1), reduces=True))
 
 
 def _arithmetic(base: Step, kind: str) -> Step | Refusal:

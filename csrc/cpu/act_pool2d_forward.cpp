@@ -1,6 +1,7 @@
 // y = pool(act(x + bias)): x is read once, y is written once, and between them rows stay in cache.
 #include "cpu/act_pool2d.h"
 #include "cpu/act_pool2d_worker.h"
+#include "cpu/global_average.h"
 
 namespace cmf {
 namespace CMF_ISA {
@@ -52,6 +53,10 @@ bool forward(const ActPool2dProblem& p, const T* x, const T* bias, T* y, char* i
 bool act_pool2d_forward(const ActPool2dProblem& p, const void* x, const void* bias, void* y,
                         void* index, void* preactivation, int threads) {
   char* codes = static_cast<char*>(index);
+  if (!bias && !index && is_global_average(p)) {
+    global_average(p, static_cast<const float*>(x), static_cast<float*>(y), threads);
+    return true;
+  }
   switch (static_cast<DType>(p.dtype)) {
 #define CMF_CASE(D, T)                                                                           \
   case DType::D:                                                                                 \
