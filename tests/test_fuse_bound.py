@@ -249,3 +249,26 @@ def test_the_guard_refuses_what_it_does_not_know() -> None:
     assert not guard((), (({}, "a", "is", None),)).holds(())
     assert not guard((), (({"a": 0}, "a", "empty", None),)).holds(())  # 0 is no dict
     assert guard((), (({"a": {}}, "a", "empty", None),)).holds(())
+
+
+def test_the_guard_knows_the_order_of_keys() -> None:
+    guard = native.module.StateGuard  # type: ignore[union-attr]
+    children: dict[str, Any] = {"a": 1, "b": 2}
+    watch = guard((), ((children, "", "keys", ("a", "b")),))
+    assert watch.holds(())
+    assert watch.records == ((children, "", "keys", ("a", "b")),)
+    assert watch.owners == ()
+    children["a"] = 3
+    assert watch.holds(())
+    children["b"] = children.pop("b")
+    assert watch.holds(())
+    children["a"] = children.pop("a")  # behind b
+    assert not watch.holds(())
+    children.pop("a")
+    assert not watch.holds(())
+    children.clear()
+    children.update({"a": 1, 2: 2})  # type: ignore[dict-item]
+    assert not watch.holds(())
+    for wrong in (None, "ab", ["a"], (1,)):
+        with pytest.raises(TypeError):
+            guard((), (({}, "", "keys", wrong),))

@@ -325,6 +325,37 @@ def test_other_types_and_devices_are_the_layers(added: list[bool]) -> None:
     assert True not in added
 
 
+class StochasticDepth(nn.Module):
+    """As torchvision writes it."""
+
+    __module__ = "torchvision.ops.stochastic_depth"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 0 if self.training else x
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_stochastic_depth_before_the_sum(format: str, added: list[bool]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        result = self.depth(self.main(x))
+        result += self.shortcut(x)
+        return result  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    model = type("Block_", (Block,), {"forward": forward})()
+    model.depth = StochasticDepth()
+    fused, plain = pair(model)
+    settled(fused, plain, image(format), added)
+    for model in (fused, plain):
+        model.depth.train()
+    for _ in range(2):
+        same(fused, plain, image(format))
+
+
 def test_unfused_is_as_before() -> None:
     fused, plain = block(_into)
     assert torch.equal(cmf.unfuse(fused)(image()), plain(image()))

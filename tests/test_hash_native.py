@@ -62,3 +62,37 @@ def test_changes_that_make_up_for_each_other_are_noticed() -> None:
 def test_is_the_same_for_any_number_of_threads(size: int) -> None:
     data = random_bytes(size)
     assert len({hash_of(data, threads) for threads in (1, 2, 3, 7)}) == 1
+
+
+def hash_of_blocks(blocks: list[np.ndarray], threads: int = 2) -> int:
+    assert native.module is not None
+    pointers = [block.ctypes.data for block in blocks]
+    return int(native.module.hash_blocks(pointers, [block.nbytes for block in blocks], threads))
+
+
+@pytest.mark.parametrize("sizes", [[3, 70_000, 0, 200_000, 8], [65536] * 5, [16] * 100])
+def test_blocks_are_told_apart(sizes: list[int]) -> None:
+    blocks = [random_bytes(size + 1)[:size] for size in sizes]
+    assert len({hash_of_blocks(blocks, threads) for threads in (1, 2, 3, 7)}) == 1
+    known = {hash_of_blocks(blocks)}
+    for place, block in enumerate(blocks):
+        if block.nbytes:
+            block[place % block.nbytes] ^= 1
+            known.add(hash_of_blocks(blocks))
+    assert len(known) == 1 + sum(size > 0 for size in sizes)
+    if len(set(sizes)) == 1:  # which block it is counts
+        assert hash_of_blocks(blocks[::-1]) not in known
+
+
+def test_what_are_no_blocks_is_refused() -> None:
+    assert native.module is not None
+    hash_blocks = native.module.hash_blocks
+    with pytest.raises(ValueError, match="as many"):
+        hash_blocks([1, 2], [3], 1)
+    with pytest.raises(ValueError, match="bytes"):
+        hash_blocks([64], [-1], 1)
+    with pytest.raises(ValueError, match="bytes"):
+        hash_blocks([64, 64], [2**62, 2**62], 1)
+    with pytest.raises(ValueError, match="data"):
+        hash_blocks([0], [8], 1)
+    assert isinstance(hash_blocks([], [], 1), int)

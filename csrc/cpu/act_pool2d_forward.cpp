@@ -54,8 +54,7 @@ bool act_pool2d_forward(const ActPool2dProblem& p, const void* x, const void* bi
                         void* index, void* preactivation, int threads) {
   char* codes = static_cast<char*>(index);
   if (!bias && !index && is_global_average(p)) {
-    global_average(p, static_cast<const float*>(x), static_cast<float*>(y), threads);
-    return true;
+    return global_average(p, static_cast<const float*>(x), static_cast<float*>(y), threads);
   }
   switch (static_cast<DType>(p.dtype)) {
 #define CMF_CASE(D, T)                                                                           \

@@ -11,8 +11,8 @@ namespace CMF_ISA {
 // Whether that is what the problem asks for, of float32.
 bool is_global_average(const ActPool2dProblem& problem);
 
-// y [N, C], x [N, H, W, C].
-void global_average(const ActPool2dProblem& problem, const float* x, float* y, int threads);
+// y [N, C], x [N, H, W, C]. False where memory could not be had.
+bool global_average(const ActPool2dProblem& problem, const float* x, float* y, int threads);
 
 }  // namespace CMF_ISA
 }  // namespace cmf
