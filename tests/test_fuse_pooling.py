@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import crossmedia_fast as cmf
 from crossmedia_fast import native
 from crossmedia_fast.fusion import pooling
+from crossmedia_fast.fusion.trust import TRUST
 
 pytestmark = pytest.mark.skipif(
     native.module is None, reason=f"needs the native module: {native.reason}"
@@ -236,3 +237,23 @@ def test_life_with_a_fused_pooling(launches: Launches) -> None:
     cmf.unfuse(fused)(x)
     assert len(launches) == count
     assert type(fused) is Branches
+
+
+def test_bound_calls_see_what_changes() -> None:
+    plain = nn.Sequential(nn.MaxPool2d(2), nn.ReLU(), nn.AdaptiveAvgPool2d(1)).eval()
+    fused: Any = cmf.fuse(copy.deepcopy(plain))
+    x = torch.randn(2, 24, 40, 40)
+    with torch.no_grad():
+        for _ in range(4):
+            torch.testing.assert_close(fused(x), plain(x))
+        assert fused.__dict__[TRUST].known is not None
+        for model in (fused, plain):
+            model[0].kernel_size = 3
+        for _ in range(4):
+            torch.testing.assert_close(fused(x), plain(x))
+        for other in (x.to(memory_format=torch.channels_last), x.double(), x[:, :, :21]):
+            for _ in range(2):
+                torch.testing.assert_close(fused(other), plain(other))
+        for model in (fused, plain):
+            model[2].register_forward_hook(lambda module, given, result: result + 1)
+        torch.testing.assert_close(fused(x), plain(x))

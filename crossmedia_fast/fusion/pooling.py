@@ -16,7 +16,9 @@ from ..ops.conv_act_pool import interface
 from ..ops.conv_act_pool.arguments import Pool2d, check_pool
 from ..ops.conv_act_pool.autograd import ActPool2d
 from ..ops.conv_act_pool.kernels import ActPool2dLaunch, launch_for
+from .bound import BoundCall, BoundCalls, Call, guard_of
 from .chains import Chain, step_at
+from .memory import Memory
 from .steps import (
     PLAIN,
     Step,
@@ -101,14 +103,29 @@ class PoolSteps:
         if found is None:
             return None
         if not learns:
-            y = found[0].forward(x, None, False)[0]
-            return y.as_strided(y.shape, (y.shape[1], 1, 1, 1)) if self.reduces else y
+            return self._result(found[0].forward(x, None, False)[0])
         if self.reduces:
             return None
         both = ActPool2d.apply(x, None, *found)
         result: Tensor = both if isinstance(both, Tensor) else both[0]
         # what backward keeps must not be what others change
         return result.clone() if self.shielded and self.activated else result
+
+    def bind(self, x: Tensor, modules: tuple[Any, ...]) -> BoundCall | None:
+        """The call that has just been made for x, without gradients; None: it can't be bound."""
+        found = self.launches.get((x.shape, x.dtype, not x.is_contiguous()))
+        guard = guard_of(self.steps, modules)
+        if found is None or guard is None:
+            return None
+        launch = found[0]
+
+        def run(x: Tensor) -> Tensor:
+            return self._result(launch.forward(x, None, False)[0])
+
+        return BoundCall(x, (), guard, Memory([], False), Call(run))
+
+    def _result(self, y: Tensor) -> Tensor:
+        return y.as_strided(y.shape, (y.shape[1], 1, 1, 1)) if self.reduces else y
 
     def _launch(self, x: Tensor, channels_last: bool) -> tuple[ActPool2dLaunch, Pool2d] | None:
         try:
@@ -147,6 +164,7 @@ class PoolRegion:
     def __init__(self, name: str, steps: tuple[Step, ...], shielded: bool) -> None:
         self.steps = steps
         self.pooling = PoolSteps(steps, shielded)
+        self.bound = BoundCalls()
         # what torch.fx asks of a function that it writes a call of
         self.__name__ = self.__qualname__ = name
         self.__module__ = __name__
@@ -155,8 +173,19 @@ class PoolRegion:
         return PoolRegion, (self.__name__, self.steps, self.pooling.shielded)
 
     def __call__(self, x: Any, modules: tuple[Any, ...], constants: tuple[Any, ...]) -> Any:
+        owner = modules[0] if modules else self
+        bindable = type(x) in PLAIN and not (
+            torch.compiler.is_compiling() or torch.is_grad_enabled()
+        )
+        known = self.bound.find(owner, x) if bindable else None
+        if known is not None:
+            y = known.run(x, modules, constants)
+            if y is not None:
+                return y
         y = self.pooling.run(x, modules)
         if y is not None:
+            if bindable:
+                self.bound.keep(owner, x, self.pooling.bind(x, modules))
             return y
         for step in self.steps:
             x = run_step(step, x, modules, constants)
