@@ -101,16 +101,17 @@ class FilterRows {
     tile.ahead_step = p_.height * p_.width;
     const float* residual = static_cast<const float*>(t_.residual);
     ActivatedTiles activated(p_.pool);
+    const EvenParts parts(rows.count, rows.tiles());
     for (int64_t i = tiles.first; i < tiles.last; ++i) {
-      const Range part = rows.tile(static_cast<int>(i));
-      tile.a = weights_ + part.first * step_;
-      tile.row_bias = bias_.data + part.first;
-      const int64_t offset = first + part.first * area;
+      const int64_t row = parts.first(i);
+      tile.a = weights_ + row * step_;
+      tile.row_bias = bias_.data + row;
+      const int64_t offset = first + row * area;
       tile.y = static_cast<float*>(t_.y) + offset;
       tile.residual = residual ? residual + offset : nullptr;
       tile.ahead = ahead;
       tile.ahead_count = ahead && i == tiles.first ? kV : 0;
-      const int count = static_cast<int>(part.last - part.first);
+      const int count = static_cast<int>(parts.size(i));
       const PointwiseKernel kernel = pointwise_kernel_for(count, columns > kV ? 2 : 1);
       if (quick_.kind == QuickActivation::kAfterwards) {
         activated.run(tile, count, kernel);

@@ -1,5 +1,7 @@
 #include "cpu/pointwise_tile.h"
 
+#include <utility>
+
 namespace cmf {
 namespace CMF_ISA {
 namespace {
@@ -88,19 +90,22 @@ void pointwise_tile(const PointwiseTile& tile) {
   }
 }
 
-template <int kRows, bool kApart>
-PointwiseKernel find(int rows, int vectors) {
-  if (rows == kRows) {
-    return vectors == 1 ? pointwise_tile<kRows, 1, kApart> : pointwise_tile<kRows, 2, kApart>;
-  }
-  if constexpr (kRows > 1) return find<kRows - 1, kApart>(rows, vectors);
-  return nullptr;
+// By vectors and rows, each less 1.
+template <bool kApart, int... kRows>
+struct Kernels {
+  static constexpr PointwiseKernel table[2][sizeof...(kRows)] = {
+      {pointwise_tile<kRows + 1, 1, kApart>...}, {pointwise_tile<kRows + 1, 2, kApart>...}};
+};
+template <bool kApart, int... kRows>
+PointwiseKernel find(int rows, int vectors, std::integer_sequence<int, kRows...>) {
+  return Kernels<kApart, kRows...>::table[vectors - 1][rows - 1];
 }
 
 }  // namespace
 
 PointwiseKernel pointwise_kernel_for(int rows, int vectors, bool apart) {
-  return apart ? find<kGemmRows, true>(rows, vectors) : find<kGemmRows, false>(rows, vectors);
+  const std::make_integer_sequence<int, kGemmRows> all;
+  return apart ? find<true>(rows, vectors, all) : find<false>(rows, vectors, all);
 }
 
 }  // namespace CMF_ISA

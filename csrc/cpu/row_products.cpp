@@ -14,6 +14,16 @@ constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
 // Products that are added one after another: long sums round more.
 constexpr int64_t kSummedDepth = 512;
 
+// What is the same of a tile for all panels of filters.
+struct TilePart {
+  int64_t first;  // of its pixels
+  int count;
+  Range runs;
+  const float* a;
+  PointwiseKernel kernels[2];  // by vectors of columns, less 1
+};
+constexpr int64_t kMostParts = 16;
+
 // A tile whose sums are longer: by pieces, each summed from zero.
 void long_tile(const PointwiseTile& tile, const RowLength& length, int count) {
   alignas(64) static const float zeros[kTileLanes] = {};
@@ -118,42 +128,53 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
   tile.past_caches = past_caches;
   ActivatedTiles activated(p_.pool);
   const TileRows rows = {pixels.last - pixels.first};
+  const EvenParts even(rows.count, rows.tiles());
   const int64_t run = round_up(length_.channels, kV);
-  for (int64_t panel = panels.first; panel < panels.last; ++panel) {
-    tile.columns = static_cast<int>(least(p_.pool.channels - panel * kTileLanes, kTileLanes));
-    const float* filters =
-        static_cast<const float*>(t_.prepared) + panel * kTileLanes * length_.depth();
-    tile.bias = bias_.data + panel * kTileLanes;
-    for (int i = 0; i < rows.tiles(); ++i) {
-      const Range part = rows.tile(i);
-      const int64_t count = part.last - part.first;
-      const Range runs = source_.runs(Range{pixels.first + part.first, pixels.first + part.last});
-      tile.runs = runs.last - runs.first;
-      tile.a = tile.a_row ? source_.row(pixels.first + part.first)
-                          : packed + part.first * step_ + runs.first * run * count;
-      tile.b = filters + runs.first * length_.channels * kTileLanes;
-      const int64_t offset = part.first * y_row + (panel - panels.first) * kTileLanes;
-      tile.y = y + offset;
-      tile.residual = residual ? residual + offset : nullptr;
-      if (steps_) tile.y = apart;
-      // one tile's pixels are as long as the next one's
-      tile.ahead = ahead + part.first * p_.in_channels;
-      tile.ahead_count = ahead && panel == panels.first ? static_cast<int>(count + 1) / 2 : 0;
-      const int tile_rows = static_cast<int>(count);
-      const auto products = [&](const PointwiseTile& wanted) {
-        if (length_.runs > 1 && wanted.runs * length_.channels > kSummedDepth) {
-          long_tile(wanted, length_, tile_rows);
+  TilePart parts[kMostParts];
+  for (int64_t begin = 0; begin < even.count(); begin += kMostParts) {
+    const int count_of_parts = static_cast<int>(least(even.count() - begin, kMostParts));
+    for (int i = 0; i < count_of_parts; ++i) {
+      TilePart& part = parts[i];
+      part.first = even.first(begin + i);
+      part.count = static_cast<int>(even.size(begin + i));
+      const int64_t first = pixels.first + part.first;
+      part.runs = source_.runs(Range{first, first + part.count});
+      part.a = tile.a_row ? source_.row(first)
+                          : packed + part.first * step_ + part.runs.first * run * part.count;
+      part.kernels[0] = pointwise_kernel_for(part.count, 1, tile.a_row > 0);
+      part.kernels[1] = pointwise_kernel_for(part.count, 2, tile.a_row > 0);
+    }
+    for (int64_t panel = panels.first; panel < panels.last; ++panel) {
+      tile.columns = static_cast<int>(least(p_.pool.channels - panel * kTileLanes, kTileLanes));
+      const float* filters =
+          static_cast<const float*>(t_.prepared) + panel * kTileLanes * length_.depth();
+      tile.bias = bias_.data + panel * kTileLanes;
+      for (int i = 0; i < count_of_parts; ++i) {
+        const TilePart& part = parts[i];
+        tile.runs = part.runs.last - part.runs.first;
+        tile.a = part.a;
+        tile.b = filters + part.runs.first * length_.channels * kTileLanes;
+        const int64_t offset = part.first * y_row + (panel - panels.first) * kTileLanes;
+        tile.y = steps_ ? apart : y + offset;
+        tile.residual = residual ? residual + offset : nullptr;
+        // one tile's pixels are as long as the next one's
+        tile.ahead = ahead + part.first * p_.in_channels;
+        tile.ahead_count = ahead && panel == panels.first ? (part.count + 1) / 2 : 0;
+        const auto products = [&](const PointwiseTile& wanted) {
+          if (length_.runs > 1 && wanted.runs * length_.channels > kSummedDepth) {
+            long_tile(wanted, length_, part.count);
+          } else {
+            part.kernels[wanted.columns > kV](wanted);
+          }
+        };
+        if (act.kind == QuickActivation::kAfterwards) {
+          activated.run(tile, part.count, products);
         } else {
-          const int vectors = wanted.columns > kV ? 2 : 1;
-          pointwise_kernel_for(tile_rows, vectors, wanted.a_row > 0)(wanted);
+          products(tile);
         }
-      };
-      if (act.kind == QuickActivation::kAfterwards) {
-        activated.run(tile, tile_rows, products);
-      } else {
-        products(tile);
+        const int64_t first = pixels.first + part.first;
+        if (steps_) spread(tile, Range{first, first + part.count}, panel);
       }
-      if (steps_) spread(tile, Range{pixels.first + part.first, pixels.first + part.last}, panel);
     }
   }
   activated.finish();
