@@ -284,6 +284,7 @@ def test_what_changes_is_seen(added: list[bool]) -> None:
             model.main[1].running_mean.add_(1)
     for _ in range(3):
         same(*models, image())
+    settled(*models, image(), added)  # and adds again
     for model in models:
         model.relu.register_forward_hook(lambda *results: results[-1] + 1)
     for _ in range(2):

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import gc
-import pickle
-import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -271,31 +266,6 @@ def test_shapes_in_turns_are_all_trusted(looks: list[bool]) -> None:
     assert True not in looks
 
 
-def test_copies_learn_for_themselves() -> None:
-    fused, plain = settled()
-    for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
-        assert not trusted(other)
-        for _ in range(4):
-            same(other, plain)
-        assert trusted(other)
-        changed = copy.deepcopy(plain)
-        for model in (other, changed):
-            _weights(model)
-        same(other, changed)
-        same(fused, plain)
-
-
-def test_a_shallow_copy_is_another_module() -> None:
-    fused, plain = settled()
-    others: list[Any] = [copy.copy(fused), copy.copy(plain)]
-    for other in others:
-        other._modules = dict(other._modules)
-        _leaf(other)
-    for _ in range(4):
-        same(*others)
-        same(fused, plain)
-
-
 class Meddler(nn.Module):
     """Changes another module's weights: as no layer of PyTorch's does."""
 
@@ -358,37 +328,3 @@ def test_an_error_inside_leaves_nothing_behind(looks: list[bool]) -> None:
         other(image())
     assert looks == [True] * 3
     same(fused, plain)
-
-
-def test_threads_trust_their_own() -> None:
-    models = [settled(Network(blocks)) for blocks in (1, 2, 3)]
-    wanted = [same(*models_of) for models_of in models]
-    failures: list[int] = []
-
-    def work(place: int) -> None:
-        fused, _ = models[place]
-        for _ in range(50):
-            with torch.no_grad():
-                if not torch.equal(fused(image()), wanted[place]):
-                    failures.append(place)
-
-    workers = [threading.Thread(target=work, args=(place,)) for place in (0, 1, 2, 1)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert not failures
-
-
-def test_nothing_is_kept_alive() -> None:
-    fused, plain = settled()
-    gone = weakref.ref(fused.blocks[0].conv)  # type: ignore[index]
-    for model in (fused, plain):
-        _layer(model)
-    same(fused, plain)
-    gc.collect()
-    assert gone() is None
-    whole = weakref.ref(fused)
-    del fused, model
-    gc.collect()
-    assert whole() is None

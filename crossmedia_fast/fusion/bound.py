@@ -330,6 +330,9 @@ class BoundCalls:
         known = self.find(modules[0], x)
         return None if known is None else known.run(x, modules, constants, joint, place)
 
+    def drop(self, conv: Any, x: Tensor) -> None:
+        self.calls.pop((id(conv), x.shape), None)
+
     def keep(self, conv: Any, x: Tensor, call: BoundCall | None) -> None:
         if call is None:
             return

@@ -79,7 +79,10 @@ class ResidualRegion:
             if known is None or not known.takes_residual(residual):
                 continue
             if affine is None or known.takes_affine:
-                return known.run(x, modules, constants, affine=affine, residual=residual)
+                y = known.run(x, modules, constants, affine=affine, residual=residual)
+                if y is None:  # something has changed: it is to be bound anew
+                    self.whole.bound.drop(modules[0], x)
+                return y
         return None
 
     def _bind(self, values: list[Any], modules: Any, constants: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from .steps import HOOKS
 
 TRUST = "_cmf_trust"  # of a fused module
 _MOST_CALLS = 4096
+_lock = threading.Lock()  # of what threads learn
 _is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _len_torch_dispatch_stack = torch._C._len_torch_dispatch_stack
 
@@ -44,7 +46,7 @@ def settings_hold() -> bool:
 class Watched:
     """A call that is kept, with what it depends on."""
 
-    __slots__ = ("guard", "memory")
+    __slots__ = ("__weakref__", "guard", "memory")
 
     def __init__(self, guard: Any, memory: Memory) -> None:
         self.guard = guard
@@ -97,8 +99,9 @@ class Trust:
 
     def __init__(self) -> None:
         self.known: _Known | None = None
-        # Seen in the last run: what is not used again before it changes is not worth a look.
-        self.candidates: dict[Any, tuple[Any, ...]] = {}
+        # Calls that were seen, and their modules: what is not used again before it changes is not
+        # worth a look. Those that others have taken the place of are kept by nobody.
+        self.candidates: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
 
     # Each copy of a module has to learn for itself.
     def __deepcopy__(self, memo: Any) -> Trust:
@@ -113,14 +116,15 @@ class Trust:
         if known is None:
             return None
         if not known.holds(module):
-            self.known, self.candidates = None, {}
+            self.known, self.candidates = None, WeakKeyDictionary()
             return None
 
         def run(module: nn.Module, *args: Any) -> Any:
             y, seen = _with(known.calls, known.run, known.place, args)
             if seen:  # of other shapes: they are learnt with the next run
-                self.candidates.update(seen)
-                self.known = None
+                with _lock:
+                    self.candidates.update(seen)
+                    self.known = None
             return y
 
         return run
@@ -133,18 +137,24 @@ class Trust:
 
         def learn(module: nn.Module, *args: Any) -> Any:
             y, seen = _with(frozenset(), run, module, args)
-            if all(call in self.candidates for call, _ in seen):
-                if seen:
-                    self.known = _known(self.candidates, module, run, paths)
-                if self.known is None:
-                    self.candidates = {}
-            elif len(self.candidates) < _MOST_CALLS:
-                self.candidates.update(seen)
-            else:
-                self.candidates = dict(seen)
+            with _lock:
+                self._remember(seen, module, run, paths)
             return y
 
         return learn
+
+    def _remember(
+        self, seen: list[Any], module: nn.Module, run: Callable[..., Any], paths: Any
+    ) -> None:
+        known = self.candidates
+        if not all(call in known for call, _ in seen):
+            if len(known) >= _MOST_CALLS:
+                known.clear()
+            known.update(seen)
+            return
+        self.known = _known(dict(known), module, run, paths) if seen else None
+        if self.known is None:
+            known.clear()
 
 
 def _known(
@@ -158,7 +168,7 @@ def _known(
     others: dict[int, Any] = {}
     for part, record in _structure(module, paths):
         if not _fixed(record[3]):
-            return None
+            return None  # a list may change unseen
         owners.setdefault(id(part), (id(part), type(part), part.__dict__))
         objects.setdefault(id(part), part)
         records[id(record[0]), record[1], record[2]] = record
