@@ -104,7 +104,7 @@ def test_calls_of_old_weights_are_not_kept() -> None:
             same(fused, plain)
     gc.collect()
     # of those that remain all are in use
-    assert len({id(call()) for call in calls if call() is not None}) == 3
+    assert len({id(call()) for call in calls if call() is not None}) <= 3
     assert len(fused.__dict__[TRUST].candidates) <= 3
 
 
