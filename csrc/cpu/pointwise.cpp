@@ -66,6 +66,7 @@ class FilterRows {
     const int64_t across = (area + kTileLanes - 1) / kTileLanes;
     const TileRows rows = {pool.channels};
     const bool adjacent = p_.stride_height == 1 && p_.stride_width == 1;
+    const bool large = pool.channels * p_.in_channels * 4 >= kFetchedBytes;
     const int64_t cuts = cuts_of(pool.batch * across, rows.tiles(), threads_);
     return in_parallel(pool.batch * across * cuts, threads_, [&](Range units) {
       Scratch<float> packed;
@@ -80,7 +81,8 @@ class FilterRows {
             part_of(rows.tiles(), static_cast<int>(unit % cuts), static_cast<int>(cuts));
         multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first),
                          n * pool.image_channels * area + first, area,
-                         adjacent && last < area ? image + last : nullptr);
+                         adjacent && last < area ? image + last : nullptr,
+                         large && unit / cuts == units.first / cuts);
       }
       if (past_caches_) fence_streams();
       return true;
@@ -89,7 +91,7 @@ class FilterRows {
 
  private:
   void multiply_filters(const float* packed, TileRows rows, Range tiles, int columns, int64_t first,
-                        int64_t area, const float* ahead) const {
+                        int64_t area, const float* ahead, bool fetches) const {
     PointwiseTile tile;
     tile.b = packed;
     tile.channels = p_.in_channels;
@@ -98,7 +100,6 @@ class FilterRows {
     tile.columns = columns;
     tile.act = quick_;
     tile.past_caches = past_caches_;
-    tile.ahead_step = p_.height * p_.width;
     const float* residual = static_cast<const float*>(t_.residual);
     ActivatedTiles activated(p_.pool);
     const EvenParts parts(rows.count, rows.tiles());
@@ -109,9 +110,17 @@ class FilterRows {
       const int64_t offset = first + row * area;
       tile.y = static_cast<float*>(t_.y) + offset;
       tile.residual = residual ? residual + offset : nullptr;
-      tile.ahead = ahead;
-      tile.ahead_count = ahead && i == tiles.first ? kV : 0;
       const int count = static_cast<int>(parts.size(i));
+      if (ahead && i == tiles.first) {
+        tile.ahead = ahead;
+        tile.ahead_step = p_.height * p_.width;
+        tile.ahead_count = kV;
+      } else {  // the next filters may come from memory
+        tile.ahead = tile.a + count * step_;
+        tile.ahead_step = 32;
+        tile.ahead_count =
+            fetches && i + 1 < tiles.last ? static_cast<int>(divide_up(count * kV, 32)) : 0;
+      }
       const PointwiseKernel kernel = pointwise_kernel_for(count, columns > kV ? 2 : 1);
       if (quick_.kind == QuickActivation::kAfterwards) {
         activated.run(tile, count, kernel);

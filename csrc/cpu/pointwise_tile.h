@@ -27,8 +27,8 @@ struct PointwiseTile {
   int columns;                      // that are stored
   QuickActivation act;
   bool past_caches;
-  // What will be packed next comes into the second cache meanwhile: for every kLanes channels,
-  // ahead_count pairs of lines.
+  // What will be packed or read next comes into the second cache meanwhile: for every kLanes
+  // channels, ahead_count pairs of lines.
   const float* ahead;
   int64_t ahead_step;  // elements from a pair to the next
   int ahead_count;

@@ -116,7 +116,7 @@ bool RowProducts::run() {
 // next, or null.
 void RowProducts::multiply(const float* packed, Range pixels, Range panels, float* y,
                            const float* residual, int64_t y_row, QuickActivation act,
-                           bool past_caches, const float* ahead) const {
+                           bool past_caches, const float* ahead, bool fetches) const {
   PointwiseTile tile;
   tile.ahead_step = 32;
   tile.channels = length_.channels;
@@ -130,6 +130,10 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
   const TileRows rows = {pixels.last - pixels.first};
   const EvenParts even(rows.count, rows.tiles());
   const int64_t run = round_up(length_.channels, kV);
+  // pairs of lines of the next panel for every kLanes channels, and what they are of a tile's
+  const int pairs_of_tile = static_cast<int>(divide_up(kV * kTileLanes / 32, even.count()));
+  const int64_t ahead_of_tile =
+      length_.runs * divide_up(length_.channels, int64_t(kV)) * pairs_of_tile * 32;
   TilePart parts[kMostParts];
   for (int64_t begin = 0; begin < even.count(); begin += kMostParts) {
     const int count_of_parts = static_cast<int>(least(even.count() - begin, kMostParts));
@@ -157,9 +161,13 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
         const int64_t offset = part.first * y_row + (panel - panels.first) * kTileLanes;
         tile.y = steps_ ? apart : y + offset;
         tile.residual = residual ? residual + offset : nullptr;
-        // one tile's pixels are as long as the next one's
-        tile.ahead = ahead + part.first * p_.in_channels;
-        tile.ahead_count = ahead && panel == panels.first ? (part.count + 1) / 2 : 0;
+        if (ahead && panel == panels.first) {  // one tile's pixels are as long as the next one's
+          tile.ahead = ahead + part.first * p_.in_channels;
+          tile.ahead_count = (part.count + 1) / 2;
+        } else {  // the tiles share the next panel: it may come from memory
+          tile.ahead = filters + kTileLanes * length_.depth() + (begin + i) * ahead_of_tile;
+          tile.ahead_count = fetches && panel + 1 < panels.last ? pairs_of_tile : 0;
+        }
         const auto products = [&](const PointwiseTile& wanted) {
           if (length_.runs > 1 && wanted.runs * length_.channels > kSummedDepth) {
             long_tile(wanted, length_, part.count);
@@ -210,6 +218,8 @@ bool RowProducts::run_pixels() const {
   const int64_t chunk_pixels = most(1, least(tiles, kMostTiles)) * kGemmRows;
   const int chunks = static_cast<int>(divide_up(pixels, chunk_pixels));
   const int64_t cuts = cuts_of(chunks, panels_, threads_);
+  // weights that may come from memory, where a thread reads them for the first time
+  const bool large = pool.channels * length_.depth() * 4 >= kFetchedBytes;
   const bool plain = length_.runs == 1 && p_.x_channels_last && p_.image_channels == p_.in_channels;
   return in_parallel(chunks * cuts, threads_, [&](Range units) {
     Scratch<float> packed, scratch;
@@ -227,7 +237,8 @@ bool RowProducts::run_pixels() const {
                residual ? residual + offset : nullptr, pixel_, quick_, past_caches_,
                plain && unit + 1 < units.last
                    ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
-                   : nullptr);
+                   : nullptr,
+               large && unit / cuts == units.first / cuts);
     }
     if (past_caches_) fence_streams();
     return true;
@@ -260,7 +271,7 @@ bool RowProducts::run_bands() const {
       if (!source_.row_step()) source_.pack(pixels, scratch.data, packed.data);
       for (int64_t panel = panels.first; panel < panels.last; ++panel) {
         multiply(packed.data, pixels, Range{panel, panel + 1}, z, nullptr, kTileLanes,
-                 no_activation(), false, nullptr);
+                 no_activation(), false, nullptr, false);
         epilogue.pool(z, rows.first, band_of(pool, bands, n, index, panel * kTileLanes, kTileLanes),
                       t_);
       }

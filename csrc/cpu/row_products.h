@@ -62,7 +62,8 @@ class RowProducts {
 
  private:
   void multiply(const float* packed, Range pixels, Range panels, float* y, const float* residual,
-                int64_t y_row, QuickActivation act, bool past_caches, const float* ahead) const;
+                int64_t y_row, QuickActivation act, bool past_caches, const float* ahead,
+                bool fetches) const;
   void spread(const PointwiseTile& tile, Range pixels, int64_t panel) const;
   bool run_pixels() const;
   bool run_bands() const;
@@ -80,6 +81,8 @@ class RowProducts {
   const PixelSteps* const steps_;
   Scratch<float> bias_;  // filled up to whole panels
 };
+
+constexpr int64_t kFetchedBytes = INT64_C(1) << 18;  // of weights, that are fetched ahead
 
 // How many threads the products of one convolution are worth.
 int product_threads(const ConvActPool2dProblem& problem, int64_t depth, int threads);
