@@ -96,18 +96,19 @@ void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int6
   check_y_pixel_size(p, y_pixel);
 }
 
-// Why the algorithm can't add a residual in this problem; "" where it can.
+// Why kernels that take the problem can't add a residual in it; null where they can.
+const char* why_no_residual(const ConvKernels& k, const ConvActPool2dProblem& p) {
+  return k.residual_refusal ? k.residual_refusal(p) : "takes no residual";
+}
+
 std::string residual_refusal(const std::string& algorithm, const ConvActPool2dProblem& p) {
-  const ConvKernels& k = accepting_kernels(algorithm, p, false);
-  if (!k.residual_refusal) return "takes no residual";
-  const char* reason = k.residual_refusal(p);
+  const char* reason = why_no_residual(accepting_kernels(algorithm, p, false), p);
   return reason ? reason : "";
 }
 
-void check_residual(const std::string& algorithm, const ConvActPool2dProblem& p, int64_t y_pixel,
-                    bool tracks) {
-  const std::string reason = residual_refusal(algorithm, p);
-  if (!reason.empty()) {
+void check_residual(const std::string& algorithm, const ConvKernels& k,
+                    const ConvActPool2dProblem& p, int64_t y_pixel, bool tracks) {
+  if (const char* reason = why_no_residual(k, p)) {
     throw py::value_error("residual must be 0: algorithm '" + algorithm + "' " + reason);
   }
   if (tracks || y_pixel != 0) {
@@ -121,7 +122,7 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
              uintptr_t x_shift, bool w_channels_last, uintptr_t residual) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
-  if (residual != 0) check_residual(algorithm, p, y_pixel, index != 0);
+  if (residual != 0) check_residual(algorithm, k, p, y_pixel, index != 0);
   if (y_pixel != 0) check_y_pixel(algorithm, p.pool, y_pixel, index != 0);
   const int size = p.pool.itemsize;
   const bool some = p.pool.batch > 0;

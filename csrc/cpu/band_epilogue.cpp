@@ -167,9 +167,9 @@ void store_band(const ActPool2dProblem& p, const Band& band, const uint8_t* sour
   store_either<false>(p, band, source, lanes, pixel, target, AsItIs{});
 }
 
-const char* band_residual_refusal(const ActPool2dProblem& p) {
-  if (p.pool != Pool::kNone) return "takes no residual with a pooling";
-  if (quick_activation(p).kind == QuickActivation::kAfterwards) {
+const char* band_residual_refusal(const ConvActPool2dProblem& p) {
+  if (p.pool.pool != Pool::kNone) return "takes no residual with a pooling";
+  if (quick_activation(p.pool).kind == QuickActivation::kAfterwards) {
     return "takes a residual with activations of few instructions alone";
   }
   return nullptr;

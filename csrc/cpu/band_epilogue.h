@@ -67,7 +67,7 @@ class BandEpilogue {
 bool streams_pixels(const ActPool2dProblem& problem, int64_t pixel, const float* target);
 
 // Why a band's y can't take a residual; null where it can.
-const char* band_residual_refusal(const ActPool2dProblem& problem);
+const char* band_residual_refusal(const ConvActPool2dProblem& problem);
 
 // Where a band's values go: y, or what has its shape.
 // source [rows · columns][lanes] -> target [.., K, ..] in the problem's format; `pixel`: elements

@@ -2,6 +2,7 @@
 #include "cpu/kernel_table.h"
 
 #include "cpu/act_pool2d.h"
+#include "cpu/band_epilogue.h"
 #include "cpu/batch_norm_act.h"
 #include "cpu/conv2d_small.h"
 #include "cpu/depthwise.h"
@@ -42,10 +43,10 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::winograd_prepared_size, CMF_ISA::winograd_prepare, CMF_ISA::winograd_backward,
            CMF_ISA::winograd_transposed_size, CMF_ISA::winograd_prepare_transposed,
            CMF_ISA::winograd_transforms_weights, CMF_ISA::winograd_transposed_refusal,
-           CMF_ISA::winograd_residual_refusal},
+           CMF_ISA::band_residual_refusal},
           {CMF_ISA::winograd_f6_refusal, CMF_ISA::winograd_f6_forward, nullptr,
            CMF_ISA::winograd_f6_prepared_size, CMF_ISA::winograd_f6_prepare, nullptr, nullptr,
-           nullptr, nullptr, nullptr, CMF_ISA::winograd_residual_refusal},
+           nullptr, nullptr, nullptr, CMF_ISA::band_residual_refusal},
           {CMF_ISA::few_channels_refusal, CMF_ISA::few_channels_forward,
            CMF_ISA::few_channels_backward, nullptr, nullptr, CMF_ISA::few_channels_backward,
            CMF_ISA::few_channels_transposed_size, CMF_ISA::few_channels_prepare_transposed},
@@ -61,7 +62,7 @@ const KernelTable& CMF_TABLE(CMF_ISA)() {
            CMF_ISA::patches_prepared_size, CMF_ISA::patches_prepare, CMF_ISA::patches_transposed,
            CMF_ISA::patches_transposed_size, CMF_ISA::patches_prepare_transposed,
            CMF_ISA::patches_transforms_weights, CMF_ISA::patches_transposed_refusal,
-           CMF_ISA::patches_residual_refusal},
+           CMF_ISA::band_residual_refusal},
       },
       CMF_ISA::hash_blocks,
       CMF_ISA::linear_forward,

@@ -10,7 +10,6 @@ namespace cmf {
 namespace CMF_ISA {
 
 const char* patches_refusal(const ConvActPool2dProblem& problem, bool backward);
-const char* patches_residual_refusal(const ConvActPool2dProblem& problem);
 bool patches_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                      int threads);
 bool patches_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,

@@ -29,10 +29,6 @@ const char* patches_refusal(const ConvActPool2dProblem& p, bool backward) {
   return nullptr;
 }
 
-const char* patches_residual_refusal(const ConvActPool2dProblem& p) {
-  return band_residual_refusal(p.pool);
-}
-
 bool patches_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& given, int threads) {
   ConvForwardTensors t = given;
   Scratch<float> packed;

@@ -102,7 +102,7 @@ class FilterRows {
     tile.past_caches = past_caches_;
     const float* residual = static_cast<const float*>(t_.residual);
     ActivatedTiles activated(p_.pool);
-    const EvenParts parts(rows.count, rows.tiles());
+    const EvenParts parts = rows.parts();
     for (int64_t i = tiles.first; i < tiles.last; ++i) {
       const int64_t row = parts.first(i);
       tile.a = weights_ + row * step_;
@@ -174,7 +174,7 @@ const char* pointwise_residual_refusal(const ConvActPool2dProblem& p) {
   if (takes_few_pixels(groups.problem()) || takes_few_filters(groups.problem(), plain)) {
     return "takes no residual with a few filters or pixels";
   }
-  return band_residual_refusal(p.pool);
+  return band_residual_refusal(p);
 }
 
 bool pointwise_transforms_weights(const ConvActPool2dProblem& p, int) {

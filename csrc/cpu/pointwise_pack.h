@@ -18,6 +18,8 @@ struct TileRows {
     return static_cast<int>((count + kGemmRows - 1) / kGemmRows);
   }
   CMF_HOST_DEVICE Range tile(int i) const { return part_of(count, i, tiles()); }
+  // All of them, for loops.
+  CMF_HOST_DEVICE EvenParts parts() const { return EvenParts(count, tiles()); }
 };
 
 // x [N, C, H, W], in the problem's format; where scale and shift [C] are not null it is

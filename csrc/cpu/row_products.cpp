@@ -127,8 +127,7 @@ void RowProducts::multiply(const float* packed, Range pixels, Range panels, floa
   tile.act = act;
   tile.past_caches = past_caches;
   ActivatedTiles activated(p_.pool);
-  const TileRows rows = {pixels.last - pixels.first};
-  const EvenParts even(rows.count, rows.tiles());
+  const EvenParts even = TileRows{pixels.last - pixels.first}.parts();
   const int64_t run = round_up(length_.channels, kV);
   // pairs of lines of the next panel for every kLanes channels, and what they are of a tile's
   const int pairs_of_tile = static_cast<int>(divide_up(kV * kTileLanes / 32, even.count()));

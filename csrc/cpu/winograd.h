@@ -135,7 +135,6 @@ bool winograd_prepare(const ConvActPool2dProblem& problem, const void* w, void* 
 bool winograd_transforms_weights(const ConvActPool2dProblem& problem, int threads);
 
 const char* winograd_refusal(const ConvActPool2dProblem& problem, bool backward);
-const char* winograd_residual_refusal(const ConvActPool2dProblem& problem);
 bool winograd_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
                       int threads);
 

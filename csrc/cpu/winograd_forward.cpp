@@ -139,10 +139,6 @@ const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {
   return nullptr;
 }
 
-const char* winograd_residual_refusal(const ConvActPool2dProblem& p) {
-  return band_residual_refusal(p.pool);
-}
-
 bool winograd_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& tensors,
                       int threads) {
   const Groups groups(p);
