@@ -191,9 +191,9 @@ def _known(
 
 def _fixed(value: Any) -> bool:
     """Whether the value itself never changes, so that being the same object says all."""
-    if isinstance(value, (tuple, list)):
-        return type(value) is not list and all(map(_fixed, value))
-    return not isinstance(value, (dict, set, bytearray))
+    if isinstance(value, tuple):
+        return all(map(_fixed, value))
+    return not isinstance(value, (list, dict, set, bytearray))
 
 
 def _with(
