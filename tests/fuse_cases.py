@@ -6,10 +6,12 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import crossmedia_fast as cmf
+from crossmedia_fast.fusion.bound import BoundCall
 
 from .fuse_models import settle
 from .tolerances import WINOGRAD, assert_within
@@ -72,3 +74,43 @@ def written(forward: Callable[..., Any]) -> nn.Module:
 class OwnConv(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) * 2
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, argument: str) -> list[bool]:
+    """For each call of a bound convolution that gave something, whether it was given `argument`."""
+    seen: list[bool] = []
+    run = BoundCall.run
+
+    def record(self: BoundCall, *arguments: Any, **named: Any) -> Tensor | None:
+        y = run(self, *arguments, **named)
+        if y is not None:
+            seen.append(named.get(argument) is not None)
+        return y
+
+    monkeypatch.setattr(BoundCall, "run", record)
+    return seen
+
+
+def noise(format: str, channels: int, size: int) -> Tensor:
+    x = torch.randn(3, channels, size, size, generator=torch.Generator().manual_seed(3))
+    return x.to(memory_format=FORMATS[format])
+
+
+def same_layout(fused: nn.Module, plain: nn.Module, x: Tensor) -> Tensor:
+    """The fused model's result: values and strides are the plain one's, and x is as it was."""
+    kept = x.clone()
+    with torch.no_grad():
+        y, want = fused(x), plain(x)
+    assert_within(y, want, TOLERANCE)
+    assert y.stride() == want.stride()
+    assert torch.equal(x, kept)
+    return y  # type: ignore[no-any-return]
+
+
+def settled(fused: nn.Module, plain: nn.Module, x: Tensor, seen: list[bool]) -> None:
+    """One bound call of a later run is given what is `recorded`, and the bits are the first's."""
+    first = same_layout(fused, plain, x)
+    seen.clear()
+    assert torch.equal(same_layout(fused, plain, x), first)
+    assert seen.count(True) == 1
+    seen.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
 
 import pytest
 import torch
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 import crossmedia_fast as cmf
 from crossmedia_fast import native
-from crossmedia_fast.fusion.bound import BoundCall
 
 from .conv_native_launch import threads
-from .fuse_cases import FORMATS, TOLERANCE, pair
+from .fuse_cases import FORMATS, TOLERANCE, noise, pair, recorded, same_layout, settled
 from .tolerances import assert_within
 
 pytestmark = pytest.mark.skipif(native.module is None, reason="binds calls of the native module")
@@ -96,41 +94,11 @@ class Gated(nn.Module):
 @pytest.fixture
 def gated(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each call of a bound convolution that gave something, whether it multiplied its input."""
-    seen: list[bool] = []
-    run = BoundCall.run
-
-    def record(self: BoundCall, *arguments: Any, **named: Any) -> Tensor | None:
-        y = run(self, *arguments, **named)
-        if y is not None:
-            seen.append(named.get("affine") is not None)
-        return y
-
-    monkeypatch.setattr(BoundCall, "run", record)
-    return seen
+    return recorded(monkeypatch, "affine")
 
 
 def image(format: str = "channels_last", channels: int = 40, size: int = 13) -> Tensor:
-    x = torch.randn(3, channels, size, size, generator=torch.Generator().manual_seed(3))
-    return x.to(memory_format=FORMATS[format])
-
-
-def same(fused: nn.Module, plain: nn.Module, x: Tensor) -> Tensor:
-    kept = x.clone()
-    with torch.no_grad():
-        y, want = fused(x), plain(x)
-    assert_within(y, want, TOLERANCE)
-    assert y.stride() == want.stride()
-    assert torch.equal(x, kept)
-    return y  # type: ignore[no-any-return]
-
-
-def settled(fused: nn.Module, plain: nn.Module, x: Tensor, gated: list[bool]) -> None:
-    """A later call multiplies where it packs, and gives the same bits as the first."""
-    first = same(fused, plain, x)
-    gated.clear()
-    assert torch.equal(same(fused, plain, x), first)
-    assert gated.count(True) == 1
-    gated.clear()
+    return noise(format, channels, size)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -154,9 +122,9 @@ def test_what_is_no_gate_is_the_layers(gated: list[bool]) -> None:
     for model in (Block(ByImage), Block(Twice), Block(kernel=3)):
         models = pair(model)
         for _ in range(2):
-            same(*models, image())
+            same_layout(*models, image())
     fused, plain = pair(Block())
-    same(fused.double(), plain.double(), image().double())
+    same_layout(fused.double(), plain.double(), image().double())
     assert True not in gated
 
 
@@ -191,8 +159,8 @@ def test_gates_of_any_strides(gated: list[bool]) -> None:
     for model in (fused, plain):
         turned = model.values.data.transpose(0, 1).contiguous().transpose(0, 1)
         model.values.data = turned
-    same(fused, plain, image())
-    same(fused, plain, image())
+    same_layout(fused, plain, image())
+    same_layout(fused, plain, image())
     assert True not in gated
 
 
@@ -205,11 +173,11 @@ def test_what_changes_is_seen(gated: list[bool]) -> None:
             model.block[2][0].weight.data.neg_()
             model.block[2][1].running_mean.add_(1)
     for _ in range(3):
-        same(*models, image())
+        same_layout(*models, image())
     for model in models:
         model.block[1].register_forward_hook(lambda *_: torch.ones(3, 40, 13, 13))
     for _ in range(2):
-        same(*models, image())
+        same_layout(*models, image())
 
 
 def test_with_gradients_the_layers_run(gated: list[bool]) -> None:

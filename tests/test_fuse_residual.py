@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 import crossmedia_fast as cmf
 from crossmedia_fast import native
-from crossmedia_fast.fusion.bound import BoundCall
 
 from .conv_native_launch import threads
-from .fuse_cases import FORMATS, TOLERANCE, pair
+from .fuse_cases import FORMATS, TOLERANCE, noise, pair, recorded, same_layout, settled
 from .test_fuse_gate import Squeeze
 from .tolerances import assert_within
 
@@ -76,41 +75,11 @@ FORWARDS = [_into, _turned, _called, _method, _long]
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each call of a bound convolution that gave something, whether it added a residual."""
-    seen: list[bool] = []
-    run = BoundCall.run
-
-    def record(self: BoundCall, *arguments: Any, **named: Any) -> Tensor | None:
-        y = run(self, *arguments, **named)
-        if y is not None:
-            seen.append(named.get("residual") is not None)
-        return y
-
-    monkeypatch.setattr(BoundCall, "run", record)
-    return seen
+    return recorded(monkeypatch, "residual")
 
 
 def image(format: str = "channels_last", channels: int = 24, size: int = 13) -> Tensor:
-    x = torch.randn(3, channels, size, size, generator=torch.Generator().manual_seed(3))
-    return x.to(memory_format=FORMATS[format])
-
-
-def same(fused: nn.Module, plain: nn.Module, x: Tensor) -> Tensor:
-    kept = x.clone()
-    with torch.no_grad():
-        y, want = fused(x), plain(x)
-    assert_within(y, want, TOLERANCE)
-    assert y.stride() == want.stride()
-    assert torch.equal(x, kept)
-    return y  # type: ignore[no-any-return]
-
-
-def settled(fused: nn.Module, plain: nn.Module, x: Tensor, added: list[bool]) -> None:
-    """A later call adds where it convolves, and gives the same bits as the first."""
-    first = same(fused, plain, x)
-    added.clear()
-    assert torch.equal(same(fused, plain, x), first)
-    assert added.count(True) == 1
-    added.clear()
+    return noise(format, channels, size)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -242,7 +211,7 @@ def _twice(self: Any, x: Tensor) -> Tensor:
 def test_what_must_not_be_taken_in(forward: Forward) -> None:
     models = block(forward)
     for _ in range(3):
-        same(*models, image())
+        same_layout(*models, image())
 
 
 def _given(self: Any, x: Tensor, residual: Tensor) -> Tensor:
@@ -283,12 +252,12 @@ def test_what_changes_is_seen(added: list[bool]) -> None:
             model.main[0].weight.data.neg_()
             model.main[1].running_mean.add_(1)
     for _ in range(3):
-        same(*models, image())
+        same_layout(*models, image())
     settled(*models, image(), added)  # and adds again
     for model in models:
         model.relu.register_forward_hook(lambda *results: results[-1] + 1)
     for _ in range(2):
-        same(*models, image())
+        same_layout(*models, image())
 
 
 def test_training_and_gradients_are_the_layers(added: list[bool]) -> None:
@@ -354,7 +323,7 @@ def test_stochastic_depth_before_the_sum(format: str, added: list[bool]) -> None
     for model in (fused, plain):
         model.depth.train()
     for _ in range(2):
-        same(fused, plain, image(format))
+        same_layout(fused, plain, image(format))
 
 
 def test_unfused_is_as_before() -> None:

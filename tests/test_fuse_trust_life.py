@@ -7,6 +7,7 @@ import gc
 import pickle
 import threading
 import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -47,6 +48,14 @@ def test_a_shallow_copy_is_another_module() -> None:
         same(fused, plain)
 
 
+def in_threads(work: Callable[[int], None], places: Iterable[int]) -> None:
+    workers = [threading.Thread(target=work, args=(place,)) for place in places]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
 def test_threads_trust_their_own() -> None:
     models = [settled(Network(blocks)) for blocks in (1, 2, 3)]
     wanted = [same(*models_of) for models_of in models]
@@ -59,11 +68,7 @@ def test_threads_trust_their_own() -> None:
                 if not torch.equal(fused(image()), wanted[place]):
                     failures.append(place)
 
-    workers = [threading.Thread(target=work, args=(place,)) for place in (0, 1, 2, 1)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(work, (0, 1, 2, 1))
     assert not failures
 
 
@@ -83,11 +88,7 @@ def test_threads_share_a_model() -> None:
         except Exception as error:
             failures.append(error)
 
-    workers = [threading.Thread(target=work, args=(place,)) for place in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    in_threads(work, range(4))
     assert not failures
 
 
