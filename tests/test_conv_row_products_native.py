@@ -44,6 +44,8 @@ POINTWISE = [
     pointwise(1, 64, (3, 3), 100),
     pointwise(4, 33, (1, 1), 40),
     pointwise(1, 1024, (3, 5), 20),
+    pointwise(1, 1100, (9, 9), 700),  # filters that no second cache keeps, sums by blocks
+    pointwise(2, 620, (23, 25), 450),  # and many pixels
     pointwise(1, 20, (4, 300), 1),
     pointwise(2, 9, (40, 41), 1),
     pointwise(2, 37, (9, 13), 2),
@@ -68,6 +70,8 @@ PATCHES = [
     Geometry(2, 33, 48, (9, 9), (3, 3), padding=(4, 4), dilation=(4, 4)),
     Geometry(1, 180, 35, (5, 6), (3, 3), padding=(1, 1)),  # sums by pieces of a run
     Geometry(1, 70, 20, (9, 4), (5, 2), padding=(2, 0)),  # and of several
+    Geometry(1, 300, 130, (5, 6), (3, 3), padding=(1, 1)),  # filters that no cache keeps
+    Geometry(1, 160, 230, (4, 5), (3, 3), (2, 2), (3, 3)),  # blocks of padding alone
     pointwise(2, 37, (6, 7), 33, stride=(2, 1)),
 ]
 ALL = [("pointwise", geometry) for geometry in POINTWISE]
@@ -128,6 +132,7 @@ def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -
     for algorithm, geometry in (
         ("pointwise", pointwise(3, 68, (37, 25), 100)),
         ("pointwise", pointwise(1, 300, (5, 7), 500)),
+        ("pointwise", pointwise(1, 1100, (9, 9), 700)),
         ("pointwise", pointwise(3, 68, (37, 25), 3)),
         ("pointwise", Geometry(3, 150, 200, (13, 7), (1, 1), groups=5)),
         ("patches", Geometry(3, 40, 70, (37, 25), (3, 3), (2, 2), (1, 1))),

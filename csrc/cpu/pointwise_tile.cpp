@@ -32,8 +32,8 @@ void pointwise_tile(const PointwiseTile& tile) {
   for (int64_t runs = tile.runs; runs > 0; a += kApart ? kV : kRows * kV) {
     const int64_t lanes = left < kV ? left : kV;
     for (int i = 0; i < tile.ahead_count; ++i, ahead += tile.ahead_step) {
-      __builtin_prefetch(ahead + 15, 0, 2);
-      __builtin_prefetch(ahead + 31, 0, 2);
+      __builtin_prefetch(ahead + kLineFloats - 1, 0, 2);
+      __builtin_prefetch(ahead + 2 * kLineFloats - 1, 0, 2);
     }
     const auto add_channel = [&](int64_t c) {
       V columns[kVectors];
@@ -57,6 +57,15 @@ void pointwise_tile(const PointwiseTile& tile) {
     if (left == 0) {
       left = tile.channels;
       --runs;
+    }
+  }
+  if (tile.sums) {
+#pragma GCC unroll 16
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 16
+      for (int v = 0; v < kVectors; ++v) {
+        sums[row][v] += load<float>(tile.sums + (row * kVectors + v) * kV);
+      }
     }
   }
   const bool whole = tile.columns == kVectors * kV;

@@ -23,15 +23,17 @@ struct PointwiseTile {
   const float* bias;      // [vectors · kLanes]: of the columns
   float* y;
   const float* residual = nullptr;  // lies as y: what is added before the activation
-  int64_t y_row;                    // elements from a row to the next
-  int columns;                      // that are stored
+  // [rows][vectors · kLanes], or null: the sums of other channels, which are added, too
+  const float* sums = nullptr;
+  int64_t y_row;  // elements from a row to the next
+  int columns;    // that are stored
   QuickActivation act;
   bool past_caches;
   // What will be packed or read next comes into the second cache meanwhile: for every kLanes
   // channels, ahead_count pairs of lines.
-  const float* ahead;
-  int64_t ahead_step;  // elements from a pair to the next
-  int ahead_count;
+  const float* ahead = nullptr;
+  int64_t ahead_step = 0;  // elements from a pair to the next
+  int ahead_count = 0;
 };
 
 typedef void (*PointwiseKernel)(const PointwiseTile& tile);

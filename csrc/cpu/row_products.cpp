@@ -1,5 +1,6 @@
 #include "cpu/row_products.h"
 
+#include "common/cache_size.h"
 #include "cpu/activated_tiles.h"
 #include "cpu/pooled_bands.h"
 
@@ -9,68 +10,51 @@ namespace {
 
 constexpr int kV = kLanes<float>;
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
-constexpr int64_t kMostTiles = 8;  // of rows that are packed together
+constexpr int64_t kMostTiles = 8;           // of rows that are packed together
+constexpr int64_t kMostTilesTogether = 64;  // the same, of long rows
 constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
-// Products that are added one after another: long sums round more.
-constexpr int64_t kSummedDepth = 512;
+// Of a row that is summed at once, and of its blocks if it is longer.
+constexpr int64_t kWholeDepth = 1024;
+constexpr int64_t kBlockDepth = 256;
 
 // What is the same of a tile for all panels of filters.
 struct TilePart {
   int64_t first;  // of its pixels
   int count;
   Range runs;
-  const float* a;
+  const float* a;              // of all runs
   PointwiseKernel kernels[2];  // by vectors of columns, less 1
 };
-constexpr int64_t kMostParts = 16;
+constexpr int64_t kMostParts = kMostTilesTogether;
 
-// A tile whose sums are longer: by pieces, each summed from zero.
-void long_tile(const PointwiseTile& tile, const RowLength& length, int count) {
-  alignas(64) static const float zeros[kTileLanes] = {};
-  alignas(64) float part[kGemmRows * kTileLanes], total[kGemmRows * kTileLanes];
-  const int vectors = tile.columns > kV ? 2 : 1;
-  const PointwiseKernel kernel = pointwise_kernel_for(count, vectors);
-  const int64_t together = most(1, kSummedDepth / length.channels);  // runs
-  const int64_t step = round_up(length.channels, kV);
-  PointwiseTile piece = tile;
-  piece.y = total;
-  piece.y_row = kTileLanes;
-  piece.columns = vectors * kV;
-  piece.act = no_activation();
-  piece.residual = nullptr;
-  piece.past_caches = false;
-  for (int64_t run = 0; run < tile.runs; run += together) {
-    piece.runs = least(together, tile.runs - run);
-    for (int64_t c = 0; c < length.channels; c += kSummedDepth) {
-      piece.channels = least(length.channels - c, kSummedDepth);
-      piece.a = tile.a + (run * step + c) * count;
-      piece.b = tile.b + (run * length.channels + c) * kTileLanes;
-      kernel(piece);
-      piece.ahead_count = 0;
-      if (piece.y == part) {
-        for (int i = 0; i < count * vectors; ++i) {
-          float* sum = total + i / vectors * kTileLanes + i % vectors * kV;
-          store<float>(sum, load<float>(sum) + load<float>(sum - total + part));
-        }
-      }
-      piece.y = part;
-      piece.bias = zeros;
-    }
+// The channels of a row in blocks: what a tile reads of both operands stays in the first cache
+// while the others of the panel read it too, and long sums round less.
+class RowBlocks {
+ public:
+  explicit RowBlocks(const RowLength& length) : length_(length) {
+    const bool whole = length.depth() <= kWholeDepth;
+    runs_ = whole ? length.runs : least(most(kBlockDepth / length.channels, 1), length.runs);
+    const int64_t cuts = whole ? 1 : divide_up(length.channels, kBlockDepth);
+    channels_ = round_up(divide_up(length.channels, cuts), kV);
+    across_ = divide_up(length.channels, channels_);
   }
-  for (int row = 0; row < count; ++row) {
-    for (int v = 0; v < vectors; ++v) {
-      const int lanes = static_cast<int>(least(tile.columns - v * kV, kV));
-      const int64_t offset = row * tile.y_row + v * kV;
-      Vec<float> z = load<float>(total + row * kTileLanes + v * kV);
-      if (tile.residual) z += load_lanes<float>(tile.residual + offset, lanes);
-      if (tile.past_caches) {
-        stream(tile.y + offset, tile.act(z));
-      } else {
-        store_lanes<float>(tile.y + offset, tile.act(z), lanes);
-      }
-    }
+
+  int64_t count() const { return divide_up(length_.runs, runs_) * across_; }
+  Range runs(int64_t block) const {
+    const int64_t first = block / across_ * runs_;
+    return Range{first, least(first + runs_, length_.runs)};
   }
-}
+  Range channels(int64_t block) const {
+    const int64_t first = block % across_ * channels_;
+    return Range{first, least(first + channels_, length_.channels)};
+  }
+
+ private:
+  const RowLength length_;
+  int64_t runs_;      // of a block: several whole ones
+  int64_t channels_;  // or some of one
+  int64_t across_;    // blocks of a run
+};
 
 }  // namespace
 
@@ -112,75 +96,89 @@ bool RowProducts::run() {
   return p_.pool.pool == Pool::kNone && p_.pool.channels_last ? run_pixels() : run_bands();
 }
 
-// Tiles of packed pixels by panels: the first one's columns go to y. `ahead`: what will be packed
-// next, or null.
-void RowProducts::multiply(const float* packed, Range pixels, Range panels, float* y,
-                           const float* residual, int64_t y_row, QuickActivation act,
-                           bool past_caches, const float* ahead, bool fetches) const {
+// Tiles of packed pixels by panels and their blocks: the first panel's columns go to y.
+void RowProducts::multiply(const RowChunk& chunk) const {
   PointwiseTile tile;
-  tile.ahead_step = 32;
-  tile.channels = length_.channels;
   tile.row_bias = nullptr;
   alignas(64) float apart[kGemmRows * kTileLanes];
+  alignas(64) static const float zeros[kTileLanes] = {};
   tile.a_row = source_.row_step();
-  tile.y_row = steps_ ? kTileLanes : y_row;
-  tile.act = act;
-  tile.past_caches = past_caches;
   ActivatedTiles activated(p_.pool);
-  const EvenParts even = TileRows{pixels.last - pixels.first}.parts();
+  const RowBlocks blocks(length_);
+  const EvenParts even = TileRows{chunk.pixels.last - chunk.pixels.first}.parts();
   const int64_t run = round_up(length_.channels, kV);
-  // pairs of lines of the next panel for every kLanes channels, and what they are of a tile's
-  const int pairs_of_tile = static_cast<int>(divide_up(kV * kTileLanes / 32, even.count()));
-  const int64_t ahead_of_tile =
-      length_.runs * divide_up(length_.channels, int64_t(kV)) * pairs_of_tile * 32;
   TilePart parts[kMostParts];
   for (int64_t begin = 0; begin < even.count(); begin += kMostParts) {
-    const int count_of_parts = static_cast<int>(least(even.count() - begin, kMostParts));
-    for (int i = 0; i < count_of_parts; ++i) {
+    const int64_t count = least(even.count() - begin, kMostParts);
+    for (int64_t i = 0; i < count; ++i) {
       TilePart& part = parts[i];
       part.first = even.first(begin + i);
       part.count = static_cast<int>(even.size(begin + i));
-      const int64_t first = pixels.first + part.first;
+      const int64_t first = chunk.pixels.first + part.first;
       part.runs = source_.runs(Range{first, first + part.count});
-      part.a = tile.a_row ? source_.row(first)
-                          : packed + part.first * step_ + part.runs.first * run * part.count;
+      part.a = tile.a_row ? source_.row(first) : chunk.packed + part.first * step_;
       part.kernels[0] = pointwise_kernel_for(part.count, 1, tile.a_row > 0);
       part.kernels[1] = pointwise_kernel_for(part.count, 2, tile.a_row > 0);
     }
-    for (int64_t panel = panels.first; panel < panels.last; ++panel) {
-      tile.columns = static_cast<int>(least(p_.pool.channels - panel * kTileLanes, kTileLanes));
+    for (int64_t panel = chunk.panels.first; panel < chunk.panels.last; ++panel) {
+      const int columns =
+          static_cast<int>(least(p_.pool.channels - panel * kTileLanes, kTileLanes));
+      const int vectors = columns > kV ? 2 : 1;
       const float* filters =
           static_cast<const float*>(t_.prepared) + panel * kTileLanes * length_.depth();
-      tile.bias = bias_.data + panel * kTileLanes;
-      for (int i = 0; i < count_of_parts; ++i) {
-        const TilePart& part = parts[i];
-        tile.runs = part.runs.last - part.runs.first;
-        tile.a = part.a;
-        tile.b = filters + part.runs.first * length_.channels * kTileLanes;
-        const int64_t offset = part.first * y_row + (panel - panels.first) * kTileLanes;
-        tile.y = steps_ ? apart : y + offset;
-        tile.residual = residual ? residual + offset : nullptr;
-        if (ahead && panel == panels.first) {  // one tile's pixels are as long as the next one's
-          tile.ahead = ahead + part.first * p_.in_channels;
-          tile.ahead_count = (part.count + 1) / 2;
-        } else {  // the tiles share the next panel: it may come from memory
-          tile.ahead = filters + kTileLanes * length_.depth() + (begin + i) * ahead_of_tile;
-          tile.ahead_count = fetches && panel + 1 < panels.last ? pairs_of_tile : 0;
-        }
-        const auto products = [&](const PointwiseTile& wanted) {
-          if (length_.runs > 1 && wanted.runs * length_.channels > kSummedDepth) {
-            long_tile(wanted, length_, part.count);
+      for (int64_t block = 0; block < blocks.count(); ++block) {
+        const Range runs = blocks.runs(block), channels = blocks.channels(block);
+        const bool first = block == 0, last = block + 1 == blocks.count();
+        tile.channels = channels.last - channels.first;
+        tile.bias = first ? bias_.data + panel * kTileLanes : zeros;
+        tile.act = last ? chunk.act : no_activation();
+        for (int64_t i = 0; i < count; ++i) {
+          const TilePart& part = parts[i];
+          const int64_t first_run = most(runs.first, part.runs.first);
+          tile.runs = most(least(runs.last, part.runs.last) - first_run, 0);
+          if (tile.runs == 0 && !first && !last) continue;
+          const int64_t a_rows = tile.a_row ? 1 : part.count;
+          tile.a = part.a + (first_run * run + channels.first) * a_rows;
+          tile.b = filters + (first_run * length_.channels + channels.first) * kTileLanes;
+          float* sums = chunk.sums + part.first * kTileLanes;
+          tile.sums = first ? nullptr : sums;
+          const int64_t offset =
+              part.first * chunk.y_row + (panel - chunk.panels.first) * kTileLanes;
+          if (last) {
+            tile.y = steps_ ? apart : chunk.y + offset;
+            tile.y_row = steps_ ? kTileLanes : chunk.y_row;
+            tile.columns = columns;
           } else {
-            part.kernels[wanted.columns > kV](wanted);
+            tile.y = sums;
+            tile.y_row = tile.columns = vectors * kV;
           }
-        };
-        if (act.kind == QuickActivation::kAfterwards) {
-          activated.run(tile, part.count, products);
-        } else {
-          products(tile);
+          tile.residual = last && chunk.residual ? chunk.residual + offset : nullptr;
+          tile.past_caches = last && chunk.past_caches;
+          if (chunk.ahead && panel == chunk.panels.first) {
+            tile.ahead = chunk.ahead + part.first * p_.in_channels + channels.first * part.count;
+            tile.ahead_count = (part.count + 1) / 2;
+            tile.ahead_step = 2 * kLineFloats;
+          } else if (chunk.fetches && panel + 1 < chunk.panels.last) {
+            // the tiles share the same block of the next panel, which may come from memory
+            tile.ahead_step = 2 * kLineFloats;
+            tile.ahead_count =
+                static_cast<int>(divide_up(kV * kTileLanes, count * tile.ahead_step));
+            tile.ahead =
+                filters +
+                kTileLanes * (length_.depth() + first_run * length_.channels + channels.first) +
+                i * tile.runs * divide_up(tile.channels, int64_t(kV)) * tile.ahead_count *
+                    tile.ahead_step;
+          } else {
+            tile.ahead_count = 0;
+          }
+          if (last && chunk.act.kind == QuickActivation::kAfterwards) {
+            activated.run(tile, part.count, part.kernels[vectors - 1]);
+          } else {
+            part.kernels[vectors - 1](tile);
+          }
+          const int64_t pixel = chunk.pixels.first + part.first;
+          if (last && steps_) spread(tile, Range{pixel, pixel + part.count}, panel);
         }
-        const int64_t first = pixels.first + part.first;
-        if (steps_) spread(tile, Range{first, first + part.count}, panel);
       }
     }
   }
@@ -209,35 +207,84 @@ void RowProducts::spread(const PointwiseTile& tile, Range pixels, int64_t panel)
   }
 }
 
+// Filters that a second cache keeps are read again for every chunk of a few pixels. Others are read
+// once for all the pixels that it can hold, and are shared out to the threads that chunks leave
+// idle; each unit packs its own pixels.
+RowProducts::Units RowProducts::units() const {
+  const int64_t pixels = p_.pool.batch * p_.pool.height * p_.pool.width;
+  const bool kept = filters_kept();
+  const int64_t tiles =
+      kept ? least(length_.packed_bytes / (step_ * 4) / kGemmRows, kMostTiles)
+           : least(second_cache_bytes() / 2 / (step_ * 4) / kGemmRows, kMostTilesTogether);
+  Units units;
+  units.pixels = most(1, tiles) * kGemmRows;
+  units.chunks = divide_up(pixels, units.pixels);
+  units.cuts = cuts_of(units.chunks, panels_, threads_);
+  if (kept) return units;
+  // Of a vector of either operand, in products: what packing a pixel and fetching a filter cost.
+  constexpr int64_t kPixelCost = 6, kFilterCost = 12;
+  int64_t least_cost = INT64_MAX;
+  const int64_t fewest = units.chunks;
+  for (int64_t chunks = fewest; chunks < least(fewest + threads_, pixels + 1); ++chunks) {
+    const int64_t cuts = least(divide_up(threads_, chunks), panels_);
+    const int64_t rows = divide_up(pixels, chunks);
+    const int64_t columns = divide_up(panels_, cuts) * kTileLanes;
+    const int64_t cost = divide_up(chunks * cuts, threads_) *
+                         (rows * columns + rows * kPixelCost + columns * kFilterCost);
+    if (cost >= least_cost) continue;
+    least_cost = cost;
+    units.chunks = chunks;
+    units.cuts = cuts;
+  }
+  return units;
+}
+
+bool RowProducts::filters_kept() const {
+  return panels_ * kTileLanes * length_.depth() * 4 <= second_cache_bytes() / 4;
+}
+
 // NHWC y without a pooling: chunks of all images' pixels.
 bool RowProducts::run_pixels() const {
   const ActPool2dProblem& pool = p_.pool;
   const int64_t pixels = pool.batch * pool.height * pool.width;
-  const int64_t tiles = length_.packed_bytes / (step_ * 4) / kGemmRows;
-  const int64_t chunk_pixels = most(1, least(tiles, kMostTiles)) * kGemmRows;
-  const int chunks = static_cast<int>(divide_up(pixels, chunk_pixels));
-  const int64_t cuts = cuts_of(chunks, panels_, threads_);
+  const Units units = this->units();
+  const bool kept = filters_kept();
+  const bool blocked = RowBlocks(length_).count() > 1;
   // weights that may come from memory, where a thread reads them for the first time
   const bool large = pool.channels * length_.depth() * 4 >= kFetchedBytes;
   const bool plain = length_.runs == 1 && p_.x_channels_last && p_.image_channels == p_.in_channels;
-  return in_parallel(chunks * cuts, threads_, [&](Range units) {
-    Scratch<float> packed, scratch;
-    if (!packed.allocate(chunk_pixels * step_) ||
-        !scratch.allocate(source_.scratch_floats(chunk_pixels))) {
+  const float* residual = static_cast<const float*>(t_.residual);
+  return in_parallel(units.chunks * units.cuts, threads_, [&](Range range) {
+    Scratch<float> packed, scratch, sums;
+    if (!packed.allocate(units.pixels * step_) ||
+        !scratch.allocate(source_.scratch_floats(units.pixels)) ||
+        (blocked && !sums.allocate(units.pixels * kTileLanes))) {
       return false;
     }
-    for (int64_t unit = units.first; unit < units.last; ++unit) {
-      const Range chunk = part_of(pixels, static_cast<int>(unit / cuts), chunks);
-      const Range panels = part_of(panels_, static_cast<int>(unit % cuts), static_cast<int>(cuts));
-      if (!source_.row_step()) source_.pack(chunk, scratch.data, packed.data);
-      const int64_t offset = chunk.first * pixel_ + panels.first * kTileLanes;
-      const float* residual = static_cast<const float*>(t_.residual);
-      multiply(packed.data, chunk, panels, static_cast<float*>(t_.y) + offset,
-               residual ? residual + offset : nullptr, pixel_, quick_, past_caches_,
-               plain && unit + 1 < units.last
-                   ? static_cast<const float*>(t_.x) + chunk.last * p_.in_channels
-                   : nullptr,
-               large && unit / cuts == units.first / cuts);
+    int64_t known = -1;  // the chunk that is packed
+    for (int64_t unit = range.first; unit < range.last; ++unit) {
+      RowChunk chunk;
+      chunk.pixels =
+          part_of(pixels, static_cast<int>(unit / units.cuts), static_cast<int>(units.chunks));
+      chunk.panels =
+          part_of(panels_, static_cast<int>(unit % units.cuts), static_cast<int>(units.cuts));
+      if (!source_.row_step() && unit / units.cuts != known) {
+        source_.pack(chunk.pixels, scratch.data, packed.data);
+      }
+      known = unit / units.cuts;
+      chunk.packed = packed.data;
+      chunk.sums = sums.data;
+      const int64_t offset = chunk.pixels.first * pixel_ + chunk.panels.first * kTileLanes;
+      chunk.y = static_cast<float*>(t_.y) + offset;
+      chunk.residual = residual ? residual + offset : nullptr;
+      chunk.y_row = pixel_;
+      chunk.act = quick_;
+      chunk.past_caches = past_caches_;
+      chunk.ahead = plain && kept && unit + 1 < range.last
+                        ? static_cast<const float*>(t_.x) + chunk.pixels.last * p_.in_channels
+                        : nullptr;
+      chunk.fetches = large && (!kept || known == range.first / units.cuts);
+      multiply(chunk);
     }
     if (past_caches_) fence_streams();
     return true;
@@ -252,10 +299,11 @@ bool RowProducts::run_bands() const {
   const int64_t most_pixels = bands.most * pool.width;
   const int64_t cuts = cuts_of(pool.batch * bands.count, panels_, threads_);
   return in_parallel(pool.batch * bands.count * cuts, threads_, [&](Range units) {
-    Scratch<float> packed, scratch;
+    Scratch<float> packed, scratch, sums;
     BandEpilogue epilogue(pool, kTileLanes, bands.rows);
     if (!packed.allocate(most_pixels * (step_ + kTileLanes)) ||
-        !scratch.allocate(source_.scratch_floats(most_pixels)) || !epilogue.prepare()) {
+        !scratch.allocate(source_.scratch_floats(most_pixels)) || !epilogue.prepare() ||
+        !sums.allocate(most_pixels * kTileLanes)) {
       return false;
     }
     float* z = packed.data + most_pixels * step_;
@@ -269,8 +317,15 @@ bool RowProducts::run_bands() const {
       const Range pixels = {(first + rows.first) * pool.width, (first + rows.last) * pool.width};
       if (!source_.row_step()) source_.pack(pixels, scratch.data, packed.data);
       for (int64_t panel = panels.first; panel < panels.last; ++panel) {
-        multiply(packed.data, pixels, Range{panel, panel + 1}, z, nullptr, kTileLanes,
-                 no_activation(), false, nullptr, false);
+        RowChunk chunk;
+        chunk.packed = packed.data;
+        chunk.sums = sums.data;
+        chunk.pixels = pixels;
+        chunk.panels = Range{panel, panel + 1};
+        chunk.y = z;
+        chunk.y_row = kTileLanes;
+        chunk.act = no_activation();
+        multiply(chunk);
         epilogue.pool(z, rows.first, band_of(pool, bands, n, index, panel * kTileLanes, kTileLanes),
                       t_);
       }

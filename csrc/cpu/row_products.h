@@ -49,6 +49,21 @@ struct PixelSteps {
   int64_t image;
 };
 
+// Some pixels by some panels of filters, of one thread.
+struct RowChunk {
+  const float* packed;  // the pixels, as RowSource packs them
+  float* sums;          // [pixels][kTileLanes]
+  Range pixels;
+  Range panels;
+  float* y;  // of the first pixel and panel
+  const float* residual = nullptr;
+  int64_t y_row;
+  QuickActivation act;
+  bool past_caches = false;
+  const float* ahead = nullptr;  // what will be packed next
+  bool fetches = false;          // whether filters may come from memory
+};
+
 class RowProducts {
  public:
   // `tensors.prepared`: the filters as columns [K / kTileLanes][depth][kTileLanes]. `steps`: of an
@@ -61,9 +76,16 @@ class RowProducts {
   bool run();
 
  private:
-  void multiply(const float* packed, Range pixels, Range panels, float* y, const float* residual,
-                int64_t y_row, QuickActivation act, bool past_caches, const float* ahead,
-                bool fetches) const;
+  // Into how many chunks of pixels and cuts of the panels the work is divided.
+  struct Units {
+    int64_t pixels;  // of a chunk, at most
+    int64_t chunks;
+    int64_t cuts;
+  };
+
+  void multiply(const RowChunk& chunk) const;
+  Units units() const;
+  bool filters_kept() const;
   void spread(const PointwiseTile& tile, Range pixels, int64_t panel) const;
   bool run_pixels() const;
   bool run_bands() const;
