@@ -33,6 +33,16 @@ FORMAT_IDS = ["nchw", "nhwc", "to_nhwc", "to_nchw"]
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
+def kept_weights(launch: ConvLaunch, algorithm: str, w: Tensor) -> Tensor:
+    """`w` as the algorithm keeps it, also where it would rather read it."""
+    module = native.module
+    assert module is not None
+    prepared = torch.empty(module.conv_act_pool2d_prepared_size(algorithm, launch.native))
+    arguments = w.contiguous().data_ptr(), prepared.data_ptr(), torch.get_num_threads()
+    module.conv_act_pool2d_prepare(algorithm, launch.native, *arguments)
+    return prepared
+
+
 @dataclasses.dataclass(frozen=True)
 class Geometry:
     """One convolution; `filters` is K."""

@@ -15,6 +15,7 @@ from crossmedia_fast.ops.conv_act_pool.arguments import check_conv, check_pool
 from crossmedia_fast.ops.conv_act_pool.cpu_conv import ConvLaunch
 from crossmedia_fast.ops.conv_act_pool.reference import act_pool2d
 
+from .conv_native_launch import kept_weights
 from .tolerances import WINOGRAD, WINOGRAD_F6, assert_within
 
 pytestmark = pytest.mark.skipif(native.module is None, reason=native.reason)
@@ -293,8 +294,7 @@ def test_memory_around_outputs_is_left_alone() -> None:
             problem = Problem(shape, pool, "relu", memory)
             launch = problem.launch
             count = problem.expected().numel()
-            prepared = launch.prepare("winograd", problem.w, keep=True)
-            assert prepared is not None
+            prepared = kept_weights(launch, "winograd", problem.w)
             values = torch.full((count + 64,), 7.0)
             codes = torch.full((count + 64,), 77, dtype=torch.uint8)
             tracks = launch.pool_launch.index_dtype is not None

@@ -13,6 +13,7 @@ from crossmedia_fast.ops.conv_act_pool import cpu_weights
 from crossmedia_fast.ops.conv_act_pool.conv_cost import Sizes, winograd_gain
 
 from .conv_act_pool_cases import algorithm
+from .conv_native_launch import kept_weights
 from .test_conv_winograd_native import AVG2, FORMATS, MAX2, MAX3, NONE, Problem
 from .tolerances import WINOGRAD, assert_within
 
@@ -80,8 +81,7 @@ def test_weights_transformed_part_by_part(shape: Any, memory: str) -> None:
             launch = problem.launch
             torch.set_num_threads(1)
             assert launch.prepare("winograd", problem.w, keep=False) is None
-            prepared = launch.prepare("winograd", problem.w, keep=True)
-            assert prepared is not None
+            prepared = kept_weights(launch, "winograd", problem.w)
             expected = launch.forward(
                 "winograd", problem.x, problem.w, problem.bias, True, prepared
             )
@@ -137,7 +137,7 @@ def test_few_tiles_that_share_many_weights_are_small() -> None:
     for shapes, points in ((small, 16), (large, 36)):
         for shape in shapes:
             problem = Problem(shape, NONE, "relu", "channels_last")
-            count = problem.launch.prepared_size("winograd", keep=True)
+            count = kept_weights(problem.launch, "winograd", problem.w).numel()
             assert points <= count / (shape[1] * shape[4]) < points * 1.2
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from .. import native, precision
 from ..backends import why_unavailable
 from ..ops.conv_act_pool import cpu_weights, interface, prepared
-from ..ops.conv_act_pool.cpu_conv import FusedConv2d
+from ..ops.conv_act_pool.cpu_conv import FusedConv2d, reads_channels_last
 from ..ops.memory import fresh
-from .folding import FoldCache
+from .folding import FoldCache, Folded, fold
 from .memory import Memory, parts_of
 from .steps import HOOKS, PLAIN, Step
 from .trust import Watched
@@ -138,8 +138,8 @@ class BoundCall(Watched):
 
 def bind(
     steps: tuple[Step, ...],
-    make: Callable[[Tensor, Tensor | None], Call],  # the call, of the weight and the bias
-    folds: bool,
+    make: Callable[[Folded], Call],
+    linear: tuple[Step, ...],  # those of them that are folded into the weights
     x: Tensor,
     modules: tuple[Any, ...],
     constants: tuple[Any, ...],
@@ -153,20 +153,28 @@ def bind(
     if guard is None:
         return None
     weight, bias = conv._parameters["weight"], conv._parameters["bias"]
-    if folds:
-        kept = cache.entries.get(conv)
+    if linear:
+        if cache.get(conv) is None:
+            fold(cache, conv, linear, modules, constants, x)
+        kept = cache.get(conv)
         if kept is None or kept.folded is None:
             return None
         memory = kept.memory
-        weight, bias = kept.folded
-    else:
-        found = parts_of([weight, bias])
-        if found is None:
-            return None
-        memory = Memory(found)  # before anything is made of it: a write meanwhile will be noticed
-    call = make(weight, bias)
-    memory.hashed = folds or call.keeps  # else the weights are read where they are
-    return BoundCall(x, constants, guard, memory, call)
+        call = make(kept.folded)
+        if not call.keeps:  # the weights are read where they are: what scales them was made
+            parts = memory.hashed
+            assert parts[0][0] is weight
+            memory = Memory(parts[1:], parts[:1])
+            if not kept.memory.holds():
+                return None
+            cache.drop(conv)  # weights that nobody needs
+        return BoundCall(x, constants, guard, memory, call)
+    found = parts_of([weight, bias])
+    if found is None:
+        return None
+    memory = Memory(found, [])  # before anything is made of it: a write meanwhile will be noticed
+    call = make(Folded(weight, bias, weight, None))
+    return BoundCall(x, constants, guard, memory if call.keeps else Memory([], found), call)
 
 
 def guard_of(steps: tuple[Step, ...], modules: tuple[Any, ...]) -> Any:
@@ -252,11 +260,11 @@ def native_call(
 
 def conv_call(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    filters: Folded,
     conv: Any,
     arguments: dict[str, Any],  # of conv_act_pool2d, for what follows the convolution
 ) -> Call:
+    weight, bias = filters.weight, filters.bias
     ready = interface.prepare_conv_act_pool2d(
         x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups, **arguments
     )
@@ -267,14 +275,23 @@ def conv_call(
         or x.stride() != fused.launch.x_strides
         or (bias is not None and not bias.is_contiguous())
     ):
-        return Call(lambda x: interface.run_prepared(x, weight, bias, ready))
-    transformed = fused.prepare(weight, save=False)
-    dense = cpu_weights.contiguous(weight, transformed)
+        return Call(
+            lambda x: interface.run_prepared(x, weight, bias, ready),
+            keeps=weight is not filters.raw,
+        )
     algorithm, problem = fused.algorithm, fused.launch.native
     pool_launch = fused.launch.pool_launch
+    scale = None
+    if filters.scale is not None and fused.launch.reads(algorithm, filters.raw):
+        weight = filters.raw
+        scale = filters.scale.expand(weight.shape[0]).contiguous()
+    transformed = fused.prepare(weight, save=False)
+    last = transformed is None and reads_channels_last(algorithm, weight)
+    dense = weight if last else cpu_weights.contiguous(weight, transformed)
     pointers = [0 if t is None else t.data_ptr() for t in (dense, transformed, bias)]
     forward = native.module.conv_act_pool2d_forward  # type: ignore[union-attr]
-    holds = (dense, transformed, bias)  # the pointers' memory
+    w_scale = 0 if scale is None else scale.data_ptr()
+    holds = (dense, transformed, bias, scale)  # the pointers' memory
 
     def write(
         x: Tensor,
@@ -288,7 +305,7 @@ def conv_call(
         threads = native.thread_count()
         forward(
             *(algorithm, problem, x.data_ptr(), *pointers, y.data_ptr(), 0, 0, threads),
-            *(pixel, scale, shift, False, residual),
+            *(pixel, scale, shift, last, residual, w_scale),
         )
 
     refusal = native.module.conv_act_pool2d_residual_refusal  # type: ignore[union-attr]
@@ -298,7 +315,7 @@ def conv_call(
         pool_launch.y_shape,
         pool_launch.y_strides,
         pool_launch.channels_last and algorithm in _INTO,
-        transformed is not None or dense is not weight,
+        dense is not filters.raw or transformed is not None,
         algorithm == "pointwise",
         not refusal(algorithm, problem),
     )

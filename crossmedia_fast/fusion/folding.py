@@ -6,7 +6,7 @@ and one shift a channel: act(s · (w ∗ x + b) + t) = act((s · w) ∗ x + (s �
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,14 @@ from ..ops.conv_act_pool import cpu_weights
 from .memory import Memory, parts_of
 from .steps import Step
 
-_Folded = tuple[Tensor, "Tensor | None"]
+
+class Folded(NamedTuple):
+    """A convolution's filters, with all that is linear behind it."""
+
+    weight: Tensor
+    bias: Tensor | None
+    raw: Tensor  # the convolution's own weight: `weight` is raw · scale
+    scale: Tensor | None  # [K] or [1]
 
 
 class _Kept:
@@ -26,9 +33,9 @@ class _Kept:
 
     def __init__(self, parts: list[Any], settings: Any) -> None:
         self.tensors = [tensor for tensor, *_ in parts]
-        self.memory = Memory(parts)
+        self.memory = Memory(parts, [])
         self.settings = settings
-        self.folded: _Folded | None = None
+        self.folded: Folded | None = None
 
     def holds(self, tensors: list[Any], settings: Any) -> bool:
         """Whether nothing has changed since: no tensor, no layout, no byte."""
@@ -52,6 +59,12 @@ class FoldCache:
 
     def __reduce__(self) -> Any:
         return FoldCache, ()
+
+    def get(self, conv: Any) -> Any:
+        return self.entries.get(_key(conv))
+
+    def drop(self, conv: Any) -> None:
+        self.entries.pop(_key(conv), None)
 
 
 def per_channel(constant: Tensor, channels: int) -> bool:
@@ -126,7 +139,7 @@ def _compute(
     modules: Any,
     constants: Any,
     dtype: torch.dtype,
-) -> _Folded:
+) -> Folded:
     scale: Any = None
     shift: Any = None if conv.bias is None else conv.bias.to(dtype)
 
@@ -157,15 +170,16 @@ def _compute(
             scale = 1 / value if scale is None else scale / value
     weight = conv.weight
     if scale is not None:
-        if isinstance(scale, Tensor) and scale.numel() > 1:
-            scale = scale.reshape((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
-        weight = (weight.to(dtype) * scale).to(conv.weight.dtype)
+        if not isinstance(scale, Tensor):
+            scale = torch.full((1,), scale, dtype=dtype, device=weight.device)
+        scale = scale.to(weight.dtype)  # so that a kernel which scales the filters has these bits
+        weight = weight * scale.reshape((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
     channels = conv.out_channels
     if shift is not None and not isinstance(shift, Tensor):
         shift = conv.weight.new_full((channels,), shift)
     if shift is not None:
         shift = shift.to(conv.weight.dtype).expand(channels)
-    return weight, shift
+    return Folded(weight, shift, conv.weight, scale)
 
 
 def fold(
@@ -175,13 +189,13 @@ def fold(
     modules: Any,
     constants: Any,
     x: Tensor,
-) -> _Folded | None:
-    """Weight and bias of the convolution that computes the steps too; None: fold nothing."""
+) -> Folded | None:
+    """The filters of the convolution that computes the steps too; None: fold nothing."""
     tensors = _tensors(conv, steps, modules, constants)
     if not torch.compiler.is_compiling():
         settings = [len(steps)]
         settings += [modules[step.module].eps for step in steps if step.kind == "norm"]
-        kept = cache.entries.get(_key(conv))
+        kept = cache.get(conv)
         learning = torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in tensors
         )
@@ -205,14 +219,15 @@ def _keep(
     constants: Any,
     parts: list[Any],
     settings: Any,
-) -> _Folded | None:
+) -> Folded | None:
     """Fold in double precision, once, and keep the result; None where it overflows."""
     kept = _Kept(parts, settings)  # hashed before they are read: a write meanwhile will be noticed
     with torch.inference_mode(False), torch.no_grad():
-        weight, bias = _compute(conv, steps, modules, constants, torch.float64)
+        folded = _compute(conv, steps, modules, constants, torch.float64)
+        weight, bias = folded.weight, folded.bias
         finite = all(t is None or bool(t.isfinite().all()) for t in (weight, bias))
         if finite:
-            kept.folded = weight, None if bias is None else bias.contiguous()
+            kept.folded = folded._replace(bias=None if bias is None else bias.contiguous())
     if weight is not conv.weight:
         cpu_weights.never_changes(weight)
     cache.entries[_key(conv)] = kept

@@ -18,20 +18,26 @@ _DTYPE = operator.attrgetter("dtype")
 class Memory:
     """Of some tensors, as they were when it was made."""
 
-    __slots__ = ("aliases", "dtypes", "hash", "hashed", "parts", "pointers", "sizes", "tensors")
+    __slots__ = ("aliases", "dtypes", "hash", "hashed", "pointers", "read", "sizes", "tensors")
 
-    def __init__(self, parts: list[Any], hashed: bool = True) -> None:
-        self.parts = [part for part in parts if part[0] is not None]  # as parts_of gives them
-        self.tensors: list[Tensor] = [tensor for tensor, *_ in self.parts]
-        self.aliases: list[Tensor] = [alias for _, alias, *_ in self.parts]
-        self.dtypes: list[torch.dtype] = [dtype for *_, dtype, _ in self.parts]
-        self.pointers: list[int] = [pointer for *_, pointer in self.parts]
-        self.sizes = [tensor.nbytes for tensor in self.tensors]
-        self.hashed = hashed  # whether the bytes are watched, too
-        self.hash = self._hash() if hashed else 0
+    def __init__(self, hashed: list[Any], read: list[Any]) -> None:
+        """`hashed`: parts, as parts_of gives them, whose bytes are watched, too; `read`: others."""
+        self.hashed = [part for part in hashed if part[0] is not None]
+        self.read = [part for part in read if part[0] is not None]
+        parts = self.hashed + self.read
+        self.tensors: list[Tensor] = [tensor for tensor, *_ in parts]
+        self.aliases: list[Tensor] = [alias for _, alias, *_ in parts]
+        self.dtypes: list[torch.dtype] = [dtype for *_, dtype, _ in parts]
+        self.pointers: list[int] = [pointer for *_, pointer in parts]
+        self.sizes = [tensor.nbytes for tensor in self.tensors[: len(self.hashed)]]
+        self.hash = self._hash()
 
     def _hash(self) -> int:
-        return native.module.hash_blocks(self.pointers, self.sizes, native.thread_count())  # type: ignore[union-attr]
+        sizes = self.sizes
+        if not sizes:
+            return 0
+        pointers = self.pointers[: len(sizes)]
+        return native.module.hash_blocks(pointers, sizes, native.thread_count())  # type: ignore[union-attr]
 
     def lies_there(self) -> bool:
         """Whether every tensor has the memory and the layout that it had."""
@@ -44,7 +50,7 @@ class Memory:
 
     def holds(self) -> bool:
         """Whether every byte that is watched is what it was, too."""
-        return self.lies_there() and (not self.hashed or self._hash() == self.hash)
+        return self.lies_there() and self._hash() == self.hash
 
 
 def parts_of(tensors: list[Any]) -> list[Any] | None:

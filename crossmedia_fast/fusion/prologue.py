@@ -102,7 +102,7 @@ class PrologueRegion:
         parts = parts_of(tensors)
         guard = None if parts is None else guard_of(self.steps, before)
         if parts is not None and guard is not None:
-            memory = Memory(parts)  # before it is read: a write meanwhile will be noticed
+            memory = Memory(parts, [])  # before it is read: a write meanwhile will be noticed
             self.calls[id(norm)] = PrologueCall(norm, guard, memory)
 
 

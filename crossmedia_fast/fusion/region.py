@@ -149,8 +149,8 @@ class Region:
             x,
             bind(
                 self.steps,
-                lambda weight, bias: conv_call(x, weight, bias, modules[0], arguments),
-                bool(part.linear),
+                lambda filters: conv_call(x, filters, modules[0], arguments),
+                part.linear,
                 x,
                 modules,
                 constants,
@@ -235,7 +235,7 @@ class _Part:
             folded = fold(cache, conv, self.linear, modules, constants, x)
             if folded is None:
                 return None
-            weight, bias = folded
+            weight, bias = folded.weight, folded.bias
         padding: Any = conv.padding
         if conv.padding_mode != "zeros":
             x = F.pad(x, conv._reversed_padding_repeated_twice, mode=conv.padding_mode)

@@ -20,7 +20,7 @@ from ..ops.conv_act_pool.transposed import (
 )
 from .bound import BoundCalls, Call, bind, native_call
 from .chains import Chain, step_at, watched
-from .folding import FoldCache, fold
+from .folding import FoldCache, Folded, fold
 from .normalizing import run_steps
 from .pooling import may_run
 from .steps import PLAIN, Step, as_matched, fused_arguments, hooked
@@ -135,7 +135,7 @@ class TransposedRegion:
             if folded is None:
                 count = 1
             else:
-                weight, bias = folded
+                weight, bias = folded.weight, folded.bias
         bias = None if bias is None else bias.contiguous()
         activated = self.steps[count - 1].kind == "activation"
         activation = self.activation if activated else NOTHING
@@ -155,10 +155,14 @@ class TransposedRegion:
 
         activation = self.activation
 
-        def make(weight: Tensor, bias: Tensor | None) -> Call:
+        def make(filters: Folded) -> Call:
+            weight, bias = filters.weight, filters.bias
             dense = as_format(x, launch.channels_last) is x
             if not dense or (bias is not None and not bias.is_contiguous()):
-                return Call(lambda x: launch.forward(x, weight, bias, activation, keep=True))
+                return Call(
+                    lambda x: launch.forward(x, weight, bias, activation, keep=True),
+                    keeps=weight is not filters.raw,
+                )
             return native_call(
                 launch.writer(weight, bias, activation, keep=True),
                 launch.y_shape,
@@ -167,8 +171,7 @@ class TransposedRegion:
                 True,
             )
 
-        folds = bool(self.linear)
-        call = bind(self.steps, make, folds, x, modules, constants, self.cache)
+        call = bind(self.steps, make, self.linear, x, modules, constants, self.cache)
         self.bound.keep(modules[0], x, call)
 
     def _may_run(self, x: Any, conv: Any) -> bool:

@@ -84,14 +84,10 @@ class _Known(NamedTuple):
     place: _Place
     guard: Any
     objects: tuple[Any, ...]  # whom the guard watches, but the module itself
-    memories: tuple[Memory, ...]
+    memory: Memory
 
     def holds(self, module: nn.Module) -> bool:
-        return (
-            settings_hold()
-            and self.guard.holds((module, *self.objects))
-            and all(memory.holds() for memory in self.memories)
-        )
+        return settings_hold() and self.guard.holds((module, *self.objects)) and self.memory.holds()
 
 
 class Trust:
@@ -165,7 +161,7 @@ def _known(
     objects: dict[int, Any] = {}
     records: dict[Any, Any] = {}
     hashed: dict[int, Any] = {}
-    others: dict[int, Any] = {}
+    read: dict[int, Any] = {}
     for part, record in _structure(module, paths):
         if not _fixed(record[3]):
             return None  # a list may change unseen
@@ -178,12 +174,12 @@ def _known(
             objects.setdefault(id(part), part)
         for record in call.guard.records:
             records.setdefault((id(record[0]), record[1], record[2]), record)
-        for part in call.memory.parts:
-            (hashed if call.memory.hashed else others).setdefault(id(part[0]), part)
+        hashed.update((id(part[0]), part) for part in call.memory.hashed)
+        read.update((id(part[0]), part) for part in call.memory.read)
     guard = native.module.StateGuard(tuple(owners.values()), tuple(records.values()))  # type: ignore[union-attr]
-    memories = Memory(list(hashed.values())), Memory(list(others.values()), False)
+    memory = Memory(list(hashed.values()), list(read.values()))
     place = _Place(module, frozenset(name for names in paths.values() for name in names))
-    known = _Known(frozenset(calls), run, place, guard, tuple(objects.values())[1:], memories)
+    known = _Known(frozenset(calls), run, place, guard, tuple(objects.values())[1:], memory)
     # Each looks again now that all is written down: what has changed meanwhile is noticed.
     hold = all(call.guard.holds(modules) and call.memory.holds() for call, modules in calls.items())
     return known if hold and known.holds(module) else None

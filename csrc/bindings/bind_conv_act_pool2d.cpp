@@ -69,6 +69,13 @@ bool transforms_weights(const std::string& algorithm, const ConvActPool2dProblem
   return k.transforms_weights && k.transforms_weights(p, threads);
 }
 
+// Whether that is as fast. `forward` takes a w_scale then.
+bool reads_weights(const std::string& algorithm, const ConvActPool2dProblem& p, int threads) {
+  check_threads(threads);
+  const ConvKernels& k = accepting_kernels(algorithm, p, false);
+  return k.reads_weights && k.reads_weights(p, threads);
+}
+
 void prepare(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t w,
              uintptr_t prepared, int threads) {
   check_threads(threads);
@@ -119,7 +126,7 @@ void check_residual(const std::string& algorithm, const ConvKernels& k,
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
              uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
              uintptr_t preactivation, int threads, int64_t y_pixel, uintptr_t x_scale,
-             uintptr_t x_shift, bool w_channels_last, uintptr_t residual) {
+             uintptr_t x_shift, bool w_channels_last, uintptr_t residual, uintptr_t w_scale) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
   if (residual != 0) check_residual(algorithm, k, p, y_pixel, index != 0);
@@ -139,8 +146,12 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if (w_channels_last && (prepared != 0 || !k.transforms_weights)) {
     throw py::value_error("w_channels_last must be False, but where the algorithm transforms w");
   }
+  if (w_scale != 0 && (prepared != 0 || !k.reads_weights || !k.reads_weights(p, 1))) {
+    throw py::value_error("w_scale must be 0, but where the algorithm reads w");
+  }
   ConvForwardTensors t = {};
   t.w_channels_last = w_channels_last;
+  t.w_scale = checked_pointer("w_scale", w_scale, size, false);
   t.x_scale = checked_pointer("x_scale", x_scale, size, false);
   t.x_shift = checked_pointer("x_shift", x_shift, size, false);
   t.residual = checked_pointer("residual", residual, size, false);
@@ -268,12 +279,13 @@ void bind_conv_act_pool2d(py::module_& module) {
   module.def("conv_act_pool2d_residual_refusal", &residual_refusal);
   module.def("conv_act_pool2d_prepared_size", &prepared_size);
   module.def("conv_act_pool2d_transforms_weights", &transforms_weights);
+  module.def("conv_act_pool2d_reads_weights", &reads_weights);
   module.def("conv_act_pool2d_prepare", &prepare);
   module.def("conv_act_pool2d_forward", &forward, py::arg("algorithm"), py::arg("problem"),
              py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),
              py::arg("index"), py::arg("preactivation"), py::arg("threads"), py::arg("y_pixel") = 0,
              py::arg("x_scale") = 0, py::arg("x_shift") = 0, py::arg("w_channels_last") = false,
-             py::arg("residual") = 0);
+             py::arg("residual") = 0, py::arg("w_scale") = 0);
   module.def("conv_act_pool2d_backward", &backward, py::arg("algorithm"), py::arg("problem"),
              py::arg("dy"), py::arg("saved"), py::arg("index"), py::arg("x"), py::arg("w"),
              py::arg("bias"), py::arg("dx"), py::arg("dw"), py::arg("dbias"), py::arg("threads"),

@@ -32,6 +32,7 @@ struct ConvForwardTensors {
   const void* x_shift;   // [C] or null: then x_scale is [N, C], and x is x · x_scale
   bool w_channels_last;  // w is [K, R, S, C / groups], where the algorithm transforms it itself
   const void* residual;  // [N, K, P, Q], lies as y, or null: y is act(x * w + bias + residual)
+  const void* w_scale;   // [K] or null: the filters are w · w_scale, of `reads_weights` alone
 };
 
 // What makes an input gradient a transposed convolution's output: y [N, C, H, W] = act(dx + bias).
@@ -86,6 +87,9 @@ struct ConvKernels {
   const char* (*transposed_refusal)(const ConvActPool2dProblem& problem) = nullptr;
   // As `refusal`, of a forward with a residual; null where the algorithm takes none.
   const char* (*residual_refusal)(const ConvActPool2dProblem& problem) = nullptr;
+  // Of one that does so, or null: whether that is as fast as to keep them, which has to be watched
+  // for writes to w. `forward` then takes a `w_scale`.
+  bool (*reads_weights)(const ConvActPool2dProblem& problem, int threads) = nullptr;
 };
 
 // -1 where the name is unknown.

@@ -18,6 +18,7 @@ int64_t patches_prepared_size(const ConvActPool2dProblem& problem);
 bool patches_prepare(const ConvActPool2dProblem& problem, const void* w, void* prepared,
                      int threads);
 bool patches_transforms_weights(const ConvActPool2dProblem& problem, int threads);
+bool patches_reads_weights(const ConvActPool2dProblem& problem, int threads);
 const char* patches_transposed_refusal(const ConvActPool2dProblem& problem);
 bool patches_transposed(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                         int threads);

@@ -156,7 +156,7 @@ class InputGradient {
     const PatchRuns runs(p);
     const Patches patches(p, static_cast<const float*>(t.x));
     return RowProducts(p, t, patches, RowLength{runs.count, runs.channels, kPackedPatchBytes},
-                       threads_, strided ? &steps : nullptr)
+                       threads_, RawFilters{}, strided ? &steps : nullptr)
         .run();
   }
 

@@ -10,6 +10,10 @@ namespace {
 
 constexpr int64_t kLongestPatch = INT64_C(1) << 22;  // floats
 
+RowLength row_length(const PatchRuns& runs) {
+  return RowLength{runs.count, runs.channels, kPackedPatchBytes};
+}
+
 }  // namespace
 
 const char* patches_refusal(const ConvActPool2dProblem& p, bool backward) {
@@ -32,15 +36,19 @@ const char* patches_refusal(const ConvActPool2dProblem& p, bool backward) {
 bool patches_forward(const ConvActPool2dProblem& p, const ConvForwardTensors& given, int threads) {
   ConvForwardTensors t = given;
   Scratch<float> packed;
-  if (!t.prepared) {
+  const RawFilters filters = patch_filters(p, static_cast<const float*>(t.w), t.w_channels_last,
+                                           static_cast<const float*>(t.w_scale));
+  if (!t.prepared && !patches_reads_weights(p, threads)) {
     if (!packed.allocate(patches_prepared_size(p))) return false;
-    pack_patch_filters(p, static_cast<const float*>(t.w), t.w_channels_last, packed.data, threads);
+    pack_filters(filters, packed.data, threads);
     t.prepared = packed.data;
   }
-  const PatchRuns runs(p);
   const Patches patches(p, static_cast<const float*>(t.x));
-  const RowLength length = {runs.count, runs.channels, kPackedPatchBytes};
-  return RowProducts(p, t, patches, length, threads).run();
+  return RowProducts(p, t, patches, row_length(PatchRuns(p)), threads, filters).run();
+}
+
+bool patches_reads_weights(const ConvActPool2dProblem& p, int) {
+  return reads_raw_filters(p, row_length(PatchRuns(p)));
 }
 
 int64_t patches_prepared_size(const ConvActPool2dProblem& p) {
@@ -48,8 +56,8 @@ int64_t patches_prepared_size(const ConvActPool2dProblem& p) {
 }
 
 bool patches_prepare(const ConvActPool2dProblem& p, const void* w, void* prepared, int threads) {
-  pack_patch_filters(p, static_cast<const float*>(w), false, static_cast<float*>(prepared),
-                     threads);
+  pack_filters(patch_filters(p, static_cast<const float*>(w), false, nullptr),
+               static_cast<float*>(prepared), threads);
   return true;
 }
 

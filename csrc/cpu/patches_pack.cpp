@@ -1,6 +1,5 @@
 #include "cpu/patches_pack.h"
 
-#include "cpu/turn_filters.h"
 #include "cpu/turn_matrix.h"
 
 namespace cmf {
@@ -206,25 +205,17 @@ void Patches::pack_columns(Range pixels, int64_t run, Range channels, float* col
   }
 }
 
-// Values of a packed filter are [taps][C].
-void pack_patch_filters(const ConvActPool2dProblem& p, const float* w, bool w_channels_last,
-                        float* packed, int threads) {
-  const int64_t K = p.pool.channels, area = p.kernel_height * p.kernel_width;
-  const int64_t depth = p.in_channels * area;
+RawFilters patch_filters(const ConvActPool2dProblem& p, const float* w, bool w_channels_last,
+                         const float* w_scale) {
+  const int64_t area = p.kernel_height * p.kernel_width;
   // the values as [slow][fast], which come out as [fast][slow]
   const bool by_plane = PatchRuns(p).by_plane;
-  int64_t slow = 1, fast = depth;
+  int64_t slow = 1, fast = p.in_channels * area;
   if (w_channels_last == by_plane) {
     slow = by_plane ? area : p.in_channels;
     fast = by_plane ? p.in_channels : area;
   }
-  in_parallel(divide_up(K, kTileLanes), K * depth < kLeastWeights ? 1 : threads, [&](Range panels) {
-    for (int64_t k = panels.first * kTileLanes; k < panels.last * kTileLanes; k += kV) {
-      float* panel = packed + k / kTileLanes * kTileLanes * depth + k % kTileLanes;
-      turn_filters_by_tap(w + k * depth, depth, K - k, slow, fast, panel, kTileLanes);
-    }
-    return true;
-  });
+  return RawFilters{w, w_scale, p.pool.channels, slow, fast};
 }
 
 }  // namespace CMF_ISA

@@ -70,10 +70,10 @@ class Patches : public RowSource {
   const float* const x_;
 };
 
-// The weights [K, C, R, S], or [K, R, S, C] -> [K / kTileLanes][R][S][C][kTileLanes], or
-// [C][R][S] where the runs are planes'.
-void pack_patch_filters(const ConvActPool2dProblem& problem, const float* w, bool w_channels_last,
-                        float* packed, int threads);
+// The weights [K, C, R, S], or [K, R, S, C], as columns [R][S][C], or [C][R][S] where the runs are
+// planes'.
+RawFilters patch_filters(const ConvActPool2dProblem& problem, const float* w, bool w_channels_last,
+                         const float* w_scale);
 
 }  // namespace CMF_ISA
 }  // namespace cmf

@@ -142,13 +142,19 @@ class FilterRows {
   Scratch<float> bias_;
 };
 
+RowLength row_length(const ConvActPool2dProblem& p) {
+  return RowLength{1, p.in_channels, kPackedBytes};
+}
+
 bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
   const PointwiseInput input = input_of(t);
   if (takes_few_pixels(p)) return few_pixels_forward(p, t, threads);
   if (takes_few_filters(p, t)) return few_filters_forward(p, t, threads);
   if (filters_are_rows(p)) return FilterRows(p, t, input, threads).run();
   const Pixels pixels(p, input);
-  return RowProducts(p, t, pixels, RowLength{1, p.in_channels, kPackedBytes}, threads).run();
+  const RawFilters filters = {static_cast<const float*>(t.w), static_cast<const float*>(t.w_scale),
+                              p.pool.channels, 1, p.in_channels};
+  return RowProducts(p, t, pixels, row_length(p), threads, filters).run();
 }
 
 }  // namespace
@@ -177,13 +183,21 @@ const char* pointwise_residual_refusal(const ConvActPool2dProblem& p) {
   return band_residual_refusal(p);
 }
 
-bool pointwise_transforms_weights(const ConvActPool2dProblem& p, int) {
+bool pointwise_reads_weights(const ConvActPool2dProblem& p, int) {
   const ConvForwardTensors plain = {};
-  return takes_few_pixels(p) || (p.pool.pool == Pool::kNone && takes_few_filters(p, plain));
+  return !takes_few_pixels(p) && !takes_few_filters(p, plain) &&
+         reads_raw_filters(p, row_length(p));
+}
+
+bool pointwise_transforms_weights(const ConvActPool2dProblem& p, int threads) {
+  const ConvForwardTensors plain = {};
+  return pointwise_reads_weights(p, threads) || takes_few_pixels(p) ||
+         (p.pool.pool == Pool::kNone && takes_few_filters(p, plain));
 }
 
 int64_t pointwise_prepared_size(const ConvActPool2dProblem& p) {
-  if (pointwise_transforms_weights(p, 1)) return 0;
+  const ConvForwardTensors plain = {};
+  if (takes_few_pixels(p) || (p.pool.pool == Pool::kNone && takes_few_filters(p, plain))) return 0;
   const Groups groups(p);
   return groups.count() * packed_weights_size(groups.problem());
 }

@@ -12,8 +12,8 @@ bool pointwise_forward(const ConvActPool2dProblem& problem, const ConvForwardTen
                        int threads);
 bool pointwise_backward(const ConvActPool2dProblem& problem, const ConvBackwardTensors& tensors,
                         int threads);
-// Whether `pointwise_forward` reads the weights as they are.
 bool pointwise_transforms_weights(const ConvActPool2dProblem& problem, int threads);
+bool pointwise_reads_weights(const ConvActPool2dProblem& problem, int threads);
 const char* pointwise_residual_refusal(const ConvActPool2dProblem& problem);
 int64_t pointwise_prepared_size(const ConvActPool2dProblem& problem);
 bool pointwise_prepare(const ConvActPool2dProblem& problem, const void* w, void* prepared,

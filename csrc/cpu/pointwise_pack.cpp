@@ -81,23 +81,6 @@ void pack_block(const ConvActPool2dProblem& p, const float* planes, const float*
   for (int j = 0; j < count; ++j) store<float>(packed + j * kV, block[j]);
 }
 
-void pack_weight_panel(const ConvActPool2dProblem& p, const float* w, int64_t k_first,
-                       float* packed) {
-  const int64_t C = p.in_channels;
-  for (int64_t k = k_first; k < k_first + kTileLanes; k += kV, packed += kV) {
-    for (int64_t c = 0; c < C; c += kV) {
-      const int lanes = C - c < kV ? static_cast<int>(C - c) : kV;
-      Vec<float> block[kV];
-      for (int j = 0; j < kV; ++j) {
-        const bool inside = k + j < p.pool.channels;
-        block[j] = inside ? load_lanes<float>(w + (k + j) * C + c, lanes) : Vec<float>{};
-      }
-      transpose_block<float>(block);
-      for (int j = 0; j < lanes; ++j) store<float>(packed + (c + j) * kTileLanes, block[j]);
-    }
-  }
-}
-
 }  // namespace
 
 bool fills_columns(int64_t pixels) {
@@ -116,17 +99,14 @@ int64_t packed_weights_size(const ConvActPool2dProblem& p) {
 
 void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, int threads) {
   const int64_t C = p.in_channels;
-  const bool as_rows = filters_are_rows(p);
+  if (!filters_are_rows(p)) {
+    pack_filters(RawFilters{w, nullptr, p.pool.channels, 1, C}, packed, threads);
+    return;
+  }
   const TileRows rows = {p.pool.channels};
-  const int64_t units = as_rows ? rows.tiles() : (p.pool.channels + kTileLanes - 1) / kTileLanes;
-  const int parts = p.pool.channels * C < kLeastWeights ? 1 : threads;
-  in_parallel(units, parts, [&](Range part) {
-    for (int64_t unit = part.first; unit < part.last; ++unit) {
-      if (!as_rows) {
-        pack_weight_panel(p, w, unit * kTileLanes, packed + unit * kTileLanes * C);
-        continue;
-      }
-      const Range tile = rows.tile(static_cast<int>(unit));
+  in_parallel(rows.tiles(), p.pool.channels * C < kLeastWeights ? 1 : threads, [&](Range tiles) {
+    for (int64_t i = tiles.first; i < tiles.last; ++i) {
+      const Range tile = rows.tile(static_cast<int>(i));
       for (int64_t k = tile.first; k < tile.last; ++k) {
         pack_row<Change::kNone>(w + k * C, C, tile.last - tile.first, k - tile.first,
                                 packed + tile.first * round_up(C, kV));

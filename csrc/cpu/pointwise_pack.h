@@ -2,13 +2,12 @@
 #pragma once
 
 #include "common/conv_act_pool2d_kernels.h"
+#include "cpu/filter_panels.h"
 #include "cpu/gemm_tile.h"
 #include "cpu/parts.h"
 
 namespace cmf {
 namespace CMF_ISA {
-
-constexpr int64_t kLeastWeights = 65536;  // whose packing is worth a second thread
 
 // Rows that are computed one tile after another: nearly equal tiles of up to kGemmRows.
 struct TileRows {

@@ -27,14 +27,18 @@ void pointwise_tile(const PointwiseTile& tile) {
   const float* a = tile.a;
   const float* b = tile.b;
   const float* ahead = tile.ahead;
+  const int64_t ahead_advance =
+      tile.ahead_advance ? tile.ahead_advance : tile.ahead_count * tile.ahead_step;
   int64_t left = tile.channels;
   const int64_t a_row = kApart ? tile.a_row : kV;
   for (int64_t runs = tile.runs; runs > 0; a += kApart ? kV : kRows * kV) {
     const int64_t lanes = left < kV ? left : kV;
-    for (int i = 0; i < tile.ahead_count; ++i, ahead += tile.ahead_step) {
-      __builtin_prefetch(ahead + kLineFloats - 1, 0, 2);
-      __builtin_prefetch(ahead + 2 * kLineFloats - 1, 0, 2);
+    const float* line = ahead + kLineFloats - 1;
+    for (int i = 0; i < tile.ahead_count; ++i, line += tile.ahead_step) {
+      __builtin_prefetch(line, 0, 2);
+      __builtin_prefetch(line + tile.ahead_pair, 0, 2);
     }
+    ahead += ahead_advance;
     const auto add_channel = [&](int64_t c) {
       V columns[kVectors];
 #pragma GCC unroll 16

@@ -32,7 +32,9 @@ struct PointwiseTile {
   // What will be packed or read next comes into the second cache meanwhile: for every kLanes
   // channels, ahead_count pairs of lines.
   const float* ahead = nullptr;
-  int64_t ahead_step = 0;  // elements from a pair to the next
+  int64_t ahead_pair = kLineFloats;  // elements from a line to its second
+  int64_t ahead_step = 0;            // from a pair to the next
+  int64_t ahead_advance = 0;         // from some channels' pairs to the next ones'; 0: side by side
   int ahead_count = 0;
 };
 

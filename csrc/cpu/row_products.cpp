@@ -56,7 +56,18 @@ class RowBlocks {
   int64_t across_;    // blocks of a run
 };
 
+// Whether a second cache keeps the packed filters beside what else runs through it.
+bool filters_kept(const ConvActPool2dProblem& p, const RowLength& length) {
+  return round_up(p.pool.channels, kTileLanes) * length.depth() * 4 <= second_cache_bytes() / 4;
+}
+
 }  // namespace
+
+bool reads_raw_filters(const ConvActPool2dProblem& p, const RowLength& length) {
+  const int64_t pixels = p.pool.batch * p.pool.height * p.pool.width;
+  return p.groups == 1 && p.pool.pool == Pool::kNone && p.pool.channels_last &&
+         !filters_kept(p, length) && pixels * length.step() * 4 <= second_cache_bytes();
+}
 
 int product_threads(const ConvActPool2dProblem& p, int64_t depth, int threads) {
   const int64_t products = p.pool.batch * p.pool.height * p.pool.width * p.pool.channels * depth;
@@ -72,11 +83,12 @@ bool stores_past_caches(const ConvActPool2dProblem& p, const ConvForwardTensors&
 
 RowProducts::RowProducts(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
                          const RowSource& source, const RowLength& length, int threads,
-                         const PixelSteps* steps)
+                         const RawFilters& filters, const PixelSteps* steps)
     : p_(p),
       t_(t),
       source_(source),
       length_(length),
+      filters_(filters),
       step_(length.step()),
       panels_(divide_up(p.pool.channels, kTileLanes)),
       quick_(quick_activation(p.pool)),
@@ -97,7 +109,7 @@ bool RowProducts::run() {
 }
 
 // Tiles of packed pixels by panels and their blocks: the first panel's columns go to y.
-void RowProducts::multiply(const RowChunk& chunk) const {
+void RowProducts::multiply(const RowChunk& chunk, FilterPanels& filters) const {
   PointwiseTile tile;
   tile.row_bias = nullptr;
   alignas(64) float apart[kGemmRows * kTileLanes];
@@ -124,8 +136,7 @@ void RowProducts::multiply(const RowChunk& chunk) const {
       const int columns =
           static_cast<int>(least(p_.pool.channels - panel * kTileLanes, kTileLanes));
       const int vectors = columns > kV ? 2 : 1;
-      const float* filters =
-          static_cast<const float*>(t_.prepared) + panel * kTileLanes * length_.depth();
+      const float* panel_columns = filters.columns(panel);
       for (int64_t block = 0; block < blocks.count(); ++block) {
         const Range runs = blocks.runs(block), channels = blocks.channels(block);
         const bool first = block == 0, last = block + 1 == blocks.count();
@@ -139,7 +150,7 @@ void RowProducts::multiply(const RowChunk& chunk) const {
           if (tile.runs == 0 && !first && !last) continue;
           const int64_t a_rows = tile.a_row ? 1 : part.count;
           tile.a = part.a + (first_run * run + channels.first) * a_rows;
-          tile.b = filters + (first_run * length_.channels + channels.first) * kTileLanes;
+          tile.b = panel_columns + (first_run * length_.channels + channels.first) * kTileLanes;
           float* sums = chunk.sums + part.first * kTileLanes;
           tile.sums = first ? nullptr : sums;
           const int64_t offset =
@@ -157,17 +168,12 @@ void RowProducts::multiply(const RowChunk& chunk) const {
           if (chunk.ahead && panel == chunk.panels.first) {
             tile.ahead = chunk.ahead + part.first * p_.in_channels + channels.first * part.count;
             tile.ahead_count = (part.count + 1) / 2;
+            tile.ahead_pair = kLineFloats;
             tile.ahead_step = 2 * kLineFloats;
+            tile.ahead_advance = 0;
           } else if (chunk.fetches && panel + 1 < chunk.panels.last) {
-            // the tiles share the same block of the next panel, which may come from memory
-            tile.ahead_step = 2 * kLineFloats;
-            tile.ahead_count =
-                static_cast<int>(divide_up(kV * kTileLanes, count * tile.ahead_step));
-            tile.ahead =
-                filters +
-                kTileLanes * (length_.depth() + first_run * length_.channels + channels.first) +
-                i * tile.runs * divide_up(tile.channels, int64_t(kV)) * tile.ahead_count *
-                    tile.ahead_step;
+            filters.fetch(panel + 1, first_run * length_.channels + channels.first, i, count,
+                          &tile);
           } else {
             tile.ahead_count = 0;
           }
@@ -212,7 +218,7 @@ void RowProducts::spread(const PointwiseTile& tile, Range pixels, int64_t panel)
 // idle; each unit packs its own pixels.
 RowProducts::Units RowProducts::units() const {
   const int64_t pixels = p_.pool.batch * p_.pool.height * p_.pool.width;
-  const bool kept = filters_kept();
+  const bool kept = filters_kept(p_, length_);
   const int64_t tiles =
       kept ? least(length_.packed_bytes / (step_ * 4) / kGemmRows, kMostTiles)
            : least(second_cache_bytes() / 2 / (step_ * 4) / kGemmRows, kMostTilesTogether);
@@ -221,8 +227,9 @@ RowProducts::Units RowProducts::units() const {
   units.chunks = divide_up(pixels, units.pixels);
   units.cuts = cuts_of(units.chunks, panels_, threads_);
   if (kept) return units;
-  // Of a vector of either operand, in products: what packing a pixel and fetching a filter cost.
-  constexpr int64_t kPixelCost = 6, kFilterCost = 12;
+  // Of a vector of either operand, in products: what packing it costs. (Half of the pixels another
+  // thread has just written.)
+  constexpr int64_t kPixelCost = 24, kFilterCost = 12;
   int64_t least_cost = INT64_MAX;
   const int64_t fewest = units.chunks;
   for (int64_t chunks = fewest; chunks < least(fewest + threads_, pixels + 1); ++chunks) {
@@ -239,16 +246,12 @@ RowProducts::Units RowProducts::units() const {
   return units;
 }
 
-bool RowProducts::filters_kept() const {
-  return panels_ * kTileLanes * length_.depth() * 4 <= second_cache_bytes() / 4;
-}
-
 // NHWC y without a pooling: chunks of all images' pixels.
 bool RowProducts::run_pixels() const {
   const ActPool2dProblem& pool = p_.pool;
   const int64_t pixels = pool.batch * pool.height * pool.width;
   const Units units = this->units();
-  const bool kept = filters_kept();
+  const bool kept = filters_kept(p_, length_);
   const bool blocked = RowBlocks(length_).count() > 1;
   // weights that may come from memory, where a thread reads them for the first time
   const bool large = pool.channels * length_.depth() * 4 >= kFetchedBytes;
@@ -256,7 +259,8 @@ bool RowProducts::run_pixels() const {
   const float* residual = static_cast<const float*>(t_.residual);
   return in_parallel(units.chunks * units.cuts, threads_, [&](Range range) {
     Scratch<float> packed, scratch, sums;
-    if (!packed.allocate(units.pixels * step_) ||
+    FilterPanels filters(t_.prepared, filters_, length_.depth());
+    if (!packed.allocate(units.pixels * step_) || !filters.prepare() ||
         !scratch.allocate(source_.scratch_floats(units.pixels)) ||
         (blocked && !sums.allocate(units.pixels * kTileLanes))) {
       return false;
@@ -284,7 +288,7 @@ bool RowProducts::run_pixels() const {
                         ? static_cast<const float*>(t_.x) + chunk.pixels.last * p_.in_channels
                         : nullptr;
       chunk.fetches = large && (!kept || known == range.first / units.cuts);
-      multiply(chunk);
+      multiply(chunk, filters);
     }
     if (past_caches_) fence_streams();
     return true;
@@ -300,8 +304,9 @@ bool RowProducts::run_bands() const {
   const int64_t cuts = cuts_of(pool.batch * bands.count, panels_, threads_);
   return in_parallel(pool.batch * bands.count * cuts, threads_, [&](Range units) {
     Scratch<float> packed, scratch, sums;
+    FilterPanels filters(t_.prepared, filters_, length_.depth());
     BandEpilogue epilogue(pool, kTileLanes, bands.rows);
-    if (!packed.allocate(most_pixels * (step_ + kTileLanes)) ||
+    if (!packed.allocate(most_pixels * (step_ + kTileLanes)) || !filters.prepare() ||
         !scratch.allocate(source_.scratch_floats(most_pixels)) || !epilogue.prepare() ||
         !sums.allocate(most_pixels * kTileLanes)) {
       return false;
@@ -325,7 +330,7 @@ bool RowProducts::run_bands() const {
         chunk.y = z;
         chunk.y_row = kTileLanes;
         chunk.act = no_activation();
-        multiply(chunk);
+        multiply(chunk, filters);
         epilogue.pool(z, rows.first, band_of(pool, bands, n, index, panel * kTileLanes, kTileLanes),
                       t_);
       }

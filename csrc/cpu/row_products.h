@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/band_epilogue.h"
+#include "cpu/filter_panels.h"
 #include "cpu/parts.h"
 #include "cpu/pointwise_pack.h"
 #include "cpu/pointwise_tile.h"
@@ -66,11 +67,11 @@ struct RowChunk {
 
 class RowProducts {
  public:
-  // `tensors.prepared`: the filters as columns [K / kTileLanes][depth][kTileLanes]. `steps`: of an
-  // NHWC y without a pooling and a long activation, or null.
+  // `filters`: read where `tensors.prepared` is null, which else has the panels of FilterPanels.
+  // `steps`: of an NHWC y without a pooling and a long activation, or null.
   RowProducts(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,
               const RowSource& source, const RowLength& length, int threads,
-              const PixelSteps* steps = nullptr);
+              const RawFilters& filters, const PixelSteps* steps = nullptr);
 
   // False where memory could not be had.
   bool run();
@@ -83,9 +84,8 @@ class RowProducts {
     int64_t cuts;
   };
 
-  void multiply(const RowChunk& chunk) const;
+  void multiply(const RowChunk& chunk, FilterPanels& filters) const;
   Units units() const;
-  bool filters_kept() const;
   void spread(const PointwiseTile& tile, Range pixels, int64_t panel) const;
   bool run_pixels() const;
   bool run_bands() const;
@@ -94,6 +94,7 @@ class RowProducts {
   const ConvForwardTensors& t_;
   const RowSource& source_;
   const RowLength length_;
+  const RawFilters filters_;
   const int64_t step_;    // floats of a packed row
   const int64_t panels_;  // of filters
   const QuickActivation quick_;
@@ -105,6 +106,10 @@ class RowProducts {
 };
 
 constexpr int64_t kFetchedBytes = INT64_C(1) << 18;  // of weights, that are fetched ahead
+
+// Whether the filters are read where they are, no slower than packed ones that are kept: the packed
+// rows of all pixels stay in the second cache beside them, which they are packed for once.
+bool reads_raw_filters(const ConvActPool2dProblem& problem, const RowLength& length);
 
 // How many threads the products of one convolution are worth.
 int product_threads(const ConvActPool2dProblem& problem, int64_t depth, int threads);

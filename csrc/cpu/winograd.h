@@ -133,6 +133,7 @@ bool winograd_prepare(const ConvActPool2dProblem& problem, const void* w, void* 
 // transforms a part of them, multiplies and comes to the next while the part is in a cache; and so
 // many filters that no thread is idle.
 bool winograd_transforms_weights(const ConvActPool2dProblem& problem, int threads);
+bool winograd_reads_weights(const ConvActPool2dProblem& problem, int threads);
 
 const char* winograd_refusal(const ConvActPool2dProblem& problem, bool backward);
 bool winograd_forward(const ConvActPool2dProblem& problem, const ConvForwardTensors& tensors,

@@ -12,6 +12,10 @@ namespace {
 
 constexpr int kV = kLanes<float>;
 
+// Tiles that share transformed weights: for more of them the products take as long as the way of
+// those weights from memory.
+constexpr int64_t kMostReadingTiles = 64;
+
 // Floats of a transformed tile, and of all transformed weights.
 template <class W>
 int64_t tile_floats(const WinogradChannels& channels) {
@@ -114,6 +118,16 @@ bool winograd_transforms_weights(const ConvActPool2dProblem& p, int threads) {
            WinogradBands::few_tiles(p.pool, W::kOutputs, tile_store(p.pool, W::kOutputs, true),
                                     tile_floats<W>(channels), weight_floats<W>(channels, k_blocks));
   });
+}
+
+bool winograd_reads_weights(const ConvActPool2dProblem& p, int threads) {
+  const int64_t outputs = winograd_outputs(p);
+  const int64_t tiles =
+      p.pool.batch * divide_up(p.pool.height, outputs) * divide_up(p.pool.width, outputs);
+  // F(4)'s are four times what the filters are; F(2)'s twice, which matters where several blocks of
+  // tiles read them, and F(5)'s take longer to be made
+  const bool pays = outputs == 4 || (outputs == 2 && tiles > kMostTileBlock);
+  return pays && tiles <= kMostReadingTiles && winograd_transforms_weights(p, threads);
 }
 
 const char* winograd_refusal(const ConvActPool2dProblem& p, bool backward) {

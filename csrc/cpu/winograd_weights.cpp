@@ -31,7 +31,7 @@ bool prepare(const ConvActPool2dProblem& p, const float* w, float* prepared, int
       const int64_t first = item % parts * together;
       const WeightPart part = {k, static_cast<int>(first),
                                static_cast<int>(least(first + together, count))};
-      transform_weights<W>(p, channels, layout, w, part, taps.data,
+      transform_weights<W>(p, channels, layout, w, nullptr, part, taps.data,
                            prepared + item / parts * block_size + first * kLanes<float> * columns,
                            channels.weight_step(columns));
     }

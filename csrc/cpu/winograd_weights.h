@@ -27,24 +27,25 @@ inline int64_t weight_tap_floats(const ConvActPool2dProblem& p, const WinogradCh
 
 // `w`: the first of `filters` filters and `count` channels -> taps [channel][tap], filters side by
 // side.
-inline void turn_channels(const FilterLayout& layout, const float* w, int64_t filters,
-                          int64_t count, float* taps) {
+inline void turn_channels(const FilterLayout& layout, const float* w, const float* scale,
+                          int64_t filters, int64_t count, float* taps) {
   constexpr int kV = kLanes<float>;
   if (!layout.channels_last) {
-    turn_filters(w, layout.filter, filters, count * layout.area, taps, kV);
+    turn_filters(w, layout.filter, filters, count * layout.area, taps, kV, scale);
     return;
   }
   for (int64_t tap = 0; tap < layout.area; ++tap) {
     turn_filters(w + tap * layout.tap, layout.filter, filters, count, taps + tap * kV,
-                 layout.area * kV);
+                 layout.area * kV, scale);
   }
 }
 
-// -> u [channel block][lane][columns] of each frequency, `step` apart.
+// -> u [channel block][lane][columns] of each frequency, `step` apart. Filter k times scale[k],
+// where that is not null.
 template <class W>
 void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& channels,
-                       const FilterLayout& layout, const float* w, const WeightPart& part,
-                       float* taps, float* u, int64_t step) {
+                       const FilterLayout& layout, const float* w, const float* scale,
+                       const WeightPart& part, float* taps, float* u, int64_t step) {
   typedef Vec<float> V;
   constexpr int kV = kLanes<float>;
   const int vectors = filter_vectors(p, part.k);
@@ -59,7 +60,8 @@ void transform_weights(const ConvActPool2dProblem& p, const WinogradChannels& ch
       const int64_t first = channels.merged() ? 0 : block.first;
       if (first != turned) {
         const int64_t count = channels.merged() ? p.in_channels : block.lanes;
-        turn_channels(layout, w + layout.at(k, first), filters, count, taps);
+        turn_channels(layout, w + layout.at(k, first), scale ? scale + k : nullptr, filters, count,
+                      taps);
         turned = first;
       }
       for (int lane = 0; lane < block.lanes; ++lane) {

@@ -121,11 +121,13 @@ class WinogradWorker {
   // One block of output channels, whose weights nobody prepared, by all tiles.
   void run_block(int64_t k) {
     const float* w = static_cast<const float*>(t_.w);
+    const float* scale = static_cast<const float*>(t_.w_scale);
     const FilterLayout layout(p_, t_.w_channels_last);
     for (int first = 0; first < channels_.count(); first += kSummedBlocks) {
       const int last = static_cast<int>(least(first + kSummedBlocks, channels_.count()));
-      transform_weights<W>(p_, channels_, layout, w, WeightPart{k * kWinogradColumns, first, last},
-                           taps_.data, u_.data, part_step(vectors_of(k) * kV));
+      transform_weights<W>(p_, channels_, layout, w, scale,
+                           WeightPart{k * kWinogradColumns, first, last}, taps_.data, u_.data,
+                           part_step(vectors_of(k) * kV));
       for (int64_t block = 0; block < blocks_.count(); ++block)
         multiply_part(k, first, last, block);
     }

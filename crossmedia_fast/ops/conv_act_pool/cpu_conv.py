@@ -27,7 +27,7 @@ from .native_problem import native_conv_problem
 _FAR_WEIGHTS = 16 << 20  # bytes
 
 
-def _reads_channels_last(algorithm: str, w: Tensor) -> bool:
+def reads_channels_last(algorithm: str, w: Tensor) -> bool:
     """Whether the algorithm's kernels take `w`, whose format is channels_last, as it is."""
     return algorithm in ("winograd", "patches") and filter_format.is_channels_last(w)
 
@@ -129,6 +129,13 @@ class ConvLaunch:
             w, (algorithm, self.weights_key[algorithm], count, w.stride()), count, transform
         )
 
+    def reads(self, algorithm: str, w: Tensor) -> bool:
+        """Whether `algorithm` best reads `w`, dense, where it is, and can scale its filters."""
+        where_it_is = w.is_contiguous() or reads_channels_last(algorithm, w)
+        return where_it_is and native.module.conv_act_pool2d_reads_weights(  # type: ignore[union-attr]
+            algorithm, self.native, native.thread_count()
+        )
+
     def prepared_size(self, algorithm: str, keep: bool) -> int:
         """How many elements `prepare` gives; 0 where nothing."""
         threads = native.thread_count()
@@ -140,7 +147,8 @@ class ConvLaunch:
             # what a cache doesn't hold comes from memory, and the filters are fewer bytes
             filters = math.prod(self.w_shape)
             far = 4 * filters < _FAR_WEIGHTS <= 4 * count and count >= 2 * filters
-            if itself and (far or not keep):
+            reads = module.conv_act_pool2d_reads_weights(algorithm, self.native, threads)
+            if reads or (itself and (far or not keep)):
                 count = 0
             self.prepared_sizes[algorithm, keep, threads] = count
         return count
@@ -166,7 +174,7 @@ class ConvLaunch:
         if not launch.y_shape[0]:
             return y, index, preactivation
         keep = not save if keep is None else keep
-        last = prepared is None and _reads_channels_last(algorithm, w)
+        last = prepared is None and reads_channels_last(algorithm, w)
         last = last and not self.prepared_size(algorithm, keep)
         if not keep and not last:
             w = filter_format.contiguous(w)
@@ -208,7 +216,7 @@ class ConvLaunch:
         Winograd algorithm they spread), dw comes from PyTorch's own convolution.
         """
         dy = as_format(dy, self.pool_launch.channels_last)
-        given, last = w, _reads_channels_last(algorithm, w)
+        given, last = w, reads_channels_last(algorithm, w)
         if not last:
             w = filter_format.contiguous(w)
         dx = fresh(dy, self.x_shape, self.x_strides) if need_dx else None
