@@ -52,7 +52,9 @@ def joins(monkeypatch: pytest.MonkeyPatch) -> Joins:
 
     def record(self: Joint, tensors: list[Tensor]) -> Tensor | None:
         y = complete(self, tensors)
-        seen.append((sum(t is self.parts.get(i) for i, t in enumerate(tensors)), y is not None))
+        seen.append(
+            (sum(t is self.parts.get(i, (None,))[0] for i, t in enumerate(tensors)), y is not None)
+        )
         return y
 
     monkeypatch.setattr(Joint, "complete", record)
@@ -179,7 +181,7 @@ def test_changes_between_calls(joins: Joins) -> None:
 
 def test_places_that_do_not_fit_together() -> None:
     places = ((40, 0), (33, 24), (17, 40))
-    known = {(i, (1, count, 4, 4)): (57, first) for i, (count, first) in enumerate(places)}
+    known = {(i, (1, count, 4, 4)): (57, first, True) for i, (count, first) in enumerate(places)}
     joint, x = Joint(known), torch.zeros(1)
     first = joint.part(0, (1, 40, 4, 4), x)
     assert first is not None

@@ -104,6 +104,7 @@ class BoundCall(Watched):
         joint: Any = None,
         place: int = 0,
         affine: tuple[Tensor, Tensor | None] | None = None,  # of `takes_affine`
+        channels: int = 0,  # of the tensor that x is a part of; with `affine` alone
         residual: Tensor | None = None,  # of `takes_residual`
     ) -> Tensor | None:
         """The result, or None where something has changed. Without gradients alone.
@@ -113,7 +114,7 @@ class BoundCall(Watched):
         `residual`, which is added before the activation.
         """
         if (
-            x.stride() != self.strides
+            (x.stride() != self.strides and not channels)
             or x.dtype is not self.dtype
             or not x.is_cpu
             or not self.holds(modules)
@@ -133,7 +134,7 @@ class BoundCall(Watched):
         if affine is None:
             return self.call(x)
         assert self.call_affine is not None
-        return self.call_affine(x, *affine)
+        return self.call_affine(x, *affine, channels)
 
 
 def bind(
@@ -210,7 +211,8 @@ class Call(NamedTuple):
 
     run: Callable[[Tensor], Tensor]
     into: Callable[[Tensor, Tensor], None] | None = None  # the same into some channels of a tensor
-    affine: Callable[[Tensor, Tensor, Tensor | None], Tensor] | None = None  # of BoundCall.run
+    # of BoundCall.run
+    affine: Callable[[Tensor, Tensor, Tensor | None, int], Tensor] | None = None
     residual: Callable[[Tensor, Tensor, Any], Tensor] | None = None  # the same
     y_shape: tuple[int, ...] = ()
     y_strides: tuple[int, ...] = ()
@@ -235,9 +237,9 @@ def native_call(
     def call_into(x: Tensor, y: Tensor) -> None:
         write(x, y, y.stride(3))
 
-    def call_affine(x: Tensor, scale: Tensor, shift: Tensor | None) -> Tensor:
+    def call_affine(x: Tensor, scale: Tensor, shift: Tensor | None, channels: int) -> Tensor:
         y = fresh(x, y_shape, y_strides)
-        write(x, y, 0, scale.data_ptr(), 0 if shift is None else shift.data_ptr())
+        write(x, y, 0, scale.data_ptr(), 0 if shift is None else shift.data_ptr(), 0, channels)
         return y
 
     def call_residual(x: Tensor, residual: Tensor, affine: Any) -> Tensor:
@@ -300,12 +302,13 @@ def conv_call(
         scale: int = 0,
         shift: int = 0,
         residual: int = 0,
+        channels: int = 0,
         holds: Any = holds,
     ) -> None:
         threads = native.thread_count()
         forward(
             *(algorithm, problem, x.data_ptr(), *pointers, y.data_ptr(), 0, 0, threads),
-            *(pixel, scale, shift, last, residual, w_scale),
+            *(pixel, scale, shift, last, residual, w_scale, channels),
         )
 
     refusal = native.module.conv_act_pool2d_residual_refusal  # type: ignore[union-attr]

@@ -16,8 +16,11 @@ from torch.fx import Graph, Node
 
 from ..ops.conv_act_pool.memory_format import dense_strides, is_channels_last
 from ..ops.memory import fresh
+from .prologue import PrologueRegion
 from .region import Region
+from .steps import PLAIN
 from .transposed import TransposedRegion
+from .trust import settings_hold
 
 _CALLS = (torch.cat, torch.concat, torch.concatenate)
 _CHANNELS = 1
@@ -28,32 +31,55 @@ _MOST_KNOWN = 256
 class Joint:
     """The joint tensor of one call, and the parts of it that have been given out."""
 
-    __slots__ = ("given", "known", "parts", "tensor")
+    __slots__ = ("channels_last", "given", "known", "parts", "tensor")
 
-    def __init__(self, known: dict[Any, tuple[int, int]]) -> None:
-        self.known = known  # (place, shape of the part) -> all channels, the part's first
+    def __init__(self, known: dict[Any, tuple[int, int, bool]]) -> None:
+        # (place, shape of the part) -> all channels, the part's first, whether in channels_last
+        self.known = known
         self.tensor: Tensor | None = None
-        self.parts: dict[int, Tensor] = {}
+        self.parts: dict[int, tuple[Tensor, int]] = {}  # what lies there, and its first channel
         self.given: list[tuple[int, int]] = []  # the channels of each
 
-    def part(self, place: int, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
-        """Where the tensor at `place` goes; None where that is not known."""
+    def part(
+        self, place: int, shape: tuple[int, ...], like: Tensor, channels_last: bool = True
+    ) -> Tensor | None:
+        """Where the tensor at `place`, of that format, goes; None where that is not known."""
         found = self.known.get((place, shape))
-        if found is None:
+        if found is None or found[2] != channels_last:
             return None
-        channels, first = found
+        channels, first, _ = found
         last = first + shape[1]
         # learnt from several calls, places may not fit together
         if any(first < end and begin < last for begin, end in self.given):
             return None
         whole = (shape[0], channels, *shape[2:])
         if self.tensor is None:
-            self.tensor = fresh(like, whole, dense_strides(whole, True))
-        elif tuple(self.tensor.shape) != whole:
+            self.tensor = fresh(like, whole, dense_strides(whole, channels_last))
+            self.channels_last = channels_last
+        elif tuple(self.tensor.shape) != whole or self.channels_last != channels_last:
             return None
         self.given.append((first, last))
-        part = self.parts[place] = self.tensor.narrow(_CHANNELS, first, shape[1])
+        part = self.tensor.narrow(_CHANNELS, first, shape[1])
+        self.parts[place] = part, first
         return part
+
+    def begin(self, tensors: list[Tensor]) -> Tensor | None:
+        """The concatenation of `tensors`, which are those of the first places, as a part of the
+        joint tensor; None where it can't be one. The others come later."""
+        first = 0
+        for place, tensor in enumerate(tensors):
+            known = self.parts.get(place)
+            if known is None or known[0] is not tensor:
+                shape, last = tuple(tensor.shape), is_channels_last(tensor)
+                part = None if known else self.part(place, shape, tensor, last)
+                if part is None or part.dtype is not tensor.dtype or type(tensor) not in PLAIN:
+                    return None
+                known = self.parts[place] = tensor, self.parts[place][1]
+                part.copy_(tensor)
+            if known[1] != first:
+                return None
+            first += tensor.shape[_CHANNELS]
+        return None if self.tensor is None else self.tensor.narrow(_CHANNELS, 0, first)
 
     def complete(self, tensors: list[Tensor]) -> Tensor | None:
         """The concatenation of `tensors`; None where the joint tensor is not it."""
@@ -62,19 +88,19 @@ class Joint:
             return None
         first = 0
         for place, tensor in enumerate(tensors):
-            part = self.parts.get(place)
+            part, begins = self.parts.get(place, (None, 0))
             if (
                 tensor.shape[0] != whole.shape[0]
                 or tensor.shape[2:] != whole.shape[2:]
                 or tensor.dtype is not whole.dtype
-                or (tensor is part and part.storage_offset() != first)
+                or (tensor is part and begins != first)
             ):
                 return None
             first += tensor.shape[_CHANNELS]
         first = 0
         for place, tensor in enumerate(tensors):
             count = tensor.shape[_CHANNELS]
-            if tensor is not self.parts.get(place):
+            if tensor is not self.parts.get(place, (None, 0))[0]:
                 whole.narrow(_CHANNELS, first, count).copy_(tensor)
             first += count
         return whole
@@ -83,19 +109,24 @@ class Joint:
 class Concatenation:
     """Called without arguments it begins a call; with its Joint and the tensors it ends it."""
 
-    def __init__(self, name: str) -> None:
-        self.known: dict[Any, tuple[int, int]] = {}
+    def __init__(self, name: str, grows: bool = False) -> None:
+        self.known: dict[Any, tuple[int, int, bool]] = {}
+        self.grows = grows  # whether others concatenate its first tensors
         # what torch.fx asks of a function that it writes a call of
         self.__name__ = self.__qualname__ = name
         self.__module__ = __name__
 
     def __reduce__(self) -> Any:
-        return Concatenation, (self.__name__,)
+        return Concatenation, (self.__name__, self.grows)
 
-    def __call__(self, joint: Any = None, tensors: Any = None) -> Any:
+    def __call__(self, joint: Any = None, tensors: Any = None, begins: bool = False) -> Any:
+        """`begins`: whether `tensors` are only those of the first places."""
         if tensors is None:
             compiling = torch.compiler.is_compiling() or torch.is_grad_enabled()
-            return None if compiling else Joint(self.known)
+            return None if compiling or not settings_hold() else Joint(self.known)
+        if begins:
+            y = None if joint is None else joint.begin(tensors)
+            return torch.cat(tensors, _CHANNELS) if y is None else y
         if joint is None:
             return torch.cat(tensors, _CHANNELS)
         y = joint.complete(tensors)
@@ -105,13 +136,16 @@ class Concatenation:
         return y
 
     def _learn(self, tensors: list[Any], y: Any) -> None:
-        if y.dim() != 4 or not y.is_cpu or y.dtype is not torch.float32 or not is_channels_last(y):
+        if y.dim() != 4 or not y.is_cpu or y.dtype is not torch.float32:
+            return
+        last = is_channels_last(y)
+        if not last and not (self.grows and y.is_contiguous()):  # nobody could write its part
             return
         if len(self.known) > _MOST_KNOWN:
             self.known.clear()
         first = 0
         for place, tensor in enumerate(tensors):
-            self.known[place, tuple(tensor.shape)] = y.shape[_CHANNELS], first
+            self.known[place, tuple(tensor.shape)] = y.shape[_CHANNELS], first, last
             first += tensor.shape[_CHANNELS]
 
 
@@ -129,6 +163,7 @@ def concatenated(
 
 def rewrite_concatenations(graph: Graph, next_name: Callable[[], str]) -> None:
     """Let regions whose results are concatenated, and used by nobody else, write them in place."""
+    rewrite_growing(graph, next_name)
     for node, items, parts in concatenated(graph, _is_region):
         concatenation = Concatenation(next_name())
         first = next(n for n in graph.nodes if n in parts)
@@ -141,6 +176,61 @@ def rewrite_concatenations(graph: Graph, next_name: Callable[[], str]) -> None:
             whole = graph.call_function(concatenation, (joint, items))
         node.replace_all_uses_with(whole)
         graph.erase_node(node)
+
+
+def rewrite_growing(graph: Graph, next_name: Callable[[], str]) -> None:
+    """Let concatenations that each take what the one before took, and more, be parts of the last.
+
+    Each layer of a dense block concatenates all that the block has computed so far: what a layer
+    adds is copied again by every later one. Those who read a beginning of the joint tensor must
+    take it as it lies: regions that normalise it where they pack it.
+    """
+    for chain in _growing(graph):
+        items = _items(chain[-1])
+        concatenation = Concatenation(next_name(), True)
+        first = next(node for node in graph.nodes if node in items)
+        with graph.inserting_before(first):
+            joint = graph.call_function(concatenation, ())
+        for place, item in enumerate(items):
+            if _is_region(item):
+                item.args = (*item.args, joint, place)
+        for node in chain:
+            begins = node is not chain[-1]
+            for user in list(node.users) if begins else ():
+                user.args = (*user.args, True)
+            with graph.inserting_before(node):
+                whole = graph.call_function(concatenation, (joint, _items(node), begins))
+            node.replace_all_uses_with(whole)
+            graph.erase_node(node)
+
+
+def _growing(graph: Graph) -> Iterator[list[Node]]:
+    """Chains of concatenations, each of which takes the beginning of what the next one does."""
+    nodes = [node for node in graph.nodes if _items(node)]
+    taken: set[Node] = set()
+    for place, node in enumerate(nodes):
+        chain = [node]
+        for following in nodes[place + 1 :]:
+            items = _items(chain[-1])
+            if _items(following)[: len(items)] == items:
+                chain.append(following)
+        if taken.isdisjoint(chain) and len(chain) > 1 and _may_grow(chain):
+            taken.update(chain)
+            yield chain
+
+
+def _may_grow(chain: list[Node]) -> bool:
+    """Whether nobody but the chain sees what is concatenated, and the beginnings are only read."""
+    return all(
+        item.op == "call_function"
+        and getattr(item.target, "__module__", "").startswith(__package__ or "")
+        and set(item.users) <= set(chain)
+        for item in _items(chain[-1])
+    ) and all(
+        type(user.target) is PrologueRegion and len(user.args) == 4 and user.args[0] is node
+        for node in chain[:-1]
+        for user in node.users
+    )
 
 
 def _items(node: Node) -> list[Node]:

@@ -58,14 +58,17 @@ class PrologueRegion:
         before: tuple[Any, ...],  # the modules of its own steps
         modules: tuple[Any, ...],  # and the region's
         constants: tuple[Any, ...],
+        part: bool = False,  # whether x may be the first channels of a larger tensor
     ) -> Any:
         bindable = type(x) in PLAIN and not (
             torch.compiler.is_compiling() or torch.is_grad_enabled()
         )
         if bindable:
-            y = self._run(x, before, modules, constants)
+            y = self._run(x, before, modules, constants, part)
             if y is not None:
                 return y
+        if part:
+            x = _dense(x)
         y = self.region(run_steps(self.steps, x, before, ()), modules, constants)
         if bindable and x.shape not in self.refused:
             self._bind(x, before, self.region.bound.find(modules[0], x))
@@ -75,14 +78,24 @@ class PrologueRegion:
         return y
 
     def _run(
-        self, x: Tensor, before: tuple[Any, ...], modules: tuple[Any, ...], constants: Any
+        self,
+        x: Tensor,
+        before: tuple[Any, ...],
+        modules: tuple[Any, ...],
+        constants: Any,
+        part: bool = False,
     ) -> Tensor | None:
         """The result of the bound call; None where there is none, or something has changed."""
         call = self.calls.get(id(before[0]))
         known = None if call is None else self.region.bound.find(modules[0], x)
-        if call is None or known is None or not call.holds(before):
+        if call is None or known is None or not known.takes_affine or not call.holds(before):
             return None
-        return known.run(x, modules, constants, affine=call.affine)
+        channels = 0
+        if part and x.stride() != known.strides:
+            channels = _channels_around(x, known.strides)
+            if not channels:
+                return None
+        return known.run(x, modules, constants, affine=call.affine, channels=channels)
 
     def _bind(self, x: Tensor, before: tuple[Any, ...], known: BoundCall | None) -> None:
         """Let the next call without gradients do all in one."""
@@ -104,6 +117,23 @@ class PrologueRegion:
         if parts is not None and guard is not None:
             memory = Memory(parts, [])  # before it is read: a write meanwhile will be noticed
             self.calls[id(norm)] = PrologueCall(norm, guard, memory)
+
+
+def _channels_around(x: Tensor, strides: tuple[int, ...]) -> int:
+    """Of the tensor whose first channels x is; 0 where `strides` are another format's."""
+    _, channels, height, width = x.shape
+    image, channel, row, column = x.stride()
+    last = channel == 1 == strides[1]
+    whole = column if last else image // (height * width)
+    steps = (width * whole, whole) if last else (width, 1)
+    same = steps == (row, column) and channel == (1 if last else height * width)
+    same = same and image == height * width * whole and strides[3] == (channels if last else 1)
+    return whole if same and whole >= channels else 0
+
+
+def _dense(x: Tensor) -> Tensor:
+    last = x.stride(1) == 1
+    return x.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
 def find_prologue(node: Node, module_at: Callable[[str], Any]) -> NormMatch | None:

@@ -103,6 +103,21 @@ void check_y_pixel(const std::string& algorithm, const ActPool2dProblem& p, int6
   check_y_pixel_size(p, y_pixel);
 }
 
+// Of an x that is some channels of a tensor of more.
+void check_x_channels(const std::string& algorithm, const ConvActPool2dProblem& p,
+                      int64_t x_channels) {
+  if (algorithm != "pointwise" || p.groups != 1) {
+    throw py::value_error("x_channels must be 0, but with algorithm 'pointwise' of one group");
+  }
+  int64_t elements = 0;
+  if (x_channels < p.in_channels ||
+      __builtin_mul_overflow(p.pool.batch * p.height, p.width, &elements) ||
+      __builtin_mul_overflow(elements, x_channels, &elements) ||
+      elements > INT64_MAX / p.pool.itemsize) {
+    throw py::value_error("x_channels must be at least C and give a tensor that can exist");
+  }
+}
+
 // Why kernels that take the problem can't add a residual in it; null where they can.
 const char* why_no_residual(const ConvKernels& k, const ConvActPool2dProblem& p) {
   return k.residual_refusal ? k.residual_refusal(p) : "takes no residual";
@@ -126,7 +141,8 @@ void check_residual(const std::string& algorithm, const ConvKernels& k,
 void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintptr_t x, uintptr_t w,
              uintptr_t prepared, uintptr_t bias, uintptr_t y, uintptr_t index,
              uintptr_t preactivation, int threads, int64_t y_pixel, uintptr_t x_scale,
-             uintptr_t x_shift, bool w_channels_last, uintptr_t residual, uintptr_t w_scale) {
+             uintptr_t x_shift, bool w_channels_last, uintptr_t residual, uintptr_t w_scale,
+             int64_t x_channels) {
   check_threads(threads);
   const ConvKernels& k = accepting_kernels(algorithm, p, false);
   if (residual != 0) check_residual(algorithm, k, p, y_pixel, index != 0);
@@ -146,6 +162,7 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   if (w_channels_last && (prepared != 0 || !k.transforms_weights)) {
     throw py::value_error("w_channels_last must be False, but where the algorithm transforms w");
   }
+  if (x_channels != 0) check_x_channels(algorithm, p, x_channels);
   if (w_scale != 0 && (prepared != 0 || !k.reads_weights || !k.reads_weights(p, 1))) {
     throw py::value_error("w_scale must be 0, but where the algorithm reads w");
   }
@@ -170,7 +187,13 @@ void forward(const std::string& algorithm, const ConvActPool2dProblem& p, uintpt
   bool success;
   {
     py::gil_scoped_release release;
-    success = k.forward(p, t, threads);
+    if (x_channels == 0) {
+      success = k.forward(p, t, threads);
+    } else {
+      ConvActPool2dProblem part = p;
+      part.image_channels = x_channels;
+      success = k.forward(part, t, threads);
+    }
   }
   if (!success) throw std::bad_alloc();
 }
@@ -285,7 +308,7 @@ void bind_conv_act_pool2d(py::module_& module) {
              py::arg("x"), py::arg("w"), py::arg("prepared"), py::arg("bias"), py::arg("y"),
              py::arg("index"), py::arg("preactivation"), py::arg("threads"), py::arg("y_pixel") = 0,
              py::arg("x_scale") = 0, py::arg("x_shift") = 0, py::arg("w_channels_last") = false,
-             py::arg("residual") = 0, py::arg("w_scale") = 0);
+             py::arg("residual") = 0, py::arg("w_scale") = 0, py::arg("x_channels") = 0);
   module.def("conv_act_pool2d_backward", &backward, py::arg("algorithm"), py::arg("problem"),
              py::arg("dy"), py::arg("saved"), py::arg("index"), py::arg("x"), py::arg("w"),
              py::arg("bias"), py::arg("dx"), py::arg("dw"), py::arg("dbias"), py::arg("threads"),

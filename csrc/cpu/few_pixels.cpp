@@ -21,12 +21,14 @@ bool few_pixels_forward(const ConvActPool2dProblem& p, const ConvForwardTensors&
   const PointwiseInput input = input_of(t);
   Scratch<float> changed, sums;
   const float* x = input.x;
-  if (input.scale) {
+  if (input.scale || p.image_channels != channels) {
     if (!changed.allocate(images * channels)) return false;
     for (int64_t n = 0; n < images; ++n) {
+      const float* image = x + n * p.image_channels;
       const float* scale = input.scale_at(p, n, 0);
       for (int64_t c = 0; c < channels; ++c) {
-        const float value = x[n * channels + c] * scale[c] + (input.shift ? input.shift[c] : -0.0f);
+        float value = image[c];
+        if (scale) value = value * scale[c] + (input.shift ? input.shift[c] : -0.0f);
         changed.data[n * channels + c] = input.shift && value < 0.0f ? 0.0f : value;
       }
     }
