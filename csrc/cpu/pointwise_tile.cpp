@@ -19,11 +19,12 @@ void pointwise_tile(const PointwiseTile& tile) {
           tile.row_bias ? broadcast(tile.row_bias[row]) : load<float>(tile.bias + v * kV);
     }
   }
-  for (int row = 0; tile.residual && row < kRows; ++row) {
-    const float* line = tile.residual + row * tile.y_row;
-    __builtin_prefetch(line);
-    __builtin_prefetch(line + tile.columns - 1);
-  }
+  // what is read and stored at the end comes meanwhile, a few rows at a time
+  const int64_t steps = tile.runs * divide_up(tile.channels, int64_t(kV));
+  const int64_t rows_at_once = tile.past_caches ? 0 : kRows / most(steps, 1) + 1;
+  const float* residual_row = tile.residual;
+  const float* y_row = tile.y;
+  int64_t rows_left = kRows;
   const float* a = tile.a;
   const float* b = tile.b;
   const float* ahead = tile.ahead;
@@ -39,6 +40,16 @@ void pointwise_tile(const PointwiseTile& tile) {
       __builtin_prefetch(line + tile.ahead_pair, 0, 2);
     }
     ahead += ahead_advance;
+    for (int64_t i = least(rows_at_once, rows_left); i > 0; --i, --rows_left) {
+      if (tile.residual) {
+        __builtin_prefetch(residual_row);
+        __builtin_prefetch(residual_row + tile.columns - 1);
+        residual_row += tile.y_row;
+      }
+      __builtin_prefetch(y_row, 1);
+      __builtin_prefetch(y_row + tile.columns - 1, 1);
+      y_row += tile.y_row;
+    }
     const auto add_channel = [&](int64_t c) {
       V columns[kVectors];
 #pragma GCC unroll 16
