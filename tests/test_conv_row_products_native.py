@@ -148,6 +148,45 @@ def test_any_number_of_threads_gives_the_same_bits(formats: tuple[bool, bool]) -
             assert torch.equal(results[0], results[2])
 
 
+# one vector of filters and several, frames of one row and of many, of padding alone
+GROUPED = [
+    Geometry(2, 48, 48, (9, 7), (3, 3), padding=(1, 1), groups=3),
+    Geometry(1, 64, 128, (14, 14), (3, 3), (2, 2), (1, 1), groups=2),
+    Geometry(3, 51, 63, (6, 17), (2, 5), (1, 3), (0, 2), groups=3),
+    Geometry(1, 40, 100, (5, 4), (3, 3), (2, 1), (4, 3), groups=2),
+    Geometry(2, 32, 34, (30, 120), (3, 3), padding=(1, 1), groups=2),
+    Geometry(1, 32, 64, (4, 600), (4, 4), (2, 2), (1, 1), groups=2),
+    Geometry(2, 96, 64, (7, 5), (1, 1), (2, 2), groups=4),
+]
+LAST = (True, True)
+
+
+@pytest.mark.parametrize("geometry", GROUPED, ids=str)
+def test_groups_in_channels_last(geometry: Geometry) -> None:
+    for after in AFTER[:4]:
+        for save in (False, True):
+            exact = Case("patches", geometry, after, LAST, exact=True, bias=save)
+            for ours, theirs in zip(exact.forward(save), exact.unfused(save), strict=True):
+                assert_same(ours, theirs)
+        case = Case("patches", geometry, after, LAST)
+        assert_within(case.guarded_forward(), case.reference(), VALUES[torch.float32])
+        expected = case.forward()[0]
+        for count in (2, 5):
+            with threads(count):
+                assert torch.equal(case.forward()[0], expected)
+        for w in (case.w, as_format(case.w, True)):
+            operands = "patches", case.x, w, case.bias, False
+            assert torch.equal(case.launch.forward(*operands, keep=False)[0], expected)
+
+
+def test_groups_that_are_not_finite() -> None:
+    case = Case("patches", GROUPED[0], AFTER[1], LAST, exact=True)
+    case.x[0, 3, 4, 5] = float("nan")
+    case.x[1, 40, 0, 6] = -float("inf")
+    for ours, theirs in zip(case.forward(), case.unfused(False), strict=True):
+        assert_same(ours, theirs)
+
+
 @pytest.mark.parametrize("formats", FORMATS, ids=FORMAT_IDS)
 def test_any_number_of_threads_prepares_the_same_weights(formats: tuple[bool, bool]) -> None:
     for algorithm, geometry in (
@@ -223,6 +262,7 @@ def test_an_empty_batch(algorithm: str) -> None:
         ("pointwise", Geometry(1, 4, 4, (5, 5), (1, 1), padding=(1, 1)), After(), "padding"),
         ("pointwise", pointwise(1, 4, (20, 20), 4), After(pool="max", size=16), "255"),
         ("patches", Geometry(1, 4, 4, (5, 5), (3, 3), groups=2), After(), "group"),
+        ("patches", Geometry(1, 64, 64, (5, 5), (3, 3), groups=2), After(), "channels_last"),
         ("patches", pointwise(1, 4, (20, 20), 4), After(pool="max", size=16), "255"),
         ("patches", Geometry(1, 8192, 1, (32, 32), (32, 32)), After(), "smaller filters"),
     ],
@@ -233,6 +273,7 @@ def test_an_empty_batch(algorithm: str) -> None:
         "padding",
         "window",
         "groups of patches",
+        "contiguous ones",
         "their window",
         "long",
     ],
@@ -260,6 +301,15 @@ def test_narrow_rows_leave_the_small_convolution_idle() -> None:
         cmf.explain(torch.randn(4, 320, 1, 1), torch.randn(80, 320, 1, 1), pool="none").algorithm
         != "direct"
     )
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+def test_the_plan_takes_strided_groups_in_channels_last(needs_grad: bool) -> None:
+    w = torch.randn(512, 16, 3, 3, requires_grad=needs_grad)
+    for channels_last in (False, True):
+        x = as_format(torch.randn(1, 512, 28, 28), channels_last)
+        plan = cmf.explain(x, w, stride=2, padding=1, groups=32, pool="none")
+        assert (plan.algorithm == "patches") == (channels_last and not needs_grad)
 
 
 @pytest.mark.parametrize("needs_grad", [False, True])

@@ -72,6 +72,7 @@ void pointwise_tile(const PointwiseTile& tile) {
     if (left == 0) {
       left = tile.channels;
       --runs;
+      if (kApart) a += tile.a_skip;
     }
   }
   if (tile.sums) {

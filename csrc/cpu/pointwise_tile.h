@@ -15,7 +15,8 @@ constexpr int kTileLanes = kGemmVectors * kLanes<float>;  // columns of a whole 
 
 struct PointwiseTile {
   const float* a;         // [runs][C / kLanes][rows][kLanes]: a row's values are broadcast
-  int64_t a_row = 0;      // or elements from a row [C] to the next: rows that nobody packed
+  int64_t a_row = 0;      // or elements from a row [C] to the next: rows that nobody packed,
+  int64_t a_skip = 0;     // with as many between their runs, beside what fills up vectors
   const float* b;         // [runs][C][kTileLanes]
   int64_t channels;       // C
   int64_t runs = 1;       // of channels, each filled up to whole vectors in a

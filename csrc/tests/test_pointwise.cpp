@@ -51,6 +51,16 @@ void test_pointwise(const KernelTable& kernels) {
   };
   for (const ConvShape& shape : shapes) check(ConvAlgorithm::kPointwise, shape);
   for (const ConvShape& shape : patches) check(ConvAlgorithm::kPatches, shape);
+  const ConvShape grouped[] = {
+      {2, 48, 9, 7, 51, 3, 3, 1, 1, 1, 3},
+      {1, 64, 7, 31, 130, 2, 4, 2, 1, 1, 2},
+      {1, 34, 5, 300, 32, 3, 3, 1, 3, 1, 2},
+  };
+  for (const ConvShape& shape : grouped) {
+    for (int i = 0; i < 3; ++i) {
+      ConvCase(kernels, ConvAlgorithm::kPatches, shape, afters[i], true, true).check_forward();
+    }
+  }
 }
 
 }  // namespace test

@@ -204,6 +204,9 @@ def why_not_by_cost(
         refusals["pointwise"] = reason
     if sizes.groups > 1 and sizes.x_channels_last:
         refusals["pointwise"] = "PyTorch's convolution is as fast for groups in channels_last"
+    if sizes.groups > 1 and needs_grad:
+        refusals["patches"] = "has no gradients of groups"
+        takes = [name for name in takes if name != "patches"]
     if precision == "highest":
         reason = "conv_precision is 'highest': the transforms round"
         refusals["winograd"] = refusals["winograd_f6"] = reason
