@@ -185,7 +185,7 @@ const char* pointwise_residual_refusal(const ConvActPool2dProblem& p) {
 
 bool pointwise_reads_weights(const ConvActPool2dProblem& p, int) {
   const ConvForwardTensors plain = {};
-  return !takes_few_pixels(p) && !takes_few_filters(p, plain) &&
+  return !takes_few_pixels(p) && !takes_few_filters(p, plain) && !filters_are_rows(p) &&
          reads_raw_filters(p, row_length(p));
 }
 

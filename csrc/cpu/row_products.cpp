@@ -12,6 +12,7 @@ constexpr int kV = kLanes<float>;
 constexpr int64_t kLargeBytes = INT64_C(1) << 23;
 constexpr int64_t kMostTiles = 8;           // of rows that are packed together
 constexpr int64_t kMostTilesTogether = 64;  // the same, of long rows
+constexpr int64_t kMostReadings = 2;  // of filters, that are less than to look for writes to them
 constexpr int64_t kProductsPerThread = INT64_C(1) << 18;
 // Of a row that is summed at once, and of its blocks if it is longer.
 constexpr int64_t kWholeDepth = 1024;
@@ -61,12 +62,21 @@ bool filters_kept(const ConvActPool2dProblem& p, const RowLength& length) {
   return round_up(p.pool.channels, kTileLanes) * length.depth() * 4 <= second_cache_bytes() / 4;
 }
 
+// Of a row of the convolution's output, with its part of a band's packed rows: those stay in the
+// second cache, beside filters that it keeps in less of it.
+int64_t band_row_bytes(const ConvActPool2dProblem& p, const RowLength& length) {
+  const int64_t room = filters_kept(p, length) ? length.packed_bytes : second_cache_bytes() / 2;
+  return p.pool.width * most(kTileLanes, length.step() * kBandBytes / room) * 4;
+}
+
 }  // namespace
 
 bool reads_raw_filters(const ConvActPool2dProblem& p, const RowLength& length) {
+  if (p.groups != 1 || p.pool.pool != Pool::kNone || filters_kept(p, length)) return false;
   const int64_t pixels = p.pool.batch * p.pool.height * p.pool.width;
-  return p.groups == 1 && p.pool.pool == Pool::kNone && p.pool.channels_last &&
-         !filters_kept(p, length) && pixels * length.step() * 4 <= second_cache_bytes();
+  if (pixels * length.step() * 4 > second_cache_bytes()) return false;
+  return p.pool.channels_last ||
+         p.pool.batch * PooledBands(p.pool, band_row_bytes(p, length)).count <= kMostReadings;
 }
 
 int product_threads(const ConvActPool2dProblem& p, int64_t depth, int threads) {
@@ -171,7 +181,7 @@ void RowProducts::multiply(const RowChunk& chunk, FilterPanels& filters) const {
             tile.ahead_pair = kLineFloats;
             tile.ahead_step = 2 * kLineFloats;
             tile.ahead_advance = 0;
-          } else if (chunk.fetches && panel + 1 < chunk.panels.last) {
+          } else if (panel + 1 < chunk.fetched) {
             filters.fetch(panel + 1, first_run * length_.channels + channels.first, i, count,
                           &tile);
           } else {
@@ -287,7 +297,8 @@ bool RowProducts::run_pixels() const {
       chunk.ahead = plain && kept && unit + 1 < range.last
                         ? static_cast<const float*>(t_.x) + chunk.pixels.last * p_.in_channels
                         : nullptr;
-      chunk.fetches = large && (!kept || known == range.first / units.cuts);
+      const bool fetches = large && (!kept || known == range.first / units.cuts);
+      chunk.fetched = fetches ? chunk.panels.last : 0;
       multiply(chunk, filters);
     }
     if (past_caches_) fence_streams();
@@ -298,8 +309,7 @@ bool RowProducts::run_pixels() const {
 // All else: bands of kTileLanes filters.
 bool RowProducts::run_bands() const {
   const ActPool2dProblem& pool = p_.pool;
-  const int64_t packed_as_band = step_ * kBandBytes / length_.packed_bytes;
-  const PooledBands bands(pool, pool.width * most(kTileLanes, packed_as_band) * 4);
+  const PooledBands bands(pool, band_row_bytes(p_, length_));
   const int64_t most_pixels = bands.most * pool.width;
   const int64_t cuts = cuts_of(pool.batch * bands.count, panels_, threads_);
   return in_parallel(pool.batch * bands.count * cuts, threads_, [&](Range units) {
@@ -313,6 +323,7 @@ bool RowProducts::run_bands() const {
     }
     float* z = packed.data + most_pixels * step_;
     for (int64_t i = 0; i < most_pixels * kTileLanes; ++i) z[i] = 0.0f;
+    int64_t known = -1;  // the band that is packed
     for (int64_t unit = units.first; unit < units.last; ++unit) {
       const int64_t n = unit / cuts / bands.count;
       const int64_t index = unit / cuts % bands.count;
@@ -320,7 +331,10 @@ bool RowProducts::run_bands() const {
       const Range rows = band_rows(pool, band_of(pool, bands, n, index, 0, kTileLanes));
       const int64_t first = n * pool.height;
       const Range pixels = {(first + rows.first) * pool.width, (first + rows.last) * pool.width};
-      if (!source_.row_step()) source_.pack(pixels, scratch.data, packed.data);
+      if (!source_.row_step() && unit / cuts != known) {
+        source_.pack(pixels, scratch.data, packed.data);
+      }
+      known = unit / cuts;
       for (int64_t panel = panels.first; panel < panels.last; ++panel) {
         RowChunk chunk;
         chunk.packed = packed.data;
@@ -330,6 +344,7 @@ bool RowProducts::run_bands() const {
         chunk.y = z;
         chunk.y_row = kTileLanes;
         chunk.act = no_activation();
+        chunk.fetched = filters_kept(p_, length_) ? 0 : panels.last;
         multiply(chunk, filters);
         epilogue.pool(z, rows.first, band_of(pool, bands, n, index, panel * kTileLanes, kTileLanes),
                       t_);

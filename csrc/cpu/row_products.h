@@ -62,7 +62,7 @@ struct RowChunk {
   QuickActivation act;
   bool past_caches = false;
   const float* ahead = nullptr;  // what will be packed next
-  bool fetches = false;          // whether filters may come from memory
+  int64_t fetched = 0;           // the panels before this one come from memory, perhaps
 };
 
 class RowProducts {
