@@ -33,12 +33,16 @@ class Layer(NamedTuple):
     stride: int
     size: int
     algorithm: str
+    planes: bool = False  # whether images are contiguous
 
 
 # more weights than any second cache keeps, of positions that it does
 LAYERS = {
     "1x1": Layer(600, 700, 1, 1, 6, "pointwise"),
     "strided 1x1": Layer(512, 650, 1, 2, 9, "pointwise"),
+    "1x1 of planes": Layer(600, 700, 1, 1, 8, "pointwise", True),
+    "1x1 of small planes": Layer(600, 700, 1, 1, 6, "pointwise", True),
+    "strided 1x1 of planes": Layer(512, 650, 1, 2, 16, "pointwise", True),
     "patches": Layer(140, 230, 3, 2, 7, "patches"),
     "winograd": Layer(100, 130, 3, 1, 12, "winograd"),
 }
@@ -61,7 +65,11 @@ def network(layer: Layer, format: str, norm: bool = True) -> tuple[nn.Module, nn
     layers = [conv, *([nn.BatchNorm2d(layer.filters)] if norm else []), nn.ReLU()]
     plain = settle(nn.Sequential(*layers)).eval().to(memory_format=FORMATS[format])
     x = torch.randn(1, layer.channels, layer.size, layer.size)
-    return cmf.fuse(copy.deepcopy(plain)), plain, x.to(memory_format=torch.channels_last)
+    if layer.planes:
+        plain = plain.to(memory_format=torch.contiguous_format)
+    else:
+        x = x.to(memory_format=torch.channels_last)
+    return cmf.fuse(copy.deepcopy(plain)), plain, x
 
 
 @pytest.fixture
@@ -167,7 +175,8 @@ def test_other_shapes_of_the_same_layer(layer: Layer, calls: list[BoundCall]) ->
     many = torch.cat([x] * 150)  # of more positions than filters are read for
     for _ in range(2):
         for batch in (x, many, x[..., 1:]):
-            same(fused, plain, batch.contiguous(memory_format=torch.channels_last))
+            format = torch.contiguous_format if layer.planes else torch.channels_last
+            same(fused, plain, batch.contiguous(memory_format=format))
     weight = fused[0].weight  # type: ignore[index]
     assert {reads(call, weight) for call in calls} == {False, True}
 

@@ -3,9 +3,9 @@
 // pass through scratch memory.
 #include "cpu/pointwise.h"
 
-#include "cpu/activated_tiles.h"
 #include "cpu/few_filters.h"
 #include "cpu/few_pixels.h"
+#include "cpu/filter_rows.h"
 #include "cpu/groups.h"
 #include "cpu/row_products.h"
 
@@ -43,105 +43,6 @@ class Pixels : public RowSource {
   const PointwiseInput& input_;
 };
 
-// NCHW to NCHW without a pooling: the filters are rows, panels of pixels columns.
-class FilterRows {
- public:
-  FilterRows(const ConvActPool2dProblem& p, const ConvForwardTensors& t,
-             const PointwiseInput& input, int threads)
-      : p_(p),
-        t_(t),
-        input_(input),
-        step_(round_up(p.in_channels, kV)),
-        quick_(quick_activation(p.pool)),
-        past_caches_(stores_past_caches(p, t, p.pool.height * p.pool.width, kLineFloats)),
-        threads_(product_threads(p, p.in_channels, threads)),
-        weights_(static_cast<const float*>(t.prepared)) {}
-
-  bool run() {
-    const ActPool2dProblem& pool = p_.pool;
-    if (!bias_.allocate(pool.channels)) return false;
-    const float* bias = static_cast<const float*>(t_.bias);
-    for (int64_t k = 0; k < pool.channels; ++k) bias_.data[k] = bias ? bias[k] : 0.0f;
-    const int64_t area = pool.height * pool.width;
-    const int64_t across = (area + kTileLanes - 1) / kTileLanes;
-    const TileRows rows = {pool.channels};
-    const bool adjacent = p_.stride_height == 1 && p_.stride_width == 1;
-    const bool large = pool.channels * p_.in_channels * 4 >= kFetchedBytes;
-    const int64_t cuts = cuts_of(pool.batch * across, rows.tiles(), threads_);
-    return in_parallel(pool.batch * across * cuts, threads_, [&](Range units) {
-      Scratch<float> packed;
-      if (!packed.allocate(p_.in_channels * kTileLanes)) return false;
-      for (int64_t unit = units.first; unit < units.last; ++unit) {
-        const int64_t n = unit / cuts / across;
-        const int64_t first = unit / cuts % across * kTileLanes;
-        const int64_t last = first + kTileLanes < area ? first + kTileLanes : area;
-        const float* image = input_.x + n * p_.image_channels * p_.height * p_.width;
-        pack_columns(p_, input_, n, Range{first, last}, packed.data);
-        const Range tiles =
-            part_of(rows.tiles(), static_cast<int>(unit % cuts), static_cast<int>(cuts));
-        multiply_filters(packed.data, rows, tiles, static_cast<int>(last - first),
-                         n * pool.image_channels * area + first, area,
-                         adjacent && last < area ? image + last : nullptr,
-                         large && unit / cuts == units.first / cuts);
-      }
-      if (past_caches_) fence_streams();
-      return true;
-    });
-  }
-
- private:
-  void multiply_filters(const float* packed, TileRows rows, Range tiles, int columns, int64_t first,
-                        int64_t area, const float* ahead, bool fetches) const {
-    PointwiseTile tile;
-    tile.b = packed;
-    tile.channels = p_.in_channels;
-    tile.bias = nullptr;
-    tile.y_row = area;
-    tile.columns = columns;
-    tile.act = quick_;
-    tile.past_caches = past_caches_;
-    const float* residual = static_cast<const float*>(t_.residual);
-    ActivatedTiles activated(p_.pool);
-    const EvenParts parts = rows.parts();
-    for (int64_t i = tiles.first; i < tiles.last; ++i) {
-      const int64_t row = parts.first(i);
-      tile.a = weights_ + row * step_;
-      tile.row_bias = bias_.data + row;
-      const int64_t offset = first + row * area;
-      tile.y = static_cast<float*>(t_.y) + offset;
-      tile.residual = residual ? residual + offset : nullptr;
-      const int count = static_cast<int>(parts.size(i));
-      if (ahead && i == tiles.first) {
-        tile.ahead = ahead;
-        tile.ahead_step = p_.height * p_.width;
-        tile.ahead_count = kV;
-      } else {  // the next filters may come from memory
-        tile.ahead = tile.a + count * step_;
-        tile.ahead_step = 32;
-        tile.ahead_count =
-            fetches && i + 1 < tiles.last ? static_cast<int>(divide_up(count * kV, 32)) : 0;
-      }
-      const PointwiseKernel kernel = pointwise_kernel_for(count, columns > kV ? 2 : 1);
-      if (quick_.kind == QuickActivation::kAfterwards) {
-        activated.run(tile, count, kernel);
-      } else {
-        kernel(tile);
-      }
-    }
-    activated.finish();
-  }
-
-  const ConvActPool2dProblem& p_;
-  const ConvForwardTensors& t_;
-  const PointwiseInput& input_;
-  const int64_t step_;  // C, rounded up to whole vectors
-  const QuickActivation quick_;
-  const bool past_caches_;
-  const int threads_;
-  const float* const weights_;
-  Scratch<float> bias_;
-};
-
 RowLength row_length(const ConvActPool2dProblem& p) {
   return RowLength{1, p.in_channels, kPackedBytes};
 }
@@ -150,7 +51,7 @@ bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t
   const PointwiseInput input = input_of(t);
   if (takes_few_pixels(p)) return few_pixels_forward(p, t, threads);
   if (takes_few_filters(p, t)) return few_filters_forward(p, t, threads);
-  if (filters_are_rows(p)) return FilterRows(p, t, input, threads).run();
+  if (filters_are_rows(p)) return filter_rows_forward(p, t, input, threads);
   const Pixels pixels(p, input);
   const RawFilters filters = {static_cast<const float*>(t.w), static_cast<const float*>(t.w_scale),
                               p.pool.channels, 1, p.in_channels};
@@ -185,8 +86,8 @@ const char* pointwise_residual_refusal(const ConvActPool2dProblem& p) {
 
 bool pointwise_reads_weights(const ConvActPool2dProblem& p, int) {
   const ConvForwardTensors plain = {};
-  return !takes_few_pixels(p) && !takes_few_filters(p, plain) && !filters_are_rows(p) &&
-         reads_raw_filters(p, row_length(p));
+  if (takes_few_pixels(p) || takes_few_filters(p, plain)) return false;
+  return filters_are_rows(p) ? filter_rows_read_weights(p) : reads_raw_filters(p, row_length(p));
 }
 
 bool pointwise_transforms_weights(const ConvActPool2dProblem& p, int threads) {

@@ -83,6 +83,15 @@ void pack_block(const ConvActPool2dProblem& p, const float* planes, const float*
 
 }  // namespace
 
+void pack_filter_row(const float* filter, int64_t channels, float scale, int64_t rows, int64_t row,
+                     float* packed) {
+  float* target = packed + row * kV;
+  for (int64_t c = 0; c < channels; c += kV, target += rows * kV) {
+    const int lanes = static_cast<int>(least(channels - c, kV));
+    store<float>(target, load_lanes<float>(filter + c, lanes) * scale);
+  }
+}
+
 bool fills_columns(int64_t pixels) {
   return round_up(pixels, pixels % kTileLanes > kV ? kTileLanes : kV) * 7 <= pixels * 8;
 }

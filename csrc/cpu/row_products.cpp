@@ -79,6 +79,25 @@ bool reads_raw_filters(const ConvActPool2dProblem& p, const RowLength& length) {
          p.pool.batch * PooledBands(p.pool, band_row_bytes(p, length)).count <= kMostReadings;
 }
 
+WorkUnits share_out(const WorkSide& pixels, const WorkSide& filters, int64_t fewest, int threads) {
+  // Of a vector of either, in products: what packing it costs. (Half of the pixels another thread
+  // has just written.)
+  constexpr int64_t kPixelCost = 24, kFilterCost = 12;
+  WorkUnits best = {fewest, 1};
+  int64_t least_cost = INT64_MAX;
+  for (int64_t chunks = fewest; chunks < least(fewest + threads, pixels.parts + 1); ++chunks) {
+    const int64_t cuts = least(divide_up(int64_t(threads), chunks), filters.parts);
+    const int64_t rows = divide_up(pixels.parts, chunks) * pixels.size;
+    const int64_t columns = divide_up(filters.parts, cuts) * filters.size;
+    const int64_t cost = divide_up(chunks * cuts, int64_t(threads)) *
+                         (rows * columns + rows * kPixelCost + columns * kFilterCost);
+    if (cost >= least_cost) continue;
+    least_cost = cost;
+    best = WorkUnits{chunks, cuts};
+  }
+  return best;
+}
+
 int product_threads(const ConvActPool2dProblem& p, int64_t depth, int threads) {
   const int64_t products = p.pool.batch * p.pool.height * p.pool.width * p.pool.channels * depth;
   return static_cast<int>(most(1, least(threads, products / kProductsPerThread)));
@@ -223,44 +242,25 @@ void RowProducts::spread(const PointwiseTile& tile, Range pixels, int64_t panel)
   }
 }
 
-// Filters that a second cache keeps are read again for every chunk of a few pixels. Others are read
-// once for all the pixels that it can hold, and are shared out to the threads that chunks leave
-// idle; each unit packs its own pixels.
-RowProducts::Units RowProducts::units() const {
+// Filters that a second cache keeps are read again for every chunk of a few pixels, others once for
+// all the pixels that it can hold.
+WorkUnits RowProducts::units() const {
   const int64_t pixels = p_.pool.batch * p_.pool.height * p_.pool.width;
   const bool kept = filters_kept(p_, length_);
+  const int64_t bytes = kept ? length_.packed_bytes : second_cache_bytes() / 2;
   const int64_t tiles =
-      kept ? least(length_.packed_bytes / (step_ * 4) / kGemmRows, kMostTiles)
-           : least(second_cache_bytes() / 2 / (step_ * 4) / kGemmRows, kMostTilesTogether);
-  Units units;
-  units.pixels = most(1, tiles) * kGemmRows;
-  units.chunks = divide_up(pixels, units.pixels);
-  units.cuts = cuts_of(units.chunks, panels_, threads_);
-  if (kept) return units;
-  // Of a vector of either operand, in products: what packing it costs. (Half of the pixels another
-  // thread has just written.)
-  constexpr int64_t kPixelCost = 24, kFilterCost = 12;
-  int64_t least_cost = INT64_MAX;
-  const int64_t fewest = units.chunks;
-  for (int64_t chunks = fewest; chunks < least(fewest + threads_, pixels + 1); ++chunks) {
-    const int64_t cuts = least(divide_up(threads_, chunks), panels_);
-    const int64_t rows = divide_up(pixels, chunks);
-    const int64_t columns = divide_up(panels_, cuts) * kTileLanes;
-    const int64_t cost = divide_up(chunks * cuts, threads_) *
-                         (rows * columns + rows * kPixelCost + columns * kFilterCost);
-    if (cost >= least_cost) continue;
-    least_cost = cost;
-    units.chunks = chunks;
-    units.cuts = cuts;
-  }
-  return units;
+      least(bytes / (step_ * 4) / kGemmRows, kept ? kMostTiles : kMostTilesTogether);
+  const int64_t chunks = divide_up(pixels, most(1, tiles) * kGemmRows);
+  if (kept) return WorkUnits{chunks, cuts_of(chunks, panels_, threads_)};
+  return share_out(WorkSide{pixels, 1}, WorkSide{panels_, kTileLanes}, chunks, threads_);
 }
 
 // NHWC y without a pooling: chunks of all images' pixels.
 bool RowProducts::run_pixels() const {
   const ActPool2dProblem& pool = p_.pool;
   const int64_t pixels = pool.batch * pool.height * pool.width;
-  const Units units = this->units();
+  const WorkUnits units = this->units();
+  const int64_t most_pixels = divide_up(pixels, units.chunks);
   const bool kept = filters_kept(p_, length_);
   const bool blocked = RowBlocks(length_).count() > 1;
   // weights that may come from memory, where a thread reads them for the first time
@@ -270,9 +270,9 @@ bool RowProducts::run_pixels() const {
   return in_parallel(units.chunks * units.cuts, threads_, [&](Range range) {
     Scratch<float> packed, scratch, sums;
     FilterPanels filters(t_.prepared, filters_, length_.depth());
-    if (!packed.allocate(units.pixels * step_) || !filters.prepare() ||
-        !scratch.allocate(source_.scratch_floats(units.pixels)) ||
-        (blocked && !sums.allocate(units.pixels * kTileLanes))) {
+    if (!packed.allocate(most_pixels * step_) || !filters.prepare() ||
+        !scratch.allocate(source_.scratch_floats(most_pixels)) ||
+        (blocked && !sums.allocate(most_pixels * kTileLanes))) {
       return false;
     }
     int64_t known = -1;  // the chunk that is packed

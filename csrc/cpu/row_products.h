@@ -50,6 +50,12 @@ struct PixelSteps {
   int64_t image;
 };
 
+// Into how many chunks of pixels and cuts of the filters the work is divided.
+struct WorkUnits {
+  int64_t chunks;
+  int64_t cuts;
+};
+
 // Some pixels by some panels of filters, of one thread.
 struct RowChunk {
   const float* packed;  // the pixels, as RowSource packs them
@@ -77,15 +83,8 @@ class RowProducts {
   bool run();
 
  private:
-  // Into how many chunks of pixels and cuts of the panels the work is divided.
-  struct Units {
-    int64_t pixels;  // of a chunk, at most
-    int64_t chunks;
-    int64_t cuts;
-  };
-
   void multiply(const RowChunk& chunk, FilterPanels& filters) const;
-  Units units() const;
+  WorkUnits units() const;
   void spread(const PointwiseTile& tile, Range pixels, int64_t panel) const;
   bool run_pixels() const;
   bool run_bands() const;
@@ -110,6 +109,16 @@ constexpr int64_t kFetchedBytes = INT64_C(1) << 18;  // of weights, that are fet
 // Whether the filters are read where they are, no slower than packed ones that are kept: the packed
 // rows of all pixels stay in the second cache beside them, which they are packed for once.
 bool reads_raw_filters(const ConvActPool2dProblem& problem, const RowLength& length);
+
+// Pixels, or filters: parts that are not divided, and how many each has.
+struct WorkSide {
+  int64_t parts;
+  int64_t size;
+};
+
+// At least `fewest` chunks, and cuts for the threads that they leave idle: each unit packs both its
+// pixels and its filters.
+WorkUnits share_out(const WorkSide& pixels, const WorkSide& filters, int64_t fewest, int threads);
 
 // How many threads the products of one convolution are worth.
 int product_threads(const ConvActPool2dProblem& problem, int64_t depth, int threads);
