@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import crossmedia_fast as cmf
 from crossmedia_fast import native
+from crossmedia_fast.fusion.bound import BoundCalls
 from crossmedia_fast.fusion.joining import Concatenation, Joint
 
 from .conv_native_launch import After, Case, pointwise
@@ -53,6 +54,16 @@ class Dense(nn.Module):
         for layer in self.layers:
             features.append(layer(features))
         return self.head(torch.cat(features, 1))  # type: ignore[no-any-return]
+
+
+class Nested(Dense):
+    """The same, as layers that each add to what they take."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.max_pool2d(F.relu(self.stem(x)), 1)
+        for layer in self.layers:
+            z = torch.cat((z, layer(z)), 1)
+        return self.head(z)  # type: ignore[no-any-return]
 
 
 class Shown(Dense):
@@ -149,17 +160,24 @@ def test_values(format: str, batch: int, size: int, begun: list[bool]) -> None:
 
 
 @each_format
-def test_nothing_is_concatenated(
-    format: str, begun: list[bool], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("make", [Dense, Nested])
+def test_nothing_is_concatenated_or_bound_anew(
+    format: str,
+    make: Callable[[], nn.Module],
+    begun: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fused, plain = network(format)
+    fused, plain = network(format, make)
     x = image(format)
-    settled(fused, plain, x, begun)
+    for _ in range(3):
+        same(fused, plain, x)
+    assert True in begun
 
     def refuse(*arguments: Any, **named: Any) -> Any:
-        raise AssertionError("torch.cat was called")
+        raise AssertionError("torch.cat was called, or a call bound anew")
 
     monkeypatch.setattr(torch, "cat", refuse)
+    monkeypatch.setattr(BoundCalls, "keep", refuse)
     with torch.no_grad():
         fused(x)
 
@@ -184,6 +202,20 @@ def test_shapes_whose_convolutions_take_their_input_as_it_is() -> None:
         for batch in (1, 3):
             for _ in range(3):
                 same(fused, plain, image("channels_last", batch, size))
+
+
+@each_format
+@pytest.mark.parametrize("size", [7, 12, 33])
+def test_layers_that_add_to_what_they_take(format: str, size: int, begun: list[bool]) -> None:
+    fused, plain = network(format, Nested)
+    for batch in (1, 3, 1):
+        x = image(format, batch, size)
+        for _ in range(2):
+            same(fused, plain, x)
+        begun.clear()
+        first = same(fused, plain, x)
+        assert begun == [True] * 7  # its layers concatenate what is one tensor, too
+        assert torch.equal(same(fused, plain, x), first)
 
 
 @each_format

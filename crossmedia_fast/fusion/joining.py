@@ -185,8 +185,9 @@ def rewrite_growing(graph: Graph, next_name: Callable[[], str]) -> None:
     adds is copied again by every later one. Those who read a beginning of the joint tensor must
     take it as it lies: regions that normalise it where they pack it.
     """
-    for chain in _growing(graph):
-        items = _items(chain[-1])
+    for chain in list(_growing(graph)):
+        taken = [_all_items(node) for node in chain]
+        items = taken[-1]
         concatenation = Concatenation(next_name(), True)
         first = next(node for node in graph.nodes if node in items)
         with graph.inserting_before(first):
@@ -194,25 +195,26 @@ def rewrite_growing(graph: Graph, next_name: Callable[[], str]) -> None:
         for place, item in enumerate(items):
             if _is_region(item):
                 item.args = (*item.args, joint, place)
-        for node in chain:
+        for part in (*items, *chain[:-1]):
+            for reader in [user for user in part.users if user not in chain]:
+                reader.args = (*reader.args, True)
+        for node, those in zip(chain, taken, strict=True):
             begins = node is not chain[-1]
-            for user in list(node.users) if begins else ():
-                user.args = (*user.args, True)
             with graph.inserting_before(node):
-                whole = graph.call_function(concatenation, (joint, _items(node), begins))
+                whole = graph.call_function(concatenation, (joint, those, begins))
             node.replace_all_uses_with(whole)
             graph.erase_node(node)
 
 
 def _growing(graph: Graph) -> Iterator[list[Node]]:
     """Chains of concatenations, each of which takes the beginning of what the next one does."""
-    nodes = [node for node in graph.nodes if _items(node)]
+    nodes = [node for node in graph.nodes if _all_items(node)]
     taken: set[Node] = set()
     for place, node in enumerate(nodes):
         chain = [node]
         for following in nodes[place + 1 :]:
-            items = _items(chain[-1])
-            if _items(following)[: len(items)] == items:
+            items = _all_items(chain[-1])
+            if _all_items(following)[: len(items)] == items:
                 chain.append(following)
         if taken.isdisjoint(chain) and len(chain) > 1 and _may_grow(chain):
             taken.update(chain)
@@ -220,15 +222,16 @@ def _growing(graph: Graph) -> Iterator[list[Node]]:
 
 
 def _may_grow(chain: list[Node]) -> bool:
-    """Whether nobody but the chain sees what is concatenated, and the beginnings are only read."""
+    """Whether what is concatenated, and the beginnings, are our regions' and only read by them."""
+    items = _all_items(chain[-1])
     return all(
         item.op == "call_function"
         and getattr(item.target, "__module__", "").startswith(__package__ or "")
-        and set(item.users) <= set(chain)
-        for item in _items(chain[-1])
+        for item in items
     ) and all(
-        type(user.target) is PrologueRegion and len(user.args) == 4 and user.args[0] is node
-        for node in chain[:-1]
+        user in chain
+        or (type(user.target) is PrologueRegion and len(user.args) == 4 and user.args[0] is node)
+        for node in (*items, *chain[:-1])
         for user in node.users
     )
 
@@ -244,6 +247,14 @@ def _items(node: Node) -> list[Node]:
     if not isinstance(items, (list, tuple)) or not all(isinstance(i, Node) for i in items):
         return []
     return list(items) if len(set(items)) == len(items) else []
+
+
+def _all_items(node: Node) -> list[Node]:
+    """As _items; for a first item that is a concatenation, what that one takes."""
+    items = _items(node)
+    while items and (before := _items(items[0])):
+        items = before + items[1:]
+    return items if len(set(items)) == len(items) else []
 
 
 def _is_region(item: Node) -> bool:

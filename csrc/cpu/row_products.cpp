@@ -28,6 +28,24 @@ struct TilePart {
 };
 constexpr int64_t kMostParts = kMostTilesTogether;
 
+// Tiles `begin` and on of a chunk, as many as `parts` has room for; how many there are.
+int64_t list_parts(const RowSource& source, const RowChunk& chunk, const EvenParts& even,
+                   int64_t begin, int64_t step, TilePart (&parts)[kMostParts]) {
+  const int64_t count = least(even.count() - begin, kMostParts);
+  const bool apart = source.row_step() > 0;
+  for (int64_t i = 0; i < count; ++i) {
+    TilePart& part = parts[i];
+    part.first = even.first(begin + i);
+    part.count = static_cast<int>(even.size(begin + i));
+    const int64_t first = chunk.pixels.first + part.first;
+    part.runs = source.runs(Range{first, first + part.count});
+    part.a = apart ? source.row(first) : chunk.packed + part.first * step;
+    part.kernels[0] = pointwise_kernel_for(part.count, 1, apart);
+    part.kernels[1] = pointwise_kernel_for(part.count, 2, apart);
+  }
+  return count;
+}
+
 // The channels of a row in blocks: what a tile reads of both operands stays in the first cache
 // while the others of the panel read it too, and long sums round less.
 class RowBlocks {
@@ -150,17 +168,7 @@ void RowProducts::multiply(const RowChunk& chunk, FilterPanels& filters) const {
   const int64_t run = round_up(length_.channels, kV);
   TilePart parts[kMostParts];
   for (int64_t begin = 0; begin < even.count(); begin += kMostParts) {
-    const int64_t count = least(even.count() - begin, kMostParts);
-    for (int64_t i = 0; i < count; ++i) {
-      TilePart& part = parts[i];
-      part.first = even.first(begin + i);
-      part.count = static_cast<int>(even.size(begin + i));
-      const int64_t first = chunk.pixels.first + part.first;
-      part.runs = source_.runs(Range{first, first + part.count});
-      part.a = tile.a_row ? source_.row(first) : chunk.packed + part.first * step_;
-      part.kernels[0] = pointwise_kernel_for(part.count, 1, tile.a_row > 0);
-      part.kernels[1] = pointwise_kernel_for(part.count, 2, tile.a_row > 0);
-    }
+    const int64_t count = list_parts(source_, chunk, even, begin, step_, parts);
     for (int64_t panel = chunk.panels.first; panel < chunk.panels.last; ++panel) {
       const int columns =
           static_cast<int>(least(p_.pool.channels - panel * kTileLanes, kTileLanes));
