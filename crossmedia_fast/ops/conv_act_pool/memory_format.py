@@ -21,6 +21,8 @@ def is_channels_last(x: Tensor) -> bool:
     in PyTorch's convolution, whose output then has that format.
     """
     if not x.is_contiguous():
+        if torch._C._functorch.is_batchedtensor(x):  # of vmap, in which PyTorch doesn't say
+            return x.dim() == 4 and x.stride() == dense_strides(x.shape, True)
         return x.is_contiguous(memory_format=torch.channels_last)
     return x.shape[1] == 1 and x.stride(1) == 1 and x.shape[2] * x.shape[3] > 1
 
