@@ -76,18 +76,29 @@ class OwnConv(nn.Conv2d):
         return super().forward(input) * 2
 
 
-def recorded(monkeypatch: pytest.MonkeyPatch, argument: str) -> list[bool]:
-    """For each call of a bound convolution that gave something, whether it was given `argument`."""
-    seen: list[bool] = []
+def watch_runs(
+    monkeypatch: pytest.MonkeyPatch, note: Callable[[BoundCall, Tensor | None, Any], None]
+) -> None:
+    """Tell `note` of each run of a bound call: the call, its result, what was given by name."""
     run = BoundCall.run
 
     def record(self: BoundCall, *arguments: Any, **named: Any) -> Tensor | None:
         y = run(self, *arguments, **named)
-        if y is not None:
-            seen.append(named.get(argument) is not None)
+        note(self, y, named)
         return y
 
     monkeypatch.setattr(BoundCall, "run", record)
+
+
+def recorded(monkeypatch: pytest.MonkeyPatch, argument: str) -> list[bool]:
+    """For each call of a bound convolution that gave something, whether it was given `argument`."""
+    seen: list[bool] = []
+
+    def note(call: BoundCall, y: Tensor | None, named: Any) -> None:
+        if y is not None:
+            seen.append(named.get(argument) is not None)
+
+    watch_runs(monkeypatch, note)
     return seen
 
 

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from crossmedia_fast import native
-from crossmedia_fast.fusion.bound import BoundCall
 from crossmedia_fast.fusion.prologue import PrologueCall
 
 from .conv_native_launch import threads
-from .fuse_cases import FORMATS, TOLERANCE, pair
+from .fuse_cases import FORMATS, TOLERANCE, pair, watch_runs
 from .fuse_models import settle
 from .tolerances import assert_within
 
@@ -57,14 +56,10 @@ class Changing(Transition):
 def affine(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each call of a bound convolution, whether it normalised its input."""
     seen: list[bool] = []
-    run = BoundCall.run
-
-    def record(self: BoundCall, *arguments: Any, **named: Any) -> Tensor | None:
-        y = run(self, *arguments, **named)
-        seen.append(named.get("affine") is not None and y is not None)
-        return y
-
-    monkeypatch.setattr(BoundCall, "run", record)
+    watch_runs(
+        monkeypatch,
+        lambda call, y, named: seen.append(named.get("affine") is not None and y is not None),
+    )
     return seen
 
 

@@ -19,7 +19,7 @@ from crossmedia_fast.fusion.region import Region
 from crossmedia_fast.ops.conv_act_pool import prepared
 
 from .conv_native_launch import After, Case, pointwise, threads
-from .fuse_cases import FORMATS, TOLERANCE
+from .fuse_cases import FORMATS, TOLERANCE, watch_runs
 from .fuse_models import settle
 from .tolerances import assert_within
 
@@ -76,15 +76,12 @@ def network(layer: Layer, format: str, norm: bool = True) -> tuple[nn.Module, nn
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[BoundCall]:
     """The bound calls that gave something."""
     seen: list[BoundCall] = []
-    run = BoundCall.run
 
-    def record(self: BoundCall, *arguments: Any, **named: Any) -> Tensor | None:
-        y = run(self, *arguments, **named)
+    def note(call: BoundCall, y: Tensor | None, named: Any) -> None:
         if y is not None:
-            seen.append(self)
-        return y
+            seen.append(call)
 
-    monkeypatch.setattr(BoundCall, "run", record)
+    watch_runs(monkeypatch, note)
     return seen
 
 

@@ -1,6 +1,7 @@
 // The filters of a convolution as columns, a panel of kTileLanes of them at a time.
 #pragma once
 
+#include "common/cache_size.h"
 #include "cpu/parts.h"
 #include "cpu/pointwise_tile.h"
 #include "cpu/scratch.h"
@@ -10,6 +11,33 @@ namespace cmf {
 namespace CMF_ISA {
 
 constexpr int64_t kLeastWeights = 65536;  // whose packing is worth a second thread
+
+// Whether the second cache keeps packed filters beside what else runs through it.
+inline bool second_cache_keeps(int64_t floats) { return floats * 4 <= second_cache_bytes() / 4; }
+
+// Lets packed filters come into the second cache while `tile` multiplies as many channels of its
+// own, of `floats` for a vector of channels: what falls to tile `part` of `parts`.
+inline void fetch_packed(const float* filters, int64_t floats, int64_t part, int64_t parts,
+                         PointwiseTile* tile) {
+  const int64_t steps = tile->runs * divide_up(tile->channels, int64_t(kLanes<float>));
+  tile->ahead_pair = kLineFloats;
+  tile->ahead_step = 2 * kLineFloats;
+  tile->ahead_advance = 0;
+  tile->ahead_count = static_cast<int>(divide_up(floats, parts * tile->ahead_step));
+  tile->ahead = filters + part * steps * tile->ahead_count * tile->ahead_step;
+}
+
+// The same of `count` filters that nobody packed, `step` apart: some of them, a line of each for a
+// vector of channels.
+inline void fetch_rows(const float* filters, int64_t count, int64_t step, int64_t part,
+                       int64_t parts, PointwiseTile* tile) {
+  const int64_t first = count * part / parts, last = count * (part + 1) / parts;
+  tile->ahead = filters + first * step;
+  tile->ahead_pair = step;
+  tile->ahead_step = 2 * step;
+  tile->ahead_advance = kLanes<float>;
+  tile->ahead_count = static_cast<int>(divide_up(last - first, int64_t(2)));
+}
 
 // The filters where the caller has them: [K][slow][fast], whose columns are [fast][slow] deep.
 struct RawFilters {
@@ -65,24 +93,13 @@ class FilterPanels {
   // while `tile` multiplies as many: what falls to tile `part` of `parts`.
   void fetch(int64_t panel, int64_t depth, int64_t part, int64_t parts, PointwiseTile* tile) const {
     if (prepared_) {
-      const int64_t steps = tile->runs * divide_up(tile->channels, int64_t(kLanes<float>));
-      tile->ahead_pair = kLineFloats;
-      tile->ahead_step = 2 * kLineFloats;
-      tile->ahead_advance = 0;
-      tile->ahead_count =
-          static_cast<int>(divide_up(kLanes<float> * kTileLanes, parts * tile->ahead_step));
-      tile->ahead = prepared_ + panel * floats_ + depth * kTileLanes +
-                    part * steps * tile->ahead_count * tile->ahead_step;
-      return;
+      fetch_packed(prepared_ + panel * floats_ + depth * kTileLanes, kLanes<float> * kTileLanes,
+                   part, parts, tile);
+    } else {
+      const int64_t first = panel * kTileLanes;
+      fetch_rows(raw_.w + first * raw_.depth() + depth, least(raw_.count - first, kTileLanes),
+                 raw_.depth(), part, parts, tile);
     }
-    // some of the filters, a line of each for a vector of channels
-    const int64_t first = panel * kTileLanes + kTileLanes * part / parts;
-    const int64_t last = panel * kTileLanes + kTileLanes * (part + 1) / parts;
-    tile->ahead = raw_.w + least(first, raw_.count) * raw_.depth() + depth;
-    tile->ahead_pair = raw_.depth();
-    tile->ahead_step = 2 * raw_.depth();
-    tile->ahead_advance = kLanes<float>;
-    tile->ahead_count = static_cast<int>(divide_up(most(least(last, raw_.count) - first, 0), 2));
   }
 
  private:

@@ -10,9 +10,8 @@ namespace {
 
 constexpr int kV = kLanes<float>;
 
-// Whether a second cache keeps the filters beside what else runs through it.
 bool filters_kept(const ConvActPool2dProblem& p) {
-  return p.pool.channels * round_up(p.in_channels, kV) * 4 <= second_cache_bytes() / 4;
+  return second_cache_keeps(p.pool.channels * round_up(p.in_channels, kV));
 }
 
 class FilterRows {
@@ -98,8 +97,13 @@ class FilterRows {
     for (int64_t i = tiles.first; i < tiles.last; ++i) {
       const int64_t row = parts.first(i);
       const int count = static_cast<int>(parts.size(i));
-      tile.a = t_.prepared ? static_cast<const float*>(t_.prepared) + row * step_
-                           : pack_filters(row, count, scratch);
+      if (t_.prepared) {
+        tile.a = static_cast<const float*>(t_.prepared) + row * step_;
+      } else {
+        pack_filter_tile(p_, static_cast<const float*>(t_.w), static_cast<const float*>(t_.w_scale),
+                         Range{row, row + count}, scratch);
+        tile.a = scratch;
+      }
       tile.row_bias = bias_.data + row;
       for (int64_t panel = panels.first; panel < panels.last; ++panel) {
         const Range pixels = pixels_of(panel);
@@ -132,34 +136,17 @@ class FilterRows {
 
   bool adjacent() const { return p_.stride_height == 1 && p_.stride_width == 1; }
 
-  const float* pack_filters(int64_t row, int count, float* packed) const {
-    const float* scale = static_cast<const float*>(t_.w_scale);
-    for (int k = 0; k < count; ++k) {
-      pack_filter_row(static_cast<const float*>(t_.w) + (row + k) * p_.in_channels, p_.in_channels,
-                      scale ? scale[row + k] : 1.0f, count, k, packed);
-    }
-    return packed;
-  }
-
   // The filters of tile `i` come meanwhile: what falls to panel `part` of `panels`.
   void fetch(const EvenParts& parts, int64_t i, int64_t part, int64_t panels,
              PointwiseTile* tile) const {
     const int64_t row = parts.first(i), count = parts.size(i);
     if (t_.prepared) {
-      tile->ahead_pair = kLineFloats;
-      tile->ahead_step = 2 * kLineFloats;
-      tile->ahead_advance = 0;
-      tile->ahead_count = static_cast<int>(divide_up(count * kV, panels * tile->ahead_step));
-      tile->ahead = static_cast<const float*>(t_.prepared) + row * step_ +
-                    part * (step_ / kV) * tile->ahead_count * tile->ahead_step;
-      return;
+      fetch_packed(static_cast<const float*>(t_.prepared) + row * step_, count * kV, part, panels,
+                   tile);
+    } else {
+      fetch_rows(static_cast<const float*>(t_.w) + row * p_.in_channels, count, p_.in_channels,
+                 part, panels, tile);
     }
-    const int64_t first = count * part / panels, last = count * (part + 1) / panels;
-    tile->ahead = static_cast<const float*>(t_.w) + (row + first) * p_.in_channels;
-    tile->ahead_pair = p_.in_channels;
-    tile->ahead_step = 2 * p_.in_channels;
-    tile->ahead_advance = kV;
-    tile->ahead_count = static_cast<int>(divide_up(last - first, int64_t(2)));
   }
 
   const ConvActPool2dProblem& p_;

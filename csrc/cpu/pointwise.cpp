@@ -47,6 +47,12 @@ RowLength row_length(const ConvActPool2dProblem& p) {
   return RowLength{1, p.in_channels, kPackedBytes};
 }
 
+// Whether the weights are read as they are, whatever they are.
+bool never_packs(const ConvActPool2dProblem& p) {
+  const ConvForwardTensors plain = {};
+  return takes_few_pixels(p) || (p.pool.pool == Pool::kNone && takes_few_filters(p, plain));
+}
+
 bool forward_of_group(const ConvActPool2dProblem& p, const ConvForwardTensors& t, int threads) {
   const PointwiseInput input = input_of(t);
   if (takes_few_pixels(p)) return few_pixels_forward(p, t, threads);
@@ -85,20 +91,16 @@ const char* pointwise_residual_refusal(const ConvActPool2dProblem& p) {
 }
 
 bool pointwise_reads_weights(const ConvActPool2dProblem& p, int) {
-  const ConvForwardTensors plain = {};
-  if (takes_few_pixels(p) || takes_few_filters(p, plain)) return false;
+  if (never_packs(p)) return false;
   return filters_are_rows(p) ? filter_rows_read_weights(p) : reads_raw_filters(p, row_length(p));
 }
 
 bool pointwise_transforms_weights(const ConvActPool2dProblem& p, int threads) {
-  const ConvForwardTensors plain = {};
-  return pointwise_reads_weights(p, threads) || takes_few_pixels(p) ||
-         (p.pool.pool == Pool::kNone && takes_few_filters(p, plain));
+  return pointwise_reads_weights(p, threads) || never_packs(p);
 }
 
 int64_t pointwise_prepared_size(const ConvActPool2dProblem& p) {
-  const ConvForwardTensors plain = {};
-  if (takes_few_pixels(p) || (p.pool.pool == Pool::kNone && takes_few_filters(p, plain))) return 0;
+  if (never_packs(p)) return 0;
   const Groups groups(p);
   return groups.count() * packed_weights_size(groups.problem());
 }

@@ -83,12 +83,17 @@ void pack_block(const ConvActPool2dProblem& p, const float* planes, const float*
 
 }  // namespace
 
-void pack_filter_row(const float* filter, int64_t channels, float scale, int64_t rows, int64_t row,
-                     float* packed) {
-  float* target = packed + row * kV;
-  for (int64_t c = 0; c < channels; c += kV, target += rows * kV) {
-    const int lanes = static_cast<int>(least(channels - c, kV));
-    store<float>(target, load_lanes<float>(filter + c, lanes) * scale);
+void pack_filter_tile(const ConvActPool2dProblem& p, const float* w, const float* w_scale,
+                      Range tile, float* packed) {
+  const int64_t C = p.in_channels, rows = tile.last - tile.first;
+  for (int64_t k = tile.first; k < tile.last; ++k) {
+    const float* filter = w + k * C;
+    const float scale = w_scale ? w_scale[k] : 1.0f;
+    float* target = packed + (k - tile.first) * kV;
+    for (int64_t c = 0; c < C; c += kV, target += rows * kV) {
+      const int lanes = static_cast<int>(least(C - c, kV));
+      store<float>(target, load_lanes<float>(filter + c, lanes) * scale);
+    }
   }
 }
 
@@ -116,10 +121,7 @@ void pack_weights(const ConvActPool2dProblem& p, const float* w, float* packed, 
   in_parallel(rows.tiles(), p.pool.channels * C < kLeastWeights ? 1 : threads, [&](Range tiles) {
     for (int64_t i = tiles.first; i < tiles.last; ++i) {
       const Range tile = rows.tile(static_cast<int>(i));
-      for (int64_t k = tile.first; k < tile.last; ++k) {
-        pack_row<Change::kNone>(w + k * C, C, tile.last - tile.first, k - tile.first,
-                                packed + tile.first * round_up(C, kV));
-      }
+      pack_filter_tile(p, w, nullptr, tile, packed + tile.first * round_up(C, kV));
     }
     return true;
   });

@@ -63,9 +63,10 @@ bool filters_are_rows(const ConvActPool2dProblem& problem);
 int64_t packed_weights_size(const ConvActPool2dProblem& problem);
 void pack_weights(const ConvActPool2dProblem& problem, const float* w, float* packed, int threads);
 
-// Filter `row` of a tile of `rows`, times `scale`: [C / kLanes][rows][kLanes].
-void pack_filter_row(const float* filter, int64_t channels, float scale, int64_t rows, int64_t row,
-                     float* packed);
+// Some of the weights [K, C] as one tile of rows [C / kLanes][rows][kLanes]; filter k times
+// w_scale[k], where that is not null.
+void pack_filter_tile(const ConvActPool2dProblem& problem, const float* w, const float* w_scale,
+                      Range tile, float* packed);
 
 // The transposed weights [C, K], for the input gradient: as columns [C /
 // kTileLanes][K][kTileLanes], as rows tile by tile [K / kLanes][rows][kLanes].

@@ -75,9 +75,8 @@ class RowBlocks {
   int64_t across_;    // blocks of a run
 };
 
-// Whether a second cache keeps the packed filters beside what else runs through it.
 bool filters_kept(const ConvActPool2dProblem& p, const RowLength& length) {
-  return round_up(p.pool.channels, kTileLanes) * length.depth() * 4 <= second_cache_bytes() / 4;
+  return second_cache_keeps(round_up(p.pool.channels, kTileLanes) * length.depth());
 }
 
 // Of a row of the convolution's output, with its part of a band's packed rows: those stay in the
